@@ -1,0 +1,6 @@
+#include "bindings/convert.h"
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Zenith's native runtime: kernels, thread pool, execution plans.";
+  zenith::bind_kernels(m);
+}

@@ -1,0 +1,111 @@
+#include "zenith/registry.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+namespace zenith {
+
+#define ZENITH_DECLARE_ISA(name) \
+  namespace name {               \
+  IsaTables tables();            \
+  }
+
+#if defined(__x86_64__)
+ZENITH_DECLARE_ISA(sse4)
+ZENITH_DECLARE_ISA(avx2)
+ZENITH_DECLARE_ISA(avx512)
+#else
+ZENITH_DECLARE_ISA(neon)
+#endif
+#ifdef ZENITH_WIDE
+ZENITH_DECLARE_ISA(wide)
+#endif
+
+namespace {
+
+bool always() { return true; }
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+// Best first. "wide" is the 64-byte source on AVX2 hardware: for tests of the AVX-512 code on
+// machines without it, so it comes last and is only ever chosen by name.
+const Isa kIsas[] = {
+#if defined(__x86_64__)
+    {"avx512", 64, has_avx512, avx512::tables},
+    {"avx2", 32, has_avx2, avx2::tables},
+    {"sse4", 16, always, sse4::tables},
+#else
+    {"neon", 16, always, neon::tables},
+#endif
+#ifdef ZENITH_WIDE
+    {"wide", 64, has_avx2, wide::tables},
+#endif
+};
+
+std::vector<Isa> detect() {
+  const char* forced = std::getenv("ZENITH_ISA");
+  std::vector<Isa> usable;
+  bool allowed = forced == nullptr || *forced == 0;
+  for (const Isa& isa : kIsas) {
+    if (!allowed && std::strcmp(forced, isa.name) == 0) allowed = true;
+    if (allowed && isa.runs_here()) usable.push_back(isa);
+  }
+  if (usable.empty()) {
+    std::string message = std::string("ZENITH_ISA=") + (forced ? forced : "") +
+                          " is not an instruction set this build can run here; built:";
+    for (const Isa& isa : kIsas) message += std::string(" ") + isa.name;
+    throw std::runtime_error(message);
+  }
+  return usable;
+}
+
+const Isa* find_isa(const std::string& name) {
+  for (const Isa& isa : usable_isas()) {
+    if (name == isa.name) return &isa;
+  }
+  return nullptr;
+}
+
+template <typename Row>
+const Row* find_row(const std::string& isa_name, const std::string& name, const Row* Table::*rows,
+                    int Table::*count) {
+  const Isa* isa = find_isa(isa_name);
+  if (isa == nullptr) return nullptr;
+  const IsaTables tables = isa->tables();
+  for (int f = 0; f < tables.n_families; ++f) {
+    const Table table = tables.families[f]();
+    for (int i = 0; i < table.*count; ++i) {
+      if (name == (table.*rows)[i].name) return &(table.*rows)[i];
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const std::vector<Isa>& usable_isas() {
+  static const std::vector<Isa> usable = detect();
+  return usable;
+}
+
+std::vector<std::string> built_isas() {
+  std::vector<std::string> names;
+  for (const Isa& isa : kIsas) names.emplace_back(isa.name);
+  return names;
+}
+
+const Kernel* find_kernel(const std::string& isa, const std::string& name) {
+  return find_row(isa, name, &Table::kernels, &Table::n_kernels);
+}
+
+const Packer* find_packer(const std::string& isa, const std::string& name) {
+  return find_row(isa, name, &Table::packers, &Table::n_packers);
+}
+
+}  // namespace zenith

@@ -1,0 +1,62 @@
+// One vector type per ISA, by compiler vector extensions: no intrinsics, so the same source is
+// AVX-512, AVX2, SSE or NEON. Everything here has internal linkage (see zenith/kernel.h).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef ZENITH_ISA
+#error "compiled once per ISA: ZENITH_ISA and ZENITH_VEC_BYTES come from CMake"
+#endif
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+constexpr int kVecBytes = ZENITH_VEC_BYTES;
+constexpr int kLanes = kVecBytes / 4;  // of f32 and i32
+
+typedef float vf __attribute__((vector_size(ZENITH_VEC_BYTES)));
+typedef int32_t vi __attribute__((vector_size(ZENITH_VEC_BYTES)));
+// The same, loadable from any address.
+typedef float vf_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), may_alias));
+typedef int32_t vi_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), may_alias));
+
+[[gnu::always_inline]] inline vf load(const float* p) { return *reinterpret_cast<const vf_u*>(p); }
+[[gnu::always_inline]] inline void store(float* p, vf v) { *reinterpret_cast<vf_u*>(p) = v; }
+[[gnu::always_inline]] inline vf splat(float x) { return vf{} + x; }
+[[gnu::always_inline]] inline vi splat_i(int32_t x) { return vi{} + x; }
+
+// The first n lanes, 0 < n < kLanes; the other lanes read as zero and are not written.
+[[gnu::always_inline]] inline vf load_n(const float* p, int n) {
+  vf v{};
+  std::memcpy(&v, p, static_cast<size_t>(n) * 4);
+  return v;
+}
+[[gnu::always_inline]] inline void store_n(float* p, vf v, int n) {
+  std::memcpy(p, &v, static_cast<size_t>(n) * 4);
+}
+
+[[gnu::always_inline]] inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+[[gnu::always_inline]] inline vf vmin(vf a, vf b) { return a < b ? a : b; }
+[[gnu::always_inline]] inline vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+[[gnu::always_inline]] inline vi to_int(vf a) { return __builtin_convertvector(a, vi); }
+[[gnu::always_inline]] inline vf to_float(vi a) { return __builtin_convertvector(a, vf); }
+[[gnu::always_inline]] inline vf vsqrt(vf a) {
+  vf r;
+  for (int i = 0; i < kLanes; ++i) r[i] = __builtin_sqrtf(a[i]);
+  return r;
+}
+
+[[gnu::always_inline]] inline float sum(vf a) {
+  float s = 0;
+  for (int i = 0; i < kLanes; ++i) s += a[i];
+  return s;
+}
+[[gnu::always_inline]] inline float max_lane(vf a) {
+  float m = a[0];
+  for (int i = 1; i < kLanes; ++i) m = a[i] > m ? a[i] : m;
+  return m;
+}
+
+}  // namespace
+}  // namespace zenith::ZENITH_ISA
