@@ -1,0 +1,66 @@
+"""Dimensions: a Python int, or a sympy integer expression over named symbols (``s*2+1``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+import sympy
+
+__all__ = ["Dim", "ceil_div", "exactly", "floor_div", "parse_dim", "product", "symbol"]
+
+Dim: TypeAlias = Any  # int | sympy.Expr: sympy has no types to check against
+
+
+def symbol(name: str) -> sympy.Symbol:
+    """The symbol of a dimension name: always a non-negative integer."""
+    return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+def parse_dim(dim: int | str | ir.SymbolicDim | sympy.Expr | None) -> Dim:
+    """A dim of any source as int or expression; names mean the same symbol everywhere."""
+    if isinstance(dim, int):
+        return dim
+    if isinstance(dim, str):
+        if dim.lstrip("-").isdigit():
+            return int(dim)
+        dim = ir.SymbolicDim(dim)
+    if isinstance(dim, ir.SymbolicDim):
+        if dim.value is None:
+            raise ValueError("a dimension is unknown: shapes were not inferred")
+        expr = dim._expr  # public accessors give only text; parsing again would lose nothing
+    else:
+        expr = dim
+    if expr is None:
+        raise ValueError("a dimension is unknown: shapes were not inferred")
+    renamed = {s: symbol(s.name) for s in expr.free_symbols}
+    return exactly(expr.xreplace(renamed))
+
+
+def exactly(expr: Dim) -> Dim:
+    """A Python int when the expression is a number, else the expression."""
+    if isinstance(expr, int):
+        return expr
+    expr = sympy.sympify(expr)
+    return int(expr) if expr.is_Integer else expr
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """Product of dims; 1 for none."""
+    total: Dim = 1
+    for dim in dims:
+        total = total * dim
+    return exactly(total)
+
+
+def floor_div(a: Dim, b: Dim) -> Dim:
+    """floor(a / b) for b > 0."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return exactly(sympy.floor(sympy.sympify(a) / b))
+
+
+def ceil_div(a: Dim, b: Dim) -> Dim:
+    """ceil(a / b) for b > 0."""
+    return floor_div(a + b - 1, b)

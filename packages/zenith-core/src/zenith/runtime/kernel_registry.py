@@ -1,0 +1,104 @@
+"""Select stage, first half: what kernels exist. A kernel is one `KernelSpec` row."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from zenith.errors import PluginError
+
+if TYPE_CHECKING:
+    from zenith.runtime.op_view import OpView
+
+__all__ = ["Cost", "KernelRegistry", "KernelSpec"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one execution does: floating-point operations and bytes moved at least.
+
+    Either may be a symbolic expression when the shapes are dynamic.
+    """
+
+    flops: Any = 0
+    bytes: Any = 0
+
+
+def _yes(op: OpView) -> str | None:
+    return None
+
+
+def _tensor_traffic(op: OpView) -> Cost:
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    return Cost(flops=op.outputs[0].size, bytes=sum(v.nbytes for v in values))
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel: what it computes, when it applies, what it costs and what runs.
+
+    name: ``<op>_<dtype>``, unique within a backend; the ISA is added when shown.
+    op: ``"<domain>:<type>"`` with domain "ai.onnx" for standard operators,
+        e.g. ``"ai.onnx:MatMul"`` or ``"zenith:Linear"``.
+    overload: glob over the node's overload string (zenith operators only).
+    dtypes: for each constrained input position, the numpy names it accepts.
+    supports: None when the kernel can run this node, else the reason why not, as a clause
+        ("head size 80 is not a multiple of 16").
+    cost: flops and bytes of one execution.
+    run: what runs. The CPU backend's native kernels give an emitter ``(Emit) -> None`` that
+        appends steps to the plan; a pure Python backend gives a callable over arrays
+        ``(inputs, attributes) -> outputs`` and sets ``kind="callable"``.
+    """
+
+    name: str
+    op: str
+    run: Callable[..., Any]
+    overload: str = "*"
+    dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
+    supports: Callable[[OpView], str | None] = _yes
+    cost: Callable[[OpView], Cost] = _tensor_traffic
+    kind: str = "native"
+
+    def reason_against(self, op: OpView) -> str | None:
+        """None if this kernel can run `op`, else why not."""
+        for position, accepted in self.dtypes.items():
+            value = op.inputs[position] if position < len(op.inputs) else None
+            if value is not None and value.dtype not in accepted:
+                return f"input {position} is {value.dtype}, not {' or '.join(sorted(accepted))}"
+        return self.supports(op)
+
+    def matches(self, key: str, overload: str) -> bool:
+        """Whether this row is for the operator `key` with this overload."""
+        return self.op == key and fnmatch.fnmatchcase(overload, self.overload)
+
+
+class KernelRegistry:
+    """Rows of all backends, in the order they were registered (best first)."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[KernelSpec]] = {}
+        self._by_op: dict[tuple[str, str], list[KernelSpec]] = {}
+
+    def add(self, backend: str, *specs: KernelSpec) -> None:
+        """Append rows for `backend`; a second row of one name is a `PluginError`."""
+        rows = self._rows.setdefault(backend, [])
+        for spec in specs:
+            if any(row.name == spec.name for row in rows):
+                raise PluginError(f"backend '{backend}' registers kernel '{spec.name}' twice")
+            rows.append(spec)
+            self._by_op.setdefault((backend, spec.op), []).append(spec)
+
+    def candidates(self, backend: str, op: OpView) -> list[KernelSpec]:
+        """Rows of `backend` for this operator, best first."""
+        rows = self._by_op.get((backend, op.key), [])
+        return [row for row in rows if row.matches(op.key, op.overload)]
+
+    def backends(self) -> list[str]:
+        return list(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[str, KernelSpec]]:
+        for backend, rows in self._rows.items():
+            for row in rows:
+                yield backend, row

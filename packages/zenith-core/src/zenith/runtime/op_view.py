@@ -1,0 +1,103 @@
+"""What a kernel's predicate, cost and emitter may look at: one node with its values resolved."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_shape_inference import SYM_DATA_KEY
+
+from zenith.ir.dims import Dim, parse_dim, product
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["OpView", "ValueView"]
+
+
+class ValueView:
+    """A value's static facts: dtype, shape, and its content where that is known."""
+
+    def __init__(self, value: ir.Value) -> None:
+        self.value = value
+        self.name = value.name or ""
+
+    @functools.cached_property
+    def dtype(self) -> str:
+        """numpy name of the element type: "float32", "int64", "bool", "bfloat16", "string"."""
+        return self.value.dtype.numpy().name if self.value.dtype is not None else "unknown"
+
+    @functools.cached_property
+    def shape(self) -> tuple[Dim, ...]:
+        """Sizes: int, or a sympy expression over the graph's symbols."""
+        if self.value.shape is None:
+            raise ValueError(f"value '{self.name}' has no inferred rank")
+        return tuple(parse_dim(d) for d in self.value.shape)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @functools.cached_property
+    def size(self) -> Dim:
+        """Number of elements."""
+        return product(self.shape)
+
+    @functools.cached_property
+    def nbytes(self) -> Dim:
+        item = self.value.dtype.itemsize if self.value.dtype is not None else 0
+        return self.size * int(item)
+
+    @functools.cached_property
+    def const(self) -> np.ndarray | None:
+        """The constant's data (read only, possibly strided), or None when it is computed."""
+        tensor = self.value.const_value
+        return None if tensor is None else tensor.numpy()
+
+    @functools.cached_property
+    def known(self) -> tuple[Dim, ...] | None:
+        """A small integer tensor's content as dims, flattened, where it can be told at compile
+        time: a constant, or a shape computation over symbols. None otherwise."""
+        if self.const is not None:
+            if self.const.dtype.kind in "iub" and self.const.size <= 4096:
+                return tuple(int(x) for x in self.const.ravel())
+            return None
+        text = self.value.metadata_props.get(SYM_DATA_KEY)
+        if text is None:
+            return None
+        return tuple(parse_dim(d) for d in json.loads(text))
+
+
+class OpView:
+    """One node: operator key, attributes, inputs and outputs. A missing optional input is None."""
+
+    def __init__(self, node: ir.Node, values: Mapping[ir.Value, ValueView] | None = None) -> None:
+        self.node = node
+        self.type = node.op_type
+        self.domain = node.domain or "ai.onnx"
+        self.overload = node.overload or ""
+        self.key = f"{self.domain}:{self.type}"
+
+        def view(value: ir.Value | None) -> ValueView | None:
+            if value is None:
+                return None
+            known = values.get(value) if values is not None else None
+            return known if known is not None else ValueView(value)
+
+        self.inputs: list[ValueView | None] = [view(v) for v in node.inputs]
+        self.outputs: list[ValueView] = [ValueView(v) for v in node.outputs]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Attribute value as a Python object (int, float, str, list), or `default` if absent."""
+        attribute = self.node.attributes.get(name)
+        if attribute is None:
+            return default
+        value = attribute.value
+        return list(value) if isinstance(value, tuple) else value
+
+    def input(self, index: int) -> ValueView | None:
+        """The input at `index`; None when it is missing or beyond the end."""
+        return self.inputs[index] if index < len(self.inputs) else None
