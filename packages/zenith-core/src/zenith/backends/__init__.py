@@ -1,0 +1,1 @@
+"""Backends: packages that offer a device and kernels for it."""
