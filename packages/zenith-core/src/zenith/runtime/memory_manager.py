@@ -11,32 +11,33 @@ from zenith import _native
 
 __all__ = ["MemoryManager"]
 
+Key = TypeVar("Key")
 Bound = TypeVar("Bound")
 
 
-class MemoryManager(Generic[Bound]):
-    """Keeps the most recently used bound plans of one program, one per set of dims.
+class MemoryManager(Generic[Key, Bound]):
+    """Keeps the most recently used bound plans of one program, one per set of input shapes.
 
     capacity: how many are kept; the oldest is dropped beyond that (its next use binds again).
     """
 
-    def __init__(self, bind: Callable[[tuple[int, ...], int], Bound], capacity: int = 64) -> None:
+    def __init__(self, bind: Callable[[Key, int], Bound], capacity: int = 64) -> None:
         self._bind = bind
         self._capacity = capacity
-        self._bound: OrderedDict[tuple[tuple[int, ...], int], Bound] = OrderedDict()
+        self._bound: OrderedDict[tuple[Key, int], Bound] = OrderedDict()
         self._lock = threading.Lock()
         self.binds = 0
         self.evictions = 0
 
-    def bound(self, dims: tuple[int, ...], threads: int) -> Bound:
-        """The plan bound to these dims, made now if it is not at hand."""
-        key = (dims, threads)
+    def bound(self, shapes: Key, threads: int) -> Bound:
+        """The plan bound to these input shapes, made now if it is not at hand."""
+        key = (shapes, threads)
         with self._lock:
             found = self._bound.get(key)
             if found is not None:
                 self._bound.move_to_end(key)
                 return found
-            fresh = self._bind(dims, threads)
+            fresh = self._bind(shapes, threads)
             self._bound[key] = fresh
             self.binds += 1
             if len(self._bound) > self._capacity:

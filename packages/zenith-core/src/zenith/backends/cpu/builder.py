@@ -7,7 +7,6 @@ hands them to `_native.Plan` at the end. `NodeEmit` is the `Emit` interface for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,66 +15,14 @@ import sympy
 
 from zenith import _native
 from zenith.backends.cpu.operand import Operand, channels_last_order, dense_strides
+from zenith.backends.cpu.program import NativeProgram, PackedConstant, Step, Storage
 from zenith.backends.cpu.size_code import size_code
 from zenith.errors import CompilationError
 from zenith.ir.dims import Dim, product
 from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.plan import tensor_specs
 
-__all__ = ["NativeProgram", "PlanBuilder", "Step"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One kernel call of the plan. `node` is the index of the node it serves."""
-
-    node: int
-    kernel: str
-    inputs: tuple[Operand | None, ...]
-    outputs: tuple[Operand, ...]
-    params: dict[str, Any]
-    why: str = ""
-
-
-@dataclass
-class Storage:
-    """Memory a plan addresses: an input, an output, a constant, or a piece of the arena."""
-
-    place: str  # "input" | "output" | "constant" | "arena"
-    index: int
-    bytes: Dim
-    array: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class PackedConstant:
-    """A weight in the layout of its kernel, and how to get the original back."""
-
-    array: np.ndarray
-    packer: str
-    params: dict[str, Any]
-    shape: tuple[int, ...]
-    isa: str
-
-    def unpack(self) -> np.ndarray:
-        """The weight as it was before packing."""
-        target = np.empty(self.shape, np.float32)
-        _native.unpack(self.isa, self.packer, self.array, target, self.params)
-        return target
-
-
-@dataclass
-class NativeProgram:
-    """A finished plan with what is needed to bind, run and print it."""
-
-    plan: Any  # _native.Plan
-    isa: str
-    symbols: list[sympy.Symbol]
-    storages: list[Storage]
-    steps: list[Step]
-    outputs: list[int]  # native tensor id of each graph output
-    labels: list[str]  # of each step, for errors
-    packed: dict[ir.Value, PackedConstant] = field(default_factory=dict)
-    constants: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+__all__ = ["NodeEmit", "PlanBuilder"]
 
 
 def item_bytes(dtype: str) -> int:
@@ -108,6 +55,7 @@ class PlanBuilder:
         self.storages: list[Storage] = []
         self.operands: dict[ir.Value, Operand] = {}
         self.current = -1
+        self.graph_inputs = list(inputs)
         self.graph_outputs = list(outputs)
         self._output_index = {value: j for j, value in reversed(list(enumerate(outputs)))}
         self._views: dict[ir.Value, ValueView] = {}
@@ -254,17 +202,18 @@ class PlanBuilder:
                 operand = target
             final.append(operand)
         plan, tensor_id = self._native_plan()
-        labels = [node_labels[s.node] if s.node >= 0 else s.kernel for s in self.steps]
         return NativeProgram(
-            plan,
-            self.isa,
-            self.symbols,
-            self.storages,
-            self.steps,
-            [tensor_id(o) for o in final],
-            labels,
-            self.packed,
-            self.constants,
+            plan=plan,
+            isa=self.isa,
+            symbols=self.symbols,
+            inputs=tensor_specs(self.graph_inputs),
+            outputs=tensor_specs(self.graph_outputs),
+            output_tensors=[tensor_id(o) for o in final],
+            storages=self.storages,
+            steps=self.steps,
+            node_labels=list(node_labels),
+            packed=self.packed,
+            constants=self.constants,
         )
 
     def _native_plan(self) -> tuple[Any, Any]:
