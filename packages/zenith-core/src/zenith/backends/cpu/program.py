@@ -16,6 +16,7 @@ from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
 from zenith.ir.dims import Dim
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.memory_manager import MemoryManager
+from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import TensorSpec
 
 __all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage"]
@@ -146,7 +147,7 @@ class NativeProgram:
         dense = [np.ascontiguousarray(a) for a in inputs]
         bound = self.bound(tuple((a.dtype.name, a.shape) for a in dense), context.threads)
         results = [
-            np.empty(shape, ir.DataType[_upper(dtype)].numpy()) for dtype, shape in bound.outputs
+            np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs
         ]
         pointers = [a.ctypes.data for a in dense]
         targets = [a.ctypes.data for a in results]
@@ -155,6 +156,27 @@ class NativeProgram:
         else:
             self.run_pointers(bound, pointers, targets)
         return results
+
+    def node_times(self, step_times: Sequence[int]) -> list[int]:
+        """Nanoseconds per node from nanoseconds per step; the plan's own copies go to the node
+        before them."""
+        times = [0] * len(self._node_labels)
+        for step, nanoseconds in zip(self.steps, step_times, strict=True):
+            times[max(step.node, 0)] += nanoseconds
+        return times
+
+    def dims_of(self, inputs: Sequence[np.ndarray]) -> dict[sympy.Symbol, int]:
+        """Values of the dynamic dims for these inputs."""
+        return solve_dims(self.inputs, tuple((a.dtype.name, a.shape) for a in inputs))
+
+    @property
+    def copies(self) -> list[str]:
+        """Layout changes the plan added, with the reason."""
+        return [
+            f"{step.outputs[0].dtype}[{','.join(str(d) for d in step.outputs[0].shape)}]: {step.why}"
+            for step in self.steps
+            if step.kernel == "copy" and step.why
+        ]
 
     @property
     def constant_bytes(self) -> int:
@@ -174,10 +196,6 @@ class NativeProgram:
     def _text(self, operand: Operand) -> str:
         place = self.storages[operand.storage].place[0]
         return f"%{place}{operand.storage}:{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
-
-
-def _upper(dtype: str) -> str:
-    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
 
 
 def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int]:
