@@ -128,7 +128,7 @@ struct ExpParts {
 
 template <typename F>
 [[gnu::always_inline]] inline vf lane_by_lane(vf x, F f) {
-  vf r;
+  vf r{};
   for (int i = 0; i < kLanes; ++i) r[i] = f(x[i]);
   return r;
 }
@@ -189,7 +189,7 @@ typedef double vd2 __attribute__((vector_size(2 * ZENITH_VEC_BYTES)));
 }
 // Rare enough that the C library does them.
 [[gnu::always_inline]] inline vf vpow(vf x, vf y) {
-  vf r;
+  vf r{};
   for (int i = 0; i < kLanes; ++i) r[i] = __builtin_powf(x[i], y[i]);
   return r;
 }
