@@ -87,13 +87,17 @@ def compile(
 
     from zenith.ir import GraphIR
     from zenith.runtime.engine import ZenithEngine
+    from zenith.runtime.numpy_signature import NumpySignature
 
     if isinstance(model, GraphIR):
-        graph, call = model, None
+        graph, signature = model, NumpySignature(model)
     else:
-        adapter = plugins.adapter_for(model)
-        graph, call = adapter.convert(model, split_sample(sample_input), config.dynamic)
-    return ZenithEngine(plugins).compile(graph, config, call)
+        imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
+        graph, signature = imported.graph, imported.signature
+    samples = []
+    if config.tolerance is not None and (sample := split_sample(sample_input)) is not None:
+        samples.append([signature.to_numpy(t) for t in signature.flatten(*sample)])
+    return ZenithEngine(plugins=plugins).compile(graph, config, signature, samples=samples)
 
 
 def optimize(model: Any, **options: Any) -> CompiledModel:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from zenith.plugins import BackendStatus
 
 if TYPE_CHECKING:
     from zenith.config import CompileConfig
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
     from zenith.runtime.op_view import OpView
 
 __all__ = ["Backend", "BackendStatus", "CallableBackend", "Program"]
-
-
-@dataclass(frozen=True)
-class BackendStatus:
-    """state: "ready" or "unavailable" (no such device here); why says what is missing."""
-
-    state: str
-    why: str = ""
 
 
 class Program(Protocol):
@@ -43,7 +36,7 @@ class Backend:
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
-        return BackendStatus("ready")
+        return BackendStatus()
 
     def describe(self) -> str:
         """Name with the part that matters for speed, e.g. "cpu(avx2)"."""
