@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zenith.config import CompileConfig
+from zenith.errors import ConfigurationError
 from zenith.plugins import plugin_manager
 
 if TYPE_CHECKING:
@@ -86,14 +87,26 @@ def compile(
     plugins.check(config)
 
     from zenith.ir import GraphIR
+    from zenith.runtime.adapter import ImportedModel
     from zenith.runtime.engine import ZenithEngine
+    from zenith.runtime.numpy_signature import NumpySignature
 
     if isinstance(model, GraphIR):
-        graph, call = model, None
+        imported = ImportedModel(model, NumpySignature(model))
     else:
-        adapter = plugins.adapter_for(model)
-        graph, call = adapter.convert(model, split_sample(sample_input), config.dynamic)
-    return ZenithEngine(plugins).compile(graph, config, call)
+        imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
+
+    signature = imported.signature
+    samples = []
+    if config.tolerance is not None:
+        call = split_sample(sample_input)
+        if call is None:
+            raise ConfigurationError(
+                "tolerance is checked on sample_input, and there is none",
+                next="zenith.compile(model, sample_input=(x,), tolerance=...)",
+            )
+        samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+    return ZenithEngine(plugins=plugins).compile(imported.graph, config, signature, samples=samples)
 
 
 def optimize(model: Any, **options: Any) -> CompiledModel:

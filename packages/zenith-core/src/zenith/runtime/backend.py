@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from zenith.plugins import BackendStatus
 
 if TYPE_CHECKING:
     from zenith.config import CompileConfig
@@ -18,18 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "BackendStatus", "CallableBackend", "Program"]
 
 
-@dataclass(frozen=True)
-class BackendStatus:
-    """state: "ready" or "unavailable" (no such device here); why says what is missing."""
-
-    state: str
-    why: str = ""
-
-
 class Program(Protocol):
     """A compiled partition. Tensors cross its edge as dense numpy arrays or raw pointers."""
 
-    def run_arrays(self, inputs: Sequence[np.ndarray], context: ExecutionContext) -> list[np.ndarray]:
+    def run_arrays(
+        self, inputs: Sequence[np.ndarray], context: ExecutionContext
+    ) -> list[np.ndarray]:
         """Run on numpy arrays; results are new arrays."""
 
     def to_text(self) -> str:
@@ -43,7 +38,7 @@ class Backend:
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
-        return BackendStatus("ready")
+        return BackendStatus()
 
     def describe(self) -> str:
         """Name with the part that matters for speed, e.g. "cpu(avx2)"."""
@@ -86,7 +81,9 @@ class CallableProgram:
             if value.const_value is not None
         }
 
-    def run_arrays(self, inputs: Sequence[np.ndarray], context: ExecutionContext) -> list[np.ndarray]:
+    def run_arrays(
+        self, inputs: Sequence[np.ndarray], context: ExecutionContext
+    ) -> list[np.ndarray]:
         from zenith.errors import KernelError
 
         env: dict[Any, np.ndarray] = dict(self._constants)
@@ -104,7 +101,9 @@ class CallableProgram:
         return [np.ascontiguousarray(env[v]) for v in self._outputs]
 
     def to_text(self) -> str:
-        return "\n".join(f"  {i:3d}  {name}  {op.key}" for i, (op, _, name) in enumerate(self._steps))
+        return "\n".join(
+            f"  {i:3d}  {name}  {op.key}" for i, (op, _, name) in enumerate(self._steps)
+        )
 
 
 def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:

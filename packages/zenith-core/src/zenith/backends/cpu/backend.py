@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from zenith import _native
 from zenith.backends.cpu.builder import PlanBuilder
 from zenith.backends.cpu.program import NativeProgram
-from zenith.runtime.backend import Backend, BackendStatus
+from zenith.plugins import BackendStatus, State
+from zenith.runtime.backend import Backend
 from zenith.runtime.dispatcher import Selection
 from zenith.runtime.partition import describe_node
 
@@ -30,9 +31,9 @@ class CpuBackend(Backend):
     def probe(self) -> BackendStatus:
         if self.isa == "sse4":
             return BackendStatus(
-                "ready", "no AVX2 here (or ZENITH_ISA forbids it): kernels run on baseline SSE4"
+                State.READY, "no AVX2 here (or ZENITH_ISA forbids it): kernels run on baseline SSE4"
             )
-        return BackendStatus("ready")
+        return BackendStatus()
 
     def describe(self) -> str:
         return f"cpu({self.isa})"
