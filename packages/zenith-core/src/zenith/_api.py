@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zenith.config import CompileConfig
+from zenith.errors import ConfigurationError
 from zenith.plugins import plugin_manager
 
 if TYPE_CHECKING:
@@ -86,18 +87,26 @@ def compile(
     plugins.check(config)
 
     from zenith.ir import GraphIR
+    from zenith.runtime.adapter import ImportedModel
     from zenith.runtime.engine import ZenithEngine
     from zenith.runtime.numpy_signature import NumpySignature
 
     if isinstance(model, GraphIR):
-        graph, signature = model, NumpySignature(model)
+        imported = ImportedModel(model, NumpySignature(model))
     else:
         imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
-        graph, signature = imported.graph, imported.signature
+
+    signature = imported.signature
     samples = []
-    if config.tolerance is not None and (sample := split_sample(sample_input)) is not None:
-        samples.append([signature.to_numpy(t) for t in signature.flatten(*sample)])
-    return ZenithEngine(plugins=plugins).compile(graph, config, signature, samples=samples)
+    if config.tolerance is not None:
+        call = split_sample(sample_input)
+        if call is None:
+            raise ConfigurationError(
+                "tolerance is checked on sample_input, and there is none",
+                next="zenith.compile(model, sample_input=(x,), tolerance=...)",
+            )
+        samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+    return ZenithEngine(plugins=plugins).compile(imported.graph, config, signature, samples=samples)
 
 
 def optimize(model: Any, **options: Any) -> CompiledModel:

@@ -63,7 +63,7 @@ class State(StrEnum):
 class BackendStatus:
     """Answer of `Backend.probe`: "ready", or "unavailable" and what is missing."""
 
-    state: str = State.READY
+    state: State = State.READY
     why: str = ""
 
 

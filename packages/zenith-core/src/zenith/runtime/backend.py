@@ -22,7 +22,9 @@ __all__ = ["Backend", "BackendStatus", "CallableBackend", "Program"]
 class Program(Protocol):
     """A compiled partition. Tensors cross its edge as dense numpy arrays or raw pointers."""
 
-    def run_arrays(self, inputs: Sequence[np.ndarray], context: ExecutionContext) -> list[np.ndarray]:
+    def run_arrays(
+        self, inputs: Sequence[np.ndarray], context: ExecutionContext
+    ) -> list[np.ndarray]:
         """Run on numpy arrays; results are new arrays."""
 
     def to_text(self) -> str:
@@ -79,7 +81,9 @@ class CallableProgram:
             if value.const_value is not None
         }
 
-    def run_arrays(self, inputs: Sequence[np.ndarray], context: ExecutionContext) -> list[np.ndarray]:
+    def run_arrays(
+        self, inputs: Sequence[np.ndarray], context: ExecutionContext
+    ) -> list[np.ndarray]:
         from zenith.errors import KernelError
 
         env: dict[Any, np.ndarray] = dict(self._constants)
@@ -97,7 +101,9 @@ class CallableProgram:
         return [np.ascontiguousarray(env[v]) for v in self._outputs]
 
     def to_text(self) -> str:
-        return "\n".join(f"  {i:3d}  {name}  {op.key}" for i, (op, _, name) in enumerate(self._steps))
+        return "\n".join(
+            f"  {i:3d}  {name}  {op.key}" for i, (op, _, name) in enumerate(self._steps)
+        )
 
 
 def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:
