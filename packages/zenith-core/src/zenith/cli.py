@@ -98,3 +98,7 @@ def _print_plugins(manager: PluginManager, *, with_traceback: bool) -> list[Plug
             if row.traceback:
                 _console.print(f"\n{row.name} failed with:\n{row.traceback}", markup=False)
     return rows
+
+
+if __name__ == "__main__":
+    app()
