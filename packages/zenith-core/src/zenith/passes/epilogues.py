@@ -96,4 +96,4 @@ def _is_bias(other: ir.Value, value: ir.Value) -> bool:
     data = array(other)
     if data is None or data.ndim != 1 or value.shape is None or value.shape.rank() < 2:
         return False
-    return value.shape[-1] == data.shape[0]
+    return bool(value.shape[-1] == data.shape[0])

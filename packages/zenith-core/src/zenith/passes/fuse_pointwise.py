@@ -14,13 +14,14 @@ from zenith.ir import GraphIR
 from zenith.ops import pointwise
 from zenith.passes.rewrite import Rewriter, array, same_shape
 
-ELEMENTWISE = frozenset(
-    """Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
+_NAMES = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
     BitwiseXor Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
     HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mod Mul Neg Not
     Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Swish
-    Tan Tanh ThresholdedRelu Where Xor""".split()
-)
+    Tan Tanh ThresholdedRelu Where Xor
+"""
+ELEMENTWISE = frozenset(_NAMES.split())
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
 
 

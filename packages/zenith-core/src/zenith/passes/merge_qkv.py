@@ -27,9 +27,9 @@ class MergeQkv:
         groups: dict[tuple[ir.Value, str], list[ir.Node]] = defaultdict(list)
         for node in graph.nodes:
             plain = node.domain == DOMAIN and node.op_type == "Linear"
-            if plain and node.overload in ("", "bias") and node.inputs[0] is not None:
-                if all(array(v) is not None for v in node.inputs[1:]):
-                    groups[node.inputs[0], node.overload].append(node)
+            x = node.inputs[0] if plain and node.overload in ("", "bias") else None
+            if x is not None and all(array(v) is not None for v in node.inputs[1:]):
+                groups[x, node.overload].append(node)
         merged = [nodes for nodes in groups.values() if len(nodes) > 1]
         return sum(_merge(rewriter, nodes) for nodes in merged)
 

@@ -18,21 +18,25 @@ from zenith import ops
 from zenith.ir import DOMAIN, SOURCE_KEY, GraphIR
 
 __all__ = [
+    "Array",
+    "Dims",
     "Rewriter",
     "array",
     "attr",
     "commuted",
     "dims",
     "float_type",
-    "is_op",
     "ints",
+    "is_op",
     "last_axis",
     "produced_by",
     "rank",
+    "reduced_axis",
     "same_dim",
     "same_shape",
     "scalar",
     "sole_user",
+    "static_shape",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -120,6 +124,24 @@ def last_axis(node: ir.Node, value: ir.Value | None, name: str = "axis", default
     """Does the node's axis attribute mean the last axis of `value`?"""
     axis, r = attr(node, name, default), rank(value)
     return axis == -1 or (r is not None and axis == r - 1)
+
+
+def reduced_axis(node: ir.Node) -> int | None:
+    """The one axis a Reduce node with keepdims=1 works on, counted from 0; else None."""
+    r = rank(node.inputs[0])
+    axes = ints(node.inputs[1]) if len(node.inputs) > 1 else None
+    if r is None or axes is None or len(axes) != 1 or attr(node, "keepdims", 1) != 1:
+        return None
+    return axes[0] % r
+
+
+def static_shape(value: ir.Value | None) -> list[int] | None:
+    """The shape, if every dim is an int; else None."""
+    found = dims(value)
+    if found is None:
+        return None
+    sizes = [d for d in found if isinstance(d, int)]
+    return sizes if len(sizes) == len(found) else None
 
 
 def float_type(value: ir.Value | None) -> bool:
