@@ -7,7 +7,7 @@ which keeps types, names of graph outputs and source locations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "array",
     "attr",
     "commuted",
+    "const_shape",
     "dims",
     "float_type",
     "ints",
@@ -37,6 +38,7 @@ __all__ = [
     "scalar",
     "sole_user",
     "static_shape",
+    "transposed",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -75,6 +77,13 @@ def array(value: ir.Value | None) -> Array | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def const_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a constant, else None. Does not touch its data."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return tuple(int(d) for d in value.const_value.shape)  # type: ignore[arg-type]
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -165,9 +174,23 @@ class Rewriter:
     def constant(self, data: Array, hint: str) -> ir.Value:
         """A new initializer; `data` is not copied."""
         name = self._name(hint)
-        value = ir.Value(name=name, const_value=ir.Tensor(data, name=name))
-        value.shape = ir.Shape(data.shape)
-        value.type = ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
+        return self._register(ir.Tensor(data, name=name))
+
+    def lazy(
+        self, data: Callable[[], Array], dtype: ir.DataType, shape: Sequence[int], hint: str
+    ) -> ir.Value:
+        """A new initializer whose data is made whenever it is asked for, and not kept."""
+        name = self._name(hint)
+
+        def tensor() -> ir.Tensor[Any]:
+            return ir.Tensor(data(), name=name)
+
+        return self._register(ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name))
+
+    def _register(self, tensor: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
+        value = ir.Value(name=tensor.name, const_value=tensor)
+        value.shape = ir.Shape(tuple(tensor.shape))
+        value.type = ir.TensorType(tensor.dtype)
         self.model.graph.register_initializer(value)
         return value
 
@@ -287,3 +310,10 @@ def _sources(nodes: Iterable[ir.Node]) -> str:
             if part:
                 found[part] = None
     return "; ".join(found)
+
+
+def transposed(rw: Rewriter, value: ir.Value | None) -> ir.Value:
+    """The transpose of a constant matrix, as a view of its data."""
+    data = array(value)
+    assert value is not None and data is not None
+    return rw.constant(data.T, f"{value.name}_t")
