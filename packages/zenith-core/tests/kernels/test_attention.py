@@ -27,7 +27,7 @@ def reference(
     right: int = -1,
 ) -> Array:
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
-    rows, keys, group = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
+    rows, keys, group = q.shape[2], k.shape[2], q.shape[1] // max(k.shape[1], 1)
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
     scores = (q @ k.swapaxes(2, 3)) * (1 / np.sqrt(q.shape[3]) if scale is None else scale)
     if softcap:

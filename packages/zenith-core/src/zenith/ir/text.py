@@ -39,7 +39,7 @@ def to_text(model: ir.Model, *, limit: int) -> str:
             graph.initializers[value.name or ""] = value
     del proto.graph.value_info[:]
     for node in _nodes(proto):
-        node.name = ""
+        node.ClearField("name")
         node.overload = node.overload.replace(".", "__")
     for function in proto.functions:
         function.overload = function.overload.replace(".", "__")

@@ -86,10 +86,10 @@ class _Verifier:
             for value in defined - outer:
                 self.type(value, "graph input or initializer")
         for node in graph:
-            for value in node.inputs:
-                if value is not None and value not in defined:
+            for used in node.inputs:
+                if used is not None and used not in defined:
                     raise ValidationError(
-                        f"'{value.name}' is used before it is defined, or never is\n"
+                        f"'{used.name}' is used before it is defined, or never is\n"
                         f"  {describe(node)}"
                     )
             self.node(node)

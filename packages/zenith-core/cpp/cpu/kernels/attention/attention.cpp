@@ -2,6 +2,7 @@
 // softmax"), one block when all keys fit; no score outside a causal or sliding window is computed.
 #include "cpu/isa/vecmath.h"
 #include "cpu/kernels/attention/products.h"
+#include "cpu/kernels/softmax/exp_down.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
@@ -144,7 +145,7 @@ float row_max(const float* s, int64_t n) {
 float row_exp(float* s, int64_t n, float base) {
   vf a{}, b{};
   for (int64_t j = 0; j < n; j += kPanel) {
-    const vf x = vexp(load(s + j) - base), y = vexp(load(s + j + kLanes) - base);
+    const vf x = exp_down(load(s + j) - base), y = exp_down(load(s + j + kLanes) - base);
     store(s + j, x);
     store(s + j + kLanes, y);
     a += x;
@@ -223,7 +224,7 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
     const float top = before > block ? before : block;
     const float base = top == -__builtin_inff() ? 0.0f : top;
     float total = row_exp(s, width, base);
-    keep[r] = before == -__builtin_inff() ? 0.0f : vexp(splat(before - base))[0];
+    keep[r] = before == -__builtin_inff() ? 0.0f : exp_down(splat(before - base))[0];
     if (!first) total += work.total[state + r] * keep[r];
     scale[r] = total == 0.0f ? 0.0f : 1.0f / total;
     if (!last) {

@@ -7,27 +7,46 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-int64_t packed_bytes(const TensorRef& src, const void*) {
-  return ceil_div(src.shape[1], kNR) * kNR * src.shape[0] * 4;
+// W lies as [K, N], or as [N, K] when transposed (PyTorch's Linear, ONNX's Gemm with transB).
+struct PackParams {
+  int64_t transposed;
+};
+const Field kPackFields[] = {ZENITH_FIELD(PackParams, transposed, kInt, 1)};
+
+struct Weights {
+  int64_t depth, n, step, col;  // sizes and strides
+
+  Weights(const TensorRef& t, const void* params) {
+    const int k = static_cast<const PackParams*>(params)->transposed ? 1 : 0;
+    depth = t.shape[k];
+    n = t.shape[1 - k];
+    step = t.strides[k];
+    col = t.strides[1 - k];
+  }
+};
+
+int64_t packed_bytes(const TensorRef& src, const void* params) {
+  const Weights w(src, params);
+  return ceil_div(w.n, kNR) * kNR * w.depth * 4;
 }
 
-void pack(const TensorRef& src, void* dst, const void*) {
-  const int64_t depth = src.shape[0], n = src.shape[1];
+void pack(const TensorRef& src, void* dst, const void* params) {
+  const Weights w(src, params);
   const float* from = static_cast<const float*>(src.data);
   float* to = static_cast<float*>(dst);
-  for (int64_t col = 0; col < n; col += kNR) {
-    pack_panel(from + col * src.strides[1], src.strides[0], src.strides[1], depth,
-               least(kNR, n - col), to + col * depth);
+  for (int64_t col = 0; col < w.n; col += kNR) {
+    pack_panel(from + col * w.col, w.step, w.col, w.depth, least(kNR, w.n - col),
+               to + col * w.depth);
   }
 }
 
-void unpack(const void* src, const TensorRef& dst, const void*) {
-  const int64_t depth = dst.shape[0], n = dst.shape[1];
+void unpack(const void* src, const TensorRef& dst, const void* params) {
+  const Weights w(dst, params);
   const float* from = static_cast<const float*>(src);
   float* to = static_cast<float*>(dst.data);
-  for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t j = 0; j < n; ++j) {
-      to[k * dst.strides[0] + j * dst.strides[1]] = from[j / kNR * kNR * depth + k * kNR + j % kNR];
+  for (int64_t k = 0; k < w.depth; ++k) {
+    for (int64_t j = 0; j < w.n; ++j) {
+      to[k * w.step + j * w.col] = from[j / kNR * kNR * w.depth + k * kNR + j % kNR];
     }
   }
 }
@@ -67,7 +86,7 @@ const Kernel kKernels[] = {
     {"matmul_f32", kTileName, kProductFields, 1, sizeof(ProductParams), matmul_scratch, run_matmul},
 };
 const Packer kPackers[] = {
-    {"linear_pack_f32", nullptr, 0, 0, packed_bytes, pack, unpack},
+    {"linear_pack_f32", kPackFields, 1, sizeof(PackParams), packed_bytes, pack, unpack},
 };
 
 }  // namespace

@@ -45,6 +45,8 @@ def unbound(op: OpView) -> str | None:
         if value is not None:
             given |= _symbols(value.shape) | _symbols(value.known or ())
     for value in op.outputs:
+        if value.value.shape is None:
+            return "the rank of an output depends on data"
         for axis, dim in enumerate(value.shape):
             if not _symbols([dim]) <= given:
                 return f"the size of output axis {axis} depends on data"
@@ -71,7 +73,14 @@ def _free(op: OpView) -> Cost:
 
 
 def _emit_reshape(e: Emit) -> None:
-    e.alias(0, reshaped(e, 0, e.op.outputs[0].shape))
+    x = need(e, 0)
+    view = x.reshape(e.op.outputs[0].shape)
+    if view is not None:
+        e.alias(0, view)
+        return
+    target = e.output(0).reshape(x.shape)
+    assert target is not None, "a dense tensor can take any shape"
+    e.copy(x, target)
 
 
 def _emit_transpose(e: Emit) -> None:
