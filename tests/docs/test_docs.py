@@ -1,4 +1,4 @@
-"""The documentation is true: links and named files exist, and the examples of the user guide run."""
+"""The documentation is true: links and named files exist, the examples of the guide run."""
 
 from __future__ import annotations
 
