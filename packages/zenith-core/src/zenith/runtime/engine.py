@@ -105,7 +105,7 @@ class ZenithEngine:
         _inline_unclaimed(graph, targets, dispatcher)
         chosen = assign_backends(graph, targets, dispatcher)
         self._report_fallbacks(graph, chosen, config, targets, dispatcher)
-        passes = [str(entry) for entry in report]
+        passes = [str(record) for record in report.records]
         planned: list[PlannedPartition] = []
         slots = {value: i for i, value in enumerate(graph.inputs)}
         reports: list[NodeReport] = []
@@ -177,7 +177,7 @@ class ZenithEngine:
             return []
         report = PassManager(names).run(part.graph)
         _inline_unclaimed(part.graph, (part.backend,), dispatcher)
-        return [f"{part.backend}: {entry}" for entry in report]
+        return [f"{part.backend}: {record}" for record in report.records]
 
     def _select(self, part: Partition, dispatcher: KernelDispatcher) -> list[Selection]:
         selections: list[Selection] = []
