@@ -40,10 +40,15 @@ def doctor() -> None:
 @app.command()
 def passes() -> None:
     """List the graph passes of each opt_level, in order."""
-    from zenith.passes import OPT_LEVELS
+    from zenith.passes import CANONICALIZE
 
-    for level, names in OPT_LEVELS.items():
-        _console.print(f"opt_level={level}: {', '.join(names) or '(none)'}")
+    for level, names in enumerate(CANONICALIZE):
+        _console.print(f"opt_level={level} canonicalize: {', '.join(names)}", markup=False)
+    for name, backend in plugin_manager().backends.items():
+        for level in range(len(CANONICALIZE)):
+            names = backend.pipeline(level)
+            if names:
+                _console.print(f"opt_level={level} lower {name}: {', '.join(names)}", markup=False)
 
 
 def _print_versions() -> None:
