@@ -57,8 +57,8 @@ def _supports(op: OpView) -> str | None:
         return "the number of heads is dynamic"
     if groups == 0 or heads % groups != 0 or _heads(op, 2) != groups:
         return f"{heads} query heads are not a multiple of {groups} key heads"
-    _, keys, d, _ = _sizes(op)
-    if not isinstance(d, int):
+    _, keys, d, e = _sizes(op)
+    if not (isinstance(d, int) and isinstance(e, int)):
         return "the head size is dynamic"
     if op.input(6) is not None:
         return "nonpad_kv_seqlen is given"
@@ -91,7 +91,7 @@ def _cost(op: OpView) -> Cost:
 def _by_head(operand: Operand, heads: int) -> Operand:
     """[B, S, heads * D] as [B, heads, S, D]."""
     batch, rows, width = operand.shape
-    split = operand.reshape([batch, rows, heads, exactly(width / heads)])
+    split = operand.reshape([batch, rows, heads, width // heads])
     assert split is not None, "the last axis has stride 1, so splitting it is a view"
     return split.transpose([0, 2, 1, 3])
 
