@@ -67,17 +67,17 @@ LAYERS = [
 ]
 
 
-def kernels_for(layer: Layer) -> list[tuple[str, str, dict[str, int], dict[str, int]]]:
-    """(kernel, packer, packer params, extra kernel params) of every candidate."""
+def kernels_for(layer: Layer) -> list[tuple[str, str, dict[str, int]]]:
+    """(kernel, packer, packer params) of every candidate."""
     if layer.group == layer.c == layer.m:
-        return [("conv_depthwise_f32", "conv_depthwise_weights_f32", {}, {})]
+        return [("conv_depthwise_f32", "conv_depthwise_weights_f32", {})]
     if layer.c < 16 and layer.kernel > 1 and layer.group == 1:
-        return [("conv_few_channels_f32", "conv_weights_f32", {"group": 1}, {})]
-    rows = [("conv_f32", "conv_weights_f32", {"group": layer.group}, {})]
+        return [("conv_few_channels_f32", "conv_weights_f32", {"group": 1})]
+    rows = [("conv_f32", "conv_weights_f32", {"group": layer.group})]
     if layer.kernel == 3 and layer.stride == 1 and layer.group == 1:
         for tile in (2, 4):
-            extra = {"tile": tile}
-            rows.append(("conv_winograd_f32", "conv_winograd_weights_f32", extra, extra))
+            name = f"conv_winograd{tile}"
+            rows.append((f"{name}_f32", f"{name}_weights_f32", {}))
     return rows
 
 
@@ -126,7 +126,7 @@ def main() -> None:
         }
         xn = x.permute(0, 2, 3, 1).numpy()
         y = np.empty((layer.batch, out, out, layer.m), np.float32)
-        for kernel, packer, pack_params, extra in kernels_for(layer):
+        for kernel, packer, pack_params in kernels_for(layer):
             if kernel not in available:
                 continue
             packed = _native.pack(args.isa, packer, w, pack_params)
@@ -137,9 +137,8 @@ def main() -> None:
                 "dilations": [1, 1],
                 "group": layer.group,
                 "epilogue": [1],
-            } | extra
-            name = kernel + "".join(f" {v}" for v in extra.values())
-            candidates[name] = lambda k=kernel, p=packed, q=params: _native.call(
+            }
+            candidates[kernel] = lambda k=kernel, p=packed, q=params: _native.call(
                 args.isa, k, [xn, p, bias], [y], q, threads=args.threads
             )
         times = timed(candidates, args.seconds)

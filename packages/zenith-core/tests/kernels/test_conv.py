@@ -76,15 +76,14 @@ class Case:
         }
 
     def run(self, isa: str, kernel: str, packed: np.ndarray, threads: int = 2,
-            x: np.ndarray | None = None, **extra: int) -> np.ndarray:
+            x: np.ndarray | None = None) -> np.ndarray:
         """The kernel's output as NCHW; memory around it must stay untouched."""
         n, m, oh, ow = self.y.shape
         memory = np.full(n * oh * ow * m + 32, 777.0, np.float32)
         y = memory[16:-16].reshape(n, oh, ow, m)
         others = [channels_last(o) if o.ndim == 4 else o for o in self.operands]
         x = channels_last(self.x) if x is None else x
-        params = self.params() | extra
-        _native.call(isa, kernel, [x, packed, *others], [y], params, threads=threads)
+        _native.call(isa, kernel, [x, packed, *others], [y], self.params(), threads=threads)
         assert (memory[:16] == 777).all() and (memory[-16:] == 777).all()
         return y.transpose(0, 3, 1, 2)
 
@@ -182,3 +181,63 @@ def test_direct_keeps_nan(isa: str) -> None:
     packed = _native.pack(isa, "conv_weights_f32", case.w, {"group": 1})
     y = case.run(isa, "conv_f32", packed)
     assert np.isnan(y[0, :, 2, 3]).all() and np.isnan(y).sum() == 8
+
+
+DEPTHWISE = {
+    "3x3": Case((2, 35, 9, 23), 35, (3, 3), pads=(1, 1, 1, 1), group=35, epilogue="bias.relu6"),
+    "3x3 stride 2": Case((1, 16, 15, 14), 16, (3, 3), (2, 2), (1, 1, 1, 1), group=16),
+    "5x5": Case((1, 24, 7, 7), 24, (5, 5), pads=(2, 2, 2, 2), group=24, epilogue="bias.hardswish"),
+    "7x7": Case((1, 200, 14, 13), 200, (7, 7), pads=(3, 3, 3, 3), group=200),
+    "dilated": Case((2, 9, 19, 17), 9, (3, 3), (1, 2), (2, 0, 1, 3), (2, 3), 9, "bias.add.relu"),
+    "1-D": Case((1, 20, 1, 40), 20, (1, 31), (1, 1), (0, 15, 0, 15), group=20, epilogue=""),
+    "one channel": Case((2, 1, 6, 6), 1, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.add.relu"),
+    "all border": Case((1, 40, 2, 2), 40, (5, 5), pads=(3, 3, 3, 3), group=40, epilogue="add"),
+    "no batch": Case((0, 8, 6, 6), 8, (3, 3), group=8),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise(isa: str, name: str) -> None:
+    case = DEPTHWISE[name]
+    packed = _native.pack(isa, "conv_depthwise_weights_f32", case.w, {})
+    for threads in (1, 2):
+        case.check(case.run(isa, "conv_depthwise_f32", packed, threads))
+    back = np.empty_like(case.w)
+    _native.unpack(isa, "conv_depthwise_weights_f32", packed, back, {})
+    np.testing.assert_array_equal(back, case.w)
+
+
+WINOGRAD = {
+    "even": Case((1, 16, 12, 16), 32, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.relu"),
+    "odd": Case((2, 19, 13, 11), 37, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.add.relu"),
+    "no pads": Case((1, 8, 9, 10), 24, (3, 3), epilogue=""),
+    "uneven pads": Case((1, 5, 7, 7), 9, (3, 3), pads=(2, 0, 1, 3), epilogue="bias.silu.mul"),
+    "small": Case((3, 33, 1, 2), 7, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.relu6"),
+    "blocks": Case((1, 24, 150, 110), 16, (3, 3), pads=(1, 1, 1, 1)),
+    "one channel out": Case((1, 9, 6, 5), 1, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.add"),
+    "no batch": Case((0, 8, 6, 6), 8, (3, 3)),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd(isa: str, tile: int, name: str) -> None:
+    case = WINOGRAD[name]
+    packed = _native.pack(isa, f"conv_winograd{tile}_weights_f32", case.w, {})
+    for threads in (1, 2):
+        y = case.run(isa, f"conv_winograd{tile}_f32", packed, threads)
+        case.check(y, 1e-5 if tile == 2 else 5e-5)
+    back = np.empty_like(case.w)
+    _native.unpack(isa, f"conv_winograd{tile}_weights_f32", packed, back, {})
+    np.testing.assert_array_equal(back, case.w)
+
+
+@pytest.mark.parametrize(("tile", "bound"), [(2, 5e-7), (4, 2e-6)])
+def test_winograd_error_stays_near_direct(tile: int, bound: float) -> None:
+    case = Case((1, 128, 28, 28), 64, (3, 3), pads=(1, 1, 1, 1), epilogue="")
+    packed = _native.pack(ISAS[0], f"conv_winograd{tile}_weights_f32", case.w, {})
+    y = case.run(ISAS[0], f"conv_winograd{tile}_f32", packed)
+    rms = np.sqrt(np.mean((y - case.y) ** 2) / np.mean(case.y**2))
+    assert rms < bound, rms

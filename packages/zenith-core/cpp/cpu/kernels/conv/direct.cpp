@@ -36,42 +36,10 @@ Cut make_cut(int64_t rows, int64_t row_floats, int64_t pieces, const ConvShape& 
   return cut;
 }
 
-struct Taps {
-  int64_t rows, cols;   // pieces of one output pixel
-  int64_t length;       // values in a piece
-};
-
 int64_t table_bytes(const Cut& cut, int64_t pieces) {
   return round_up(cut.block_rows * pieces * 8 + ceil_div(cut.block_rows, kTileRows) * 8 +
                       round_up(cut.block_rows, kTileRows) * pieces * 4,
                   64);
-}
-
-// Pointers and piece numbers of one tile. A piece that is outside x for all rows is left out.
-int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x, const float* zeros,
-                  int64_t first, int64_t rows, const float** table, int32_t* ids) {
-  int64_t image[kTileRows], top[kTileRows], left[kTileRows];
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t pixel = first + r;
-    const int64_t line = pixel / s.ow;
-    left[r] = (pixel - line * s.ow) * s.sw - s.pw;
-    image[r] = line / s.oh;
-    top[r] = (line - image[r] * s.oh) * s.sh - s.ph;
-  }
-  int64_t count = 0;
-  for (int64_t i = 0; i < taps.rows; ++i) {
-    for (int64_t j = 0; j < taps.cols; ++j) {
-      bool any = false;
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t ih = top[r] + i * s.dh, iw = left[r] + j * s.dw;
-        const bool inside = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
-        any = any || inside;
-        table[count * rows + r] = inside ? x + image[r] * s.xn + ih * s.xh + iw * s.xw : zeros;
-      }
-      if (any) ids[count++] = static_cast<int32_t>(i * taps.cols + j);
-    }
-  }
-  return count;
 }
 
 // All groups of all pixels of s. zeros has taps.length values, tables has one table per worker.

@@ -35,6 +35,50 @@ struct TileEnd {
   float lo, hi;
 };
 
+// Ends a tile: residual, clamp, store of its first `cols` columns.
+template <int kRows, int kVecs>
+[[gnu::always_inline]] inline void store_tile(vf (&sum)[kRows][kVecs], const TileEnd& end, float* y,
+                                              int64_t ldy, int64_t cols) {
+  const vf lo = splat(end.lo), hi = splat(end.hi);
+  if (cols >= kVecs * kLanes) {
+    if (end.add != nullptr) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) sum[i][j] += load(end.add + i * end.add_row + j * kLanes);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) {
+        store(y + i * ldy + j * kLanes, clamp(sum[i][j], lo, hi));
+      }
+    }
+    return;
+  }
+  // The last vector is partial.
+  const int n = static_cast<int>(cols - (kVecs - 1) * kLanes);
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVecs; ++j) {
+      float* to = y + i * ldy + j * kLanes;
+      const bool whole = j + 1 < kVecs;
+      if (end.add != nullptr) {
+        const float* add = end.add + i * end.add_row + j * kLanes;
+        sum[i][j] += whole ? load(add) : load_n(add, n);
+      }
+      const vf v = clamp(sum[i][j], lo, hi);
+      if (whole) {
+        store(to, v);
+      } else {
+        store_n(to, v, n);
+      }
+    }
+  }
+}
+
 template <int kRows, int kVecs>
 [[gnu::noinline]] void run_tile(const Pieces& a, const float* panel, const TileEnd& end, float* y,
                                 int64_t ldy, int64_t cols) {
@@ -65,24 +109,7 @@ template <int kRows, int kVecs>
       b += kWidth;
     }
   }
-  const vf lo = splat(end.lo), hi = splat(end.hi);
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) {
-      float* to = y + i * ldy + j * kLanes;
-      const float* add = end.add + (end.add == nullptr ? 0 : i * end.add_row + j * kLanes);
-      const int64_t left = cols - j * kLanes;
-      if (left >= kLanes) {
-        if (end.add != nullptr) sum[i][j] += load(add);
-        store(to, clamp(sum[i][j], lo, hi));
-      } else if (left > 0) {
-        const int n = static_cast<int>(left);
-        if (end.add != nullptr) sum[i][j] += load_n(add, n);
-        store_n(to, clamp(sum[i][j], lo, hi), n);
-      }
-    }
-  }
+  store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
 }
 
 using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
@@ -107,6 +134,40 @@ struct RowTiles {
   explicit RowTiles(int64_t r) : rows(r), count(ceil_div(r, kTileRows)) {}
   int64_t begin(int64_t i) const { return rows * i / count; }
 };
+
+constexpr int kMostRows = 8;
+
+struct Taps {
+  int64_t rows, cols;  // pieces of one output pixel
+  int64_t length;      // values in a piece
+};
+
+// Pointers and piece numbers of one tile. A piece that is outside x for all rows is left out.
+[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x, const float* zeros,
+                  int64_t first, int64_t rows, const float** table, int32_t* ids) {
+  int64_t image[kMostRows], top[kMostRows], left[kMostRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t pixel = first + r;
+    const int64_t line = pixel / s.ow;
+    left[r] = (pixel - line * s.ow) * s.sw - s.pw;
+    image[r] = line / s.oh;
+    top[r] = (line - image[r] * s.oh) * s.sh - s.ph;
+  }
+  int64_t count = 0;
+  for (int64_t i = 0; i < taps.rows; ++i) {
+    for (int64_t j = 0; j < taps.cols; ++j) {
+      bool any = false;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t ih = top[r] + i * s.dh, iw = left[r] + j * s.dw;
+        const bool inside = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
+        any = any || inside;
+        table[count * rows + r] = inside ? x + image[r] * s.xn + ih * s.xh + iw * s.xw : zeros;
+      }
+      if (any) ids[count++] = static_cast<int32_t>(i * taps.cols + j);
+    }
+  }
+  return count;
+}
 
 }  // namespace
 }  // namespace zenith::ZENITH_ISA
