@@ -24,7 +24,7 @@ const Field kFields[] = {
 constexpr int64_t kTaskElements = 16384;
 constexpr int64_t kMaxParts = 32;
 constexpr int64_t kColumns = 256;   // outputs accumulated together
-constexpr int64_t kFlushRows = 64;  // rows added in f32 before going to double
+constexpr int64_t kFlushRows = 32;  // rows added in f32 before going to double
 
 struct Axes {
   int rank = 0;

@@ -114,31 +114,31 @@ T start_of() {
   }
 }
 
-constexpr int64_t kBlock = 2048;  // elements whose f32 sum is taken before going to double
-
-// Reduces n > 0 neighbours into acc.
+// Reduces n > 0 neighbours into acc: four vectors in T for 16 steps, then into one vector of Acc.
 template <typename R, typename T>
 void reduce_run(const T* x, int64_t n, Acc<R, T>& acc) {
-  typedef T V __attribute__((vector_size(kVecBytes)));
+  using A = Acc<R, T>;
   constexpr int64_t kN = kVecBytes / static_cast<int64_t>(sizeof(T));
-  while (n > 0) {
-    const int64_t m = n < kBlock ? n : kBlock;
-    int64_t i = 0;
-    if (m >= 4 * kN) {
+  typedef T V __attribute__((vector_size(kVecBytes)));
+  typedef A VA __attribute__((vector_size(kN * sizeof(A))));
+  int64_t i = 0;
+  if (n >= 4 * kN) {
+    VA total = VA{} + static_cast<A>(start_of<R, T>());
+    while (i + 4 * kN <= n) {
+      const int64_t end = i + 64 * kN < n ? i + 64 * kN : n;
       V a[4];
       for (V& v : a) v = V{} + start_of<R, T>();
-      for (; i + 4 * kN <= m; i += 4 * kN) {
+      for (; i + 4 * kN <= end; i += 4 * kN) {
         V v[4];
         std::memcpy(v, x + i, sizeof(v));
         for (int j = 0; j < 4; ++j) a[j] = R::join(a[j], R::of(v[j]));
       }
       const V all = R::join(R::join(a[0], a[1]), R::join(a[2], a[3]));
-      for (int j = 0; j < kN; ++j) acc = R::join(acc, static_cast<Acc<R, T>>(all[j]));
+      total = R::join(total, __builtin_convertvector(all, VA));
     }
-    for (; i < m; ++i) acc = R::join(acc, static_cast<Acc<R, T>>(R::of(x[i])));
-    x += m;
-    n -= m;
+    for (int j = 0; j < kN; ++j) acc = R::join(acc, total[j]);
   }
+  for (; i < n; ++i) acc = R::join(acc, static_cast<A>(R::of(x[i])));
 }
 
 }  // namespace
