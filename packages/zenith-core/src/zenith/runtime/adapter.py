@@ -1,0 +1,74 @@
+"""Adapter stage: what an adapter gives the engine, and how calls cross the framework's boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from zenith.ir import GraphIR
+
+__all__ = ["Adapter", "ImportedModel", "Signature"]
+
+
+class Signature(Protocol):
+    """How one call crosses the boundary: framework tensors in, framework structure out."""
+
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Tensors in the order of the graph's inputs: dense, on the CPU, of the right type.
+
+        Raises `ValidationError` when structure, count or dtype is wrong. Sizes are not looked at.
+        """
+
+    def describe(self, tensor: Any) -> tuple[int, str, tuple[int, ...]]:
+        """Address of the dense row-major data, numpy name of the element type, and shape."""
+
+    def empty(self, dtype: str, shape: Sequence[int]) -> Any:
+        """A new dense tensor of the framework, contents undefined."""
+
+    def pointer(self, tensor: Any) -> int:
+        """Address of a tensor's data."""
+
+    def to_numpy(self, tensor: Any) -> np.ndarray:
+        """The tensor's data as an array, shared where the framework can."""
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        """A tensor of the framework that does not alias `array`'s owner unless it is writable."""
+
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """The model's own output structure from tensors in the order of the graph's outputs."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model as GraphIR, with nothing of its source kept alive but the weights' data.
+
+    ranges: smallest and largest value of a dimension the model was captured for (None: no bound).
+    """
+
+    graph: GraphIR
+    signature: Signature
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+
+
+class Adapter(Protocol):
+    """Turns one framework's models into GraphIR."""
+
+    name: str
+
+    def accepts(self, model: object) -> bool:
+        """Whether this adapter knows `model`; must not import the framework."""
+
+    def import_model(
+        self,
+        model: Any,
+        sample_input: Any,
+        dynamic: Mapping[str | int, Any] | None,
+    ) -> ImportedModel:
+        """Capture and lower `model` to GraphIR."""

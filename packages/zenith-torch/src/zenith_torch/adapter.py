@@ -1,0 +1,60 @@
+"""The PyTorch adapter: captures a module and gives the engine a graph and a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from zenith.ir import GraphIR
+from zenith.runtime.adapter import ImportedModel
+from zenith_torch.capture import Captured, capture
+from zenith_torch.importer import import_program
+from zenith_torch.signature import TorchSignature, leaf_names
+
+__all__ = ["import_model"]
+
+
+def import_model(
+    model: Any, sample_input: Any, dynamic: Mapping[str | int, Any] | None = None
+) -> ImportedModel:
+    """GraphIR and call signature of a module, exported program or FX graph."""
+    device = _device_of(model)
+    captured = capture(model, sample_input, dynamic)
+    graph, signature, ranges = import_captured(captured, device)
+    return ImportedModel(graph=GraphIR(graph), signature=signature, ranges=ranges)
+
+
+def import_captured(
+    captured: Captured, device: torch.device
+) -> tuple[Any, TorchSignature, dict[str, tuple[int, int | None]]]:
+    """The onnx_ir model, signature and ranges; nothing of them refers to the program."""
+    program = captured.program
+    spec = program.call_spec
+    assert spec.in_spec is not None and spec.out_spec is not None
+    names = leaf_names(spec.out_spec)
+    imported = import_program(program, captured.axis_names, names)
+    signature = TorchSignature(
+        parameters=captured.parameters,
+        positional=captured.positional,
+        order=captured.order,
+        defaults=captured.defaults,
+        in_spec=spec.in_spec,
+        out_spec=spec.out_spec,
+        inputs=imported.inputs,
+        outputs=imported.outputs,
+        input_types=imported.input_types,
+        output_names=[str(v.name) for v in imported.model.graph.outputs],
+        device=device,
+    )
+    return imported.model, signature, imported.ranges
+
+
+def _device_of(model: Any) -> torch.device:
+    tensors = model.parameters() if hasattr(model, "parameters") else ()
+    if isinstance(model, torch.export.ExportedProgram):
+        tensors = iter(model.state_dict.values())
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+

@@ -1,0 +1,99 @@
+"""Sizes: torch's symbolic integers as plain sympy expressions in the user's dimension names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sympy
+import torch
+
+from zenith.ir.dims import Dim, exactly, symbol
+
+__all__ = ["SymbolNames", "broadcast", "is_symbolic"]
+
+_SYMBOLIC_TYPES = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether a value is one of torch's symbolic scalars."""
+    return isinstance(value, _SYMBOLIC_TYPES)
+
+
+class SymbolNames:
+    """Rewrites torch's symbols to the names the user gave.
+
+    Two torch symbols that carry one name become one dimension: the user said they are equal.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._cache: dict[Any, Dim] = {}
+
+    def bind(self, size: Any, name: str) -> None:
+        """Give the symbol of `size` a name, unless it has one or is an expression of others."""
+        if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+            self._names.setdefault(size.node.expr, symbol(name))
+
+    def named(self, torch_symbol: sympy.Symbol) -> sympy.Symbol:
+        """The dimension a torch symbol stands for."""
+        return self._names.setdefault(torch_symbol, symbol(torch_symbol.name))
+
+    def dim(self, size: Any) -> Dim:
+        """An int, or an expression over named non-negative integers."""
+        if isinstance(size, int):
+            return size
+        if not is_symbolic(size):
+            return size
+        expr = size.node.expr
+        if expr not in self._cache:
+            self._cache[expr] = exactly(self._plain(expr))
+        return self._cache[expr]
+
+    def shape(self, sizes: Iterable[Any]) -> tuple[Dim, ...]:
+        return tuple(self.dim(size) for size in sizes)
+
+    def _plain(self, expr: Any) -> Any:
+        """torch's own integer functions in sympy's vocabulary."""
+        if expr.is_Symbol:
+            return self.named(expr)
+        if not expr.args:
+            return expr
+        args = [self._plain(arg) for arg in expr.args]
+        rule = _PLAIN.get(type(expr).__name__)
+        return rule(*args) if rule is not None else expr.func(*args)
+
+
+def _int_floor_div(a: Any, b: Any) -> Any:
+    return sympy.floor(sympy.sympify(a) / b)
+
+
+_PLAIN: Mapping[str, Any] = {
+    "FloorDiv": _int_floor_div,
+    "CleanDiv": _int_floor_div,
+    "CeilDiv": lambda a, b: sympy.floor((sympy.sympify(a) + b - 1) / b),
+    "Mod": sympy.Mod,
+    "PythonMod": sympy.Mod,
+    "ModularIndexing": lambda a, b, c: sympy.Mod(_int_floor_div(a, b), c),
+    "IntTrueDiv": lambda a, b: sympy.sympify(a) / b,
+    "FloatTrueDiv": lambda a, b: sympy.sympify(a) / b,
+    "ToFloat": lambda a: a,
+    "FloorToInt": sympy.floor,
+    "TruncToInt": sympy.floor,
+    "CeilToInt": lambda a: -sympy.floor(-a),
+    "PowByNatural": sympy.Pow,
+    "Max": sympy.Max,
+    "Min": sympy.Min,
+    "Identity": lambda a: a,
+}
+
+
+def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """numpy broadcasting over dims; two symbols that differ are taken to be equal."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Dim] = []
+    for axis in range(-rank, 0):
+        sizes = [shape[axis] for shape in shapes if -axis <= len(shape) and shape[axis] != 1]
+        fixed = [size for size in sizes if isinstance(size, int)]
+        result.append(fixed[0] if fixed else sizes[0] if sizes else 1)
+    return tuple(result)

@@ -1,0 +1,40 @@
+"""Lowering of ATen to ONNX: one file per family, one handler per operator."""
+
+from __future__ import annotations
+
+from zenith_torch.lower import (
+    activation,
+    attention,
+    compare,
+    conv,
+    create,
+    elementwise,
+    index,
+    linear,
+    norm,
+    pool,
+    reduce,
+    resize,
+    scatter,
+    shape,
+)
+from zenith_torch.lower.registry import HANDLERS, lower
+
+__all__ = [
+    "HANDLERS",
+    "activation",
+    "attention",
+    "compare",
+    "conv",
+    "create",
+    "elementwise",
+    "index",
+    "linear",
+    "lower",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+    "scatter",
+    "shape",
+]

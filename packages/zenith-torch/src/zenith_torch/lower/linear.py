@@ -1,0 +1,82 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from zenith.ir.dims import Dim
+from zenith_torch.builder import Builder, Scalar
+from zenith_torch.dims import broadcast
+from zenith_torch.lower.registry import lower
+
+
+def product_of(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """MatMul with numpy's rules for vectors and batches."""
+    left, right = b.shape_of(x), b.shape_of(y)
+    rows: tuple[Dim, ...] = left[-2:-1]
+    columns: tuple[Dim, ...] = right[-1:] if len(right) > 1 else ()
+    batch = broadcast(left[:-2], right[:-2]) if len(left) > 2 or len(right) > 2 else ()
+    return b.op("MatMul", x, y, shape=(*batch, *rows, *columns))
+
+
+@lower("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default")
+def matmul(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return product_of(b, x, y)
+
+
+@lower("aten.dot.default")
+def dot(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return product_of(b, x, y)
+
+
+@lower("aten.linear.default")
+def linear(
+    b: Builder, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None
+) -> ir.Value:
+    rank = b.rank_of(weight)
+    result = product_of(b, x, b.transpose(weight, (1, 0)) if rank == 2 else weight)
+    return result if bias is None else b.op("Add", result, bias)
+
+
+def _accumulate(
+    b: Builder, start: ir.Value, x: ir.Value, y: ir.Value, beta: Scalar, alpha: Scalar
+) -> ir.Value:
+    result = product_of(b, x, y)
+    if alpha != 1:
+        result = b.op("Mul", result, b.number(alpha, b.out_dtype))
+    if beta == 0:
+        return b.expand(result, b.out_shape)
+    if beta != 1:
+        start = b.op("Mul", start, b.number(beta, b.out_dtype))
+    return b.op("Add", result, start)
+
+
+@lower("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
+def addmm(
+    b: Builder,
+    start: ir.Value,
+    x: ir.Value,
+    y: ir.Value,
+    *,
+    beta: Scalar = 1,
+    alpha: Scalar = 1,
+) -> ir.Value:
+    return _accumulate(b, start, x, y, beta, alpha)
+
+
+@lower("aten.addbmm.default")
+def addbmm(
+    b: Builder,
+    start: ir.Value,
+    x: ir.Value,
+    y: ir.Value,
+    *,
+    beta: Scalar = 1,
+    alpha: Scalar = 1,
+) -> ir.Value:
+    total = b.reduce("ReduceSum", product_of(b, x, y), [0], keepdims=False)
+    if alpha != 1:
+        total = b.op("Mul", total, b.number(alpha, b.out_dtype))
+    if beta != 1:
+        start = b.op("Mul", start, b.number(beta, b.out_dtype))
+    return b.op("Add", total, start)

@@ -1,0 +1,195 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.dtypes import TO_ONNX, to_torch
+from zenith_torch.lower.registry import lower
+
+
+def _filled(b: Builder, value: float, shape: Sequence[Any]) -> ir.Value:
+    return b.constant(np.full(tuple(shape), value, TO_ONNX[b.out_dtype].numpy()))
+
+
+@lower("aten.layer_norm.default")
+def layer_norm(
+    b: Builder,
+    x: ir.Value,
+    normalized_shape: Sequence[int],
+    weight: ir.Value | None = None,
+    bias: ir.Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> ir.Value:
+    scale = weight if weight is not None else _filled(b, 1.0, normalized_shape)
+    return b.op(
+        "LayerNormalization",
+        x,
+        b.cast(scale, b.out_dtype),
+        bias,
+        shape=b.shape_of(x),
+        axis=-len(normalized_shape),
+        epsilon=eps,
+    )
+
+
+@lower("aten.native_layer_norm.default")
+def native_layer_norm(
+    b: Builder,
+    x: ir.Value,
+    normalized_shape: Sequence[int],
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    eps: float,
+) -> list[ir.Value | None]:
+    return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
+
+
+@lower("aten.rms_norm.default")
+def rms_norm(
+    b: Builder,
+    x: ir.Value,
+    normalized_shape: Sequence[int],
+    weight: ir.Value | None = None,
+    eps: float | None = None,
+) -> ir.Value:
+    scale = weight if weight is not None else _filled(b, 1.0, normalized_shape)
+    epsilon = torch.finfo(to_torch(x.dtype)).eps if eps is None else eps
+    return b.op(
+        "RMSNormalization",
+        x,
+        scale,
+        shape=b.shape_of(x),
+        axis=-len(normalized_shape),
+        epsilon=epsilon,
+    )
+
+
+@lower("aten.group_norm.default")
+def group_norm(
+    b: Builder,
+    x: ir.Value,
+    num_groups: int,
+    weight: ir.Value | None = None,
+    bias: ir.Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> ir.Value:
+    channels = b.shape_of(x)[1]
+    scale = weight if weight is not None else _filled(b, 1.0, [channels])
+    shift = bias if bias is not None else _filled(b, 0.0, [channels])
+    shape = b.shape_of(x)
+    if len(shape) == 2:
+        x = b.unsqueeze(x, 2)
+    result = b.op(
+        "GroupNormalization",
+        x,
+        scale,
+        shift,
+        shape=b.shape_of(x),
+        num_groups=num_groups,
+        epsilon=eps,
+    )
+    return b.reshape(result, shape)
+
+
+@lower("aten.native_group_norm.default")
+def native_group_norm(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    n: Any,
+    c: Any,
+    hxw: Any,
+    group: int,
+    eps: float,
+) -> list[ir.Value | None]:
+    return [group_norm(b, x, group, weight, bias, eps)]
+
+
+@lower("aten.instance_norm.default")
+def instance_norm(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    running_mean: ir.Value | None,
+    running_var: ir.Value | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> ir.Value:
+    if not use_input_stats:
+        return batch_norm(b, x, weight, bias, running_mean, running_var, eps)
+    channels = b.shape_of(x)[1]
+    scale = weight if weight is not None else _filled(b, 1.0, [channels])
+    shift = bias if bias is not None else _filled(b, 0.0, [channels])
+    shape = b.shape_of(x)
+    return b.op("InstanceNormalization", x, scale, shift, shape=shape, epsilon=eps)
+
+
+def batch_norm(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    mean: ir.Value | None,
+    var: ir.Value | None,
+    eps: float,
+) -> ir.Value:
+    """BatchNormalization with given statistics."""
+    if mean is None or var is None:
+        raise NotSupportedError("batch norm with the batch's own statistics")
+    channels = b.shape_of(mean)
+    scale = weight if weight is not None else _filled(b, 1.0, channels)
+    shift = bias if bias is not None else _filled(b, 0.0, channels)
+    shape = b.shape_of(x)
+    return b.op("BatchNormalization", x, scale, shift, mean, var, shape=shape, epsilon=eps)
+
+
+@lower("aten._native_batch_norm_legit_no_training.default")
+def batch_norm_no_training(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    mean: ir.Value,
+    var: ir.Value,
+    momentum: float,
+    eps: float,
+) -> list[ir.Value | None]:
+    return [batch_norm(b, x, weight, bias, mean, var, eps)]
+
+
+@lower("aten._native_batch_norm_legit.no_stats")
+def batch_norm_no_stats(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> list[ir.Value | None]:
+    """Statistics of this very batch: instance norms arrive so, folded into one batch."""
+    axes = [a for a in range(b.rank_of(x)) if a != 1]
+    mean = b.reduce("ReduceMean", x, axes, keepdims=True)
+    centred = b.op("Sub", x, mean)
+    var = b.reduce("ReduceMean", b.op("Mul", centred, centred), axes, keepdims=True)
+    spread = b.op("Sqrt", b.op("Add", var, b.number(eps, b.out_dtype)))
+    result = b.op("Div", centred, spread)
+    tail = [1] * (b.rank_of(x) - 2)
+    if weight is not None:
+        result = b.op("Mul", result, b.reshape(weight, (*b.shape_of(weight), *tail)))
+    if bias is not None:
+        result = b.op("Add", result, b.reshape(bias, (*b.shape_of(bias), *tail)))
+    return [result]

@@ -1,0 +1,168 @@
+"""Writing by index: each operator gives a new tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from zenith.ir.dims import Dim, exactly
+from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.dims import broadcast
+from zenith_torch.lower.elementwise import where
+from zenith_torch.lower.index import as_index
+from zenith_torch.lower.registry import lower
+from zenith_torch.lower.shape import bound
+
+
+def _scatter(
+    b: Builder, x: ir.Value, dim: int, indices: ir.Value, source: ir.Value, reduction: str
+) -> ir.Value:
+    indices = as_index(b, indices)
+    shape = b.shape_of(indices)
+    for axis, size in enumerate(shape):
+        if b.shape_of(source)[axis] != size:
+            source = b.slice(source, axis, 0, size)
+    axis = b.axis(x, dim)
+    return b.op(
+        "ScatterElements",
+        x,
+        indices,
+        b.cast(source, b.out_dtype),
+        shape=b.shape_of(x),
+        axis=axis,
+        reduction=reduction,
+    )
+
+
+@lower("aten.scatter.src")
+def scatter_src(b: Builder, x: ir.Value, dim: int, index: ir.Value, src: ir.Value) -> ir.Value:
+    return _scatter(b, x, dim, index, src, "none")
+
+
+@lower("aten.scatter.value")
+def scatter_value(b: Builder, x: ir.Value, dim: int, index: ir.Value, value: Any) -> ir.Value:
+    source = b.expand(b.operand(value, b.out_dtype), b.shape_of(index))
+    return _scatter(b, x, dim, index, source, "none")
+
+
+@lower("aten.scatter_add.default")
+def scatter_add(b: Builder, x: ir.Value, dim: int, index: ir.Value, src: ir.Value) -> ir.Value:
+    return _scatter(b, x, dim, index, src, "add")
+
+
+@lower("aten.scatter_reduce.two")
+def scatter_reduce(
+    b: Builder,
+    x: ir.Value,
+    dim: int,
+    index: ir.Value,
+    src: ir.Value,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> ir.Value:
+    names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+    if reduce not in names or not include_self:
+        raise NotSupportedError(f"scatter_reduce with reduce='{reduce}', include_self={include_self}")
+    return _scatter(b, x, dim, index, src, names[reduce])
+
+
+@lower("aten.index_put.default", "aten._unsafe_index_put.default")
+def index_put(
+    b: Builder,
+    x: ir.Value,
+    indices: Sequence[ir.Value | None],
+    values: ir.Value,
+    accumulate: bool = False,
+) -> ir.Value:
+    used = [(axis, i) for axis, i in enumerate(indices) if i is not None]
+    if len(used) == 1 and used[0][1].dtype == ir.DataType.BOOL and b.elements(values) == 1:
+        return _masked_put(b, x, *used[0], values, accumulate)
+    used = [(axis, as_index(b, i)) for axis, i in used]
+    axes = [axis for axis, _ in used]
+    rest = [a for a in range(b.rank_of(x)) if a not in axes]
+    order = [*axes, *rest]
+    common = broadcast(*(b.shape_of(i) for _, i in used))
+    columns = [b.expand(b.cast(i, torch.int64), common) for _, i in used]
+    stacked = b.concat([b.unsqueeze(c, len(common)) for c in columns], len(common))
+    tail = [b.shape_of(x)[a] for a in rest]
+    lead = axes[0] if axes == list(range(axes[0], axes[-1] + 1)) else 0
+    # values have x's axes with the indexed ones replaced, in place, by the indices' axes
+    shape = [*tail[:lead], *common, *tail[lead:]]
+    updates = b.expand(b.cast(values, b.out_dtype), shape)
+    where_common = range(lead, lead + len(common))
+    moved = [a for a in range(len(shape)) if a not in where_common]
+    updates = b.transpose(updates, [*where_common, *moved])
+    front = b.transpose(x, order)
+    reduction = "add" if accumulate else "none"
+    result = b.op(
+        "ScatterND", front, stacked, updates, shape=b.shape_of(front), reduction=reduction
+    )
+    return b.transpose(result, [order.index(a) for a in range(len(order))])
+
+
+def _masked_put(
+    b: Builder, x: ir.Value, axis: int, mask: ir.Value, values: ir.Value, accumulate: bool
+) -> ir.Value:
+    value = b.reshape(b.cast(values, b.out_dtype), ())
+    if accumulate:
+        value = b.op("Add", x, value)
+    tail = b.rank_of(x) - axis - b.rank_of(mask)
+    return where(b, b.reshape(mask, (*b.shape_of(mask), *[1] * tail)), value, x)
+
+
+@lower("aten.masked_scatter.default", "aten.nonzero.default", "aten.masked_select.default")
+def counted_at_run_time(b: Builder, *_: Any, **__: Any) -> ir.Value:
+    raise NotSupportedError("the size of the result depends on the data")
+
+
+@lower("aten.slice_scatter.default")
+def slice_scatter(
+    b: Builder,
+    x: ir.Value,
+    source: ir.Value,
+    dim: int = 0,
+    start: Dim | None = None,
+    end: Dim | None = None,
+    step: int = 1,
+) -> ir.Value:
+    axis = b.axis(x, dim)
+    size, length = b.shape_of(x)[axis], b.shape_of(source)[axis]
+    source = b.cast(source, b.out_dtype)
+    first = bound(start, size, 0)
+    if step == 1:
+        last = exactly(first + length)
+        parts = [source]
+        if first != 0:
+            parts.insert(0, b.slice(x, axis, 0, first))
+        if last != size:
+            parts.append(b.slice(x, axis, last, size))
+        return b.concat(parts, axis)
+    last = bound(end, size, size)
+    bounds = [b.size_scalar(first), b.size_scalar(last), b.number(step, torch.int64)]
+    rows = b.unsqueeze(b.op("Range", *bounds, shape=[length]), 1)
+    order = [axis, *(a for a in range(b.rank_of(x)) if a != axis)]
+    back = [order.index(a) for a in range(len(order))]
+    front, update = b.transpose(x, order), b.transpose(source, order)
+    return b.transpose(b.op("ScatterND", front, rows, update, shape=b.shape_of(front)), back)
+
+
+@lower("aten.select_scatter.default")
+def select_scatter(b: Builder, x: ir.Value, source: ir.Value, dim: int, index: Dim) -> ir.Value:
+    axis = b.axis(x, dim)
+    size = b.shape_of(x)[axis]
+    start = exactly(index + size) if isinstance(index, int) and index < 0 else index
+    return slice_scatter(b, x, b.unsqueeze(source, axis), axis, start, exactly(start + 1))
+
+
+@lower("aten.copy.default")
+def copy(b: Builder, x: ir.Value, source: ir.Value, *_: Any) -> ir.Value:
+    return b.expand(b.cast(source, b.out_dtype), b.shape_of(x))
+
+
+@lower("aten.fill.Scalar", "aten.fill.Tensor")
+def fill(b: Builder, x: ir.Value, value: Any) -> ir.Value:
+    return b.expand(b.operand(value, b.out_dtype), b.shape_of(x))
