@@ -14,7 +14,7 @@ from zenith.passes.rewrite import Rewriter, produced_by, reduced_axis, sole_user
 
 @dataclass(frozen=True)
 class FuseLayerNorm:
-    """float32 and float64, over the last axis; scale and bias of [N] are optional."""
+    """float32, over the last axis; scale and bias of [N] are optional."""
 
     name: ClassVar[str] = "fuse_layer_norm"
 
@@ -25,7 +25,7 @@ class FuseLayerNorm:
 
 def _fuse(rw: Rewriter, root: ir.Node) -> bool:
     found = match_normalised(root)
-    if found is None or found.x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+    if found is None or found.x.dtype != ir.DataType.FLOAT:
         return False
     centred = produced_by(found.x, "Sub")
     mean = produced_by(centred.inputs[1], "ReduceMean") if centred is not None else None
@@ -51,6 +51,4 @@ def _fuse(rw: Rewriter, root: ir.Node) -> bool:
         return False
     inputs = [x, scale, *([shifted[1]] if shifted else [])]
     new = rw.op("LayerNormalization", inputs, {"axis": -1, "epsilon": found.epsilon})
-    if x.dtype == ir.DataType.DOUBLE:
-        new.attributes["stash_type"] = ir.AttrInt64("stash_type", int(ir.DataType.DOUBLE))
     return rw.replace(nodes, {result: new.outputs[0]}, [new])

@@ -14,7 +14,7 @@ from zenith.passes.rewrite import Rewriter
 
 @dataclass(frozen=True)
 class FuseRmsNorm:
-    """float32 and float64, over the last axis; the [N] scale on either side, or none."""
+    """float32, over the last axis; the [N] scale on either side, or none."""
 
     name: ClassVar[str] = "fuse_rms_norm"
 
@@ -25,7 +25,7 @@ class FuseRmsNorm:
 
 def _fuse(rw: Rewriter, root: ir.Node) -> bool:
     found = match_normalised(root)
-    if found is None or found.x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+    if found is None or found.x.dtype != ir.DataType.FLOAT:
         return False
     nodes, result = found.nodes, root.outputs[0]
     scaled = with_row(result, "Mul")
@@ -35,6 +35,4 @@ def _fuse(rw: Rewriter, root: ir.Node) -> bool:
     if scale is None:
         return False
     new = rw.op("RMSNormalization", [found.x, scale], {"axis": -1, "epsilon": found.epsilon})
-    if found.x.dtype == ir.DataType.DOUBLE:
-        new.attributes["stash_type"] = ir.AttrInt64("stash_type", int(ir.DataType.DOUBLE))
     return rw.replace(nodes, {result: new.outputs[0]}, [new])
