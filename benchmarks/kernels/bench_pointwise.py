@@ -90,7 +90,8 @@ def main() -> None:
             pairs = [(timed(ours, repeat), timed(many, repeat)) for _ in range(ROUNDS)]
             mine, other = [p[0] for p in pairs], [p[1] for p in pairs]
             print(f"{name:10s} {shape!s:14s} {min(mine):8.1f}{statistics.median(mine):8.1f}"
-                  f"{min(other):8.1f}{statistics.median(other):8.1f}{min(other) / min(mine):8.2f}")  # fmt: skip
+                  f"{min(other):8.1f}{statistics.median(other):8.1f}"
+                  f"{min(other) / min(mine):8.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def reference(op_type: str, inputs: list[Array | None], **attributes: Any) -> Ar
     node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
     graph = onnx.helper.make_graph(
         [node], "g",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        [onnx.helper.make_tensor_value_info(n,
+             onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
          for n, a in zip(names, wide, strict=True) if a is not None],
         [onnx.helper.make_empty_tensor_value_info("y")],
     )  # fmt: skip
@@ -331,7 +332,8 @@ CHAIN_OPS = {
 def test_random_chains(seed: int) -> None:
     """Bodies of zenith.Pointwise against the ONNX reference, float64."""
     r = rng(seed)
-    feeds = [floats(6, 1, 35, seed=seed), floats(5, 35, seed=seed + 1), r.integers(-9, 9, (6, 5, 35)),
+    feeds = [floats(6, 1, 35, seed=seed), floats(5, 35, seed=seed + 1),
+             r.integers(-9, 9, (6, 5, 35)),
              floats(5, 1, seed=seed + 2) > 0]  # fmt: skip
     pools = {"f": ["i0", "i1"], "i": ["i2"], "b": ["i3"]}
     lines = []

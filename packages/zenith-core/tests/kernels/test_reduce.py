@@ -236,7 +236,8 @@ def emit(name: str, x: Array, shape: tuple[int, ...], given: list[int] | None,
     if given is not None:
         array = np.array(given, np.int64)
         values.append(ir.Value(name="axes", type=ir.TensorType(ir.DataType.INT64),
-                               shape=ir.Shape(array.shape), const_value=ir.tensor(array)))  # fmt: skip
+                               shape=ir.Shape(array.shape),
+                               const_value=ir.tensor(array)))  # fmt: skip
     node = ir.node(name, values, attributes)
     out = ir.DataType.INT64 if name.startswith("Arg") else kind
     node.outputs[0].type, node.outputs[0].shape = ir.TensorType(out), ir.Shape(shape)

@@ -11,6 +11,9 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
+// Bit arithmetic that may wrap around.
+typedef uint32_t vu __attribute__((vector_size(ZENITH_VEC_BYTES)));
+
 // x in [lo, hi]; NaN stays NaN (vmax and vmin give their second argument when one is NaN).
 [[gnu::always_inline]] inline vf vclamp(vf x, float lo, float hi) {
   return vmin(splat(hi), vmax(splat(lo), x));
@@ -34,9 +37,10 @@ struct ExpParts {
   p = p * r + 4.16662805e-2f;
   p = p * r + 1.66665435e-1f;
   p = p * r + 0.5f;
-  const vi ni = (vi)shifted - (vi)magic;
+  const vi ni = (vi)((vu)shifted - (vu)magic);
   const vi half = ni >> 1;
-  return {p * (r * r) + r, (vf)((half + 127) << 23), (vf)((ni - half + 127) << 23)};
+  const vu low = ((vu)half + 127u) << 23, high = ((vu)ni - (vu)half + 127u) << 23;
+  return {p * (r * r) + r, (vf)low, (vf)high};
 }
 
 // e^x; max relative error 9e-8 on [-87, 88]. Below -103.9 it is 0, above 88.72 +inf.
@@ -94,7 +98,7 @@ struct ExpParts {
   const vi tiny = x < 1.17549435e-38f;
   const vf scaled = tiny ? x * 8388608.0f : x;
   // scaled = 2^e * m with m in [sqrt(1/2), sqrt(2)): 0x3f3504f3 are the bits of sqrt(1/2).
-  const vi shifted = (vi)scaled - 0x3f3504f3;
+  const vi shifted = (vi)((vu)scaled - 0x3f3504f3u);
   const vi exponent = shifted >> 23;
   const vf m = (vf)((shifted & 0x007fffff) + 0x3f3504f3);
   const vf e = to_float(exponent - (tiny & 23));

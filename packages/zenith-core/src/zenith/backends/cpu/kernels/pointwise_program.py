@@ -354,7 +354,7 @@ TEMPLATES: dict[str, Template] = {
     "LeakyRelu": _with("leakyrelu", ("alpha", 0.01)),
     "ThresholdedRelu": _with("thresholdedrelu", ("alpha", 1.0)),
     "Elu": _with("elu", ("alpha", 1.0)), "Celu": _with("celu", ("alpha", 1.0)),
-    "Selu": _with("selu", ("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)),
+    "Selu": _with("selu", ("alpha", 1.67326319), ("gamma", 1.05070102)),
 }  # fmt: skip
 
 
