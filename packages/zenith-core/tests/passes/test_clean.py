@@ -55,7 +55,7 @@ STAYS = [
     "a = Relu(x) b = Add(a, one) y = Neg(b)",
     "a = Relu(x) b = Mul(a, zero) y = Neg(b)",
     "a = Relu(x) b = Sub(zero, a) y = Neg(b)",
-    "a = Relu(x) b = Div(one, a) y = Neg(b)",
+    "a = Sigmoid(x) b = Div(one, a) y = Neg(b)",
     "a = Relu(x) b = Add(a, big) y = Neg(b)",
     "a = Relu(x) b = Slice(a, m1, far, i1, m1) y = Neg(b)",
     "a = Relu(x) b = Pad(a, crop) y = Neg(b)",

@@ -311,3 +311,29 @@ def test_golden_text() -> None:
     text = graph.to_text()
     assert GOLDEN_OUT in text
     assert GraphIR.from_text(text).fingerprint() == graph.fingerprint()
+
+
+FLAT_ATTENTION = """a = Attention(q, q, q) t = Transpose<perm = [0,2,1,3]>(a) r = Reshape(t, join)
+    f = Reshape(r, flat) m = MatMul(f, w) c = Add(b, m) u = Reshape(c, back) y = Add(u, x)"""
+
+
+def test_pipeline_keeps_the_reshape_that_unflatten_needs(check: Check) -> None:
+    from zenith.passes import LOWER_CPU, optimize_graph
+
+    signature = (
+        "(float[B,3,S,2] q, float[B,S,6] x) => (y) <int64[3] join = {0,0,6},int64[2] flat = {-1,6}>"
+    )
+    body = "s = Shape(x) " + FLAT_ATTENTION.replace("back)", "s)")
+    graph = check.build(signature, body, weights(w=(6, 6), b=(6,)))
+    after, _ = optimize_graph(graph, 2, debug=True)
+    PassManager(LOWER_CPU[2], debug=True).run(after)
+    assert check.ops(after)[-1] == "zenith.Linear:bias.add"
+
+
+def test_nodes_with_subgraphs_keep_what_they_use(check: Check) -> None:
+    signature = "(float[B,S,6] x, bool c) => (y, z)"
+    body = """m = MatMul(x, w) a = Add(m, b) z = Relu(a)
+        y = If(c) <then_branch = g1 () => (float[B,S,6] t) { t = Neg(m) },
+                   else_branch = g2 () => (float[B,S,6] e) { e = Exp(m) }>"""
+    g = check(["fuse_linear", "fuse_pointwise", "dce"], signature, body, weights(w=(6, 6), b=(6,)))
+    assert check.ops(g) == ["zenith.Linear:", "zenith.Pointwise:" + g.nodes[1].overload, "If"]

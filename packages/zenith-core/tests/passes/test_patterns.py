@@ -104,10 +104,12 @@ def test_softmax(check: Check) -> None:
 
 
 RMS = [
-    "p = Pow(x, two) m = ReduceMean(p, last) e = Add(m, eps) r = Sqrt(e) n = Div(x, r) y = Mul(n, w)",
+    """p = Pow(x, two) m = ReduceMean(p, last) e = Add(m, eps) r = Sqrt(e) n = Div(x, r)
+       y = Mul(n, w)""",
     """p = Mul(x, x) m = ReduceMean(p, l2) e = Add(eps, m) r = Sqrt(e) i = Reciprocal(r)
        n = Mul(i, x) y = Mul(w, n)""",
-    "p = Mul(x, x) m = ReduceMean(p, l2) e = Add(m, eps) i = Pow(e, mh) n = Mul(x, i) y = Mul(w, n)",
+    """p = Mul(x, x) m = ReduceMean(p, l2) e = Add(m, eps) i = Pow(e, mh) n = Mul(x, i)
+       y = Mul(w, n)""",
     """p = Mul(x, x) m = ReduceMean(p, l2) e = Add(m, eps) r = Sqrt(e) i = Div(one, r)
        n = Mul(x, i) y = Mul(w, n)""",
 ]
@@ -237,10 +239,6 @@ def test_rotary_stays(check: Check, old: str, new: str) -> None:
     body = ROTARY.replace(old, new)
     if "i2, i4" in body:
         body = body.replace("b = Slice(q, i4,", "b = Slice(q, i2,")
-    try:
-        check.build(signature, body)
-    except Exception:
-        pytest.skip("not a valid graph")
     g = check("fuse_rotary", signature, body)
     assert "RotaryEmbedding" not in check.ops(g)
 

@@ -22,7 +22,16 @@ _PATTERNS = (
     "fuse_attention",
     "drop_repeat_kv",
 )
-_EXACT = (*_SHAPES, *_CLEAN, *_PATTERNS, "infer_shapes", *_CLEAN)
+# unflatten_linear comes before identities: merged reshapes hide what it looks for.
+_EXACT = (
+    *_SHAPES,
+    "fold_constants",
+    "unflatten_linear",
+    *_CLEAN[1:],
+    *_PATTERNS,
+    "infer_shapes",
+    *_CLEAN,
+)
 
 CANONICALIZE: tuple[tuple[str, ...], ...] = (
     _SHAPES,
