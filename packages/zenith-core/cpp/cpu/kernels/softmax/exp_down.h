@@ -20,7 +20,9 @@ namespace {
   p = p * r + 4.9999994e-1f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const vf power = (vf)(((vi)shifted << 23) + 0x3f800000);
+  // 2^n; for x < -87 any bits, so unsigned: those must not overflow.
+  typedef uint32_t bits __attribute__((vector_size(ZENITH_VEC_BYTES)));
+  const vf power = (vf)(((bits)shifted << 23) + 0x3f800000u);
   return (vf)((vi)(p * power) & ~(x < -87.0f));
 }
 
