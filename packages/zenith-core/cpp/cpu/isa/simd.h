@@ -23,7 +23,8 @@ typedef int32_t vi_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), m
 
 [[gnu::always_inline]] inline vf load(const float* p) { return *reinterpret_cast<const vf_u*>(p); }
 [[gnu::always_inline]] inline void store(float* p, vf v) { *reinterpret_cast<vf_u*>(p) = v; }
-[[gnu::always_inline]] inline vf splat(float x) { return vf{} + x; }
+// x - 0 is x for every x, so it compiles to a bare broadcast; 0 + x is not (-0) and costs an add.
+[[gnu::always_inline]] inline vf splat(float x) { return x - vf{}; }
 [[gnu::always_inline]] inline vi splat_i(int32_t x) { return vi{} + x; }
 
 // The first n lanes, 0 < n < kLanes; the other lanes read as zero and are not written.

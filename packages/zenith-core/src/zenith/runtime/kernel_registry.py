@@ -40,7 +40,7 @@ class KernelSpec:
     """One kernel: what it computes, when it applies, what it costs and what runs.
 
     name: ``<op>_<dtype>``, unique within a backend; the ISA is added when shown.
-    op: ``"<domain>:<type>"`` with domain "ai.onnx" for standard operators,
+    op: ``"*"`` for any, or ``"<domain>:<type>"`` with domain "ai.onnx" for standard operators,
         e.g. ``"ai.onnx:MatMul"`` or ``"zenith:Linear"``.
     overload: glob over the node's overload string (zenith operators only).
     dtypes: for each constrained input position, the numpy names it accepts.
@@ -48,8 +48,9 @@ class KernelSpec:
         ("head size 80 is not a multiple of 16").
     cost: flops and bytes of one execution.
     run: what runs. The CPU backend's native kernels give an emitter ``(Emit) -> None`` that
-        appends steps to the plan; a pure Python backend gives a callable over arrays
-        ``(inputs, attributes) -> outputs`` and sets ``kind="callable"``.
+        appends steps to the plan; a `CallableBackend` takes ``(op, inputs) -> outputs`` over
+        numpy arrays.
+    tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
     """
 
     name: str
@@ -59,7 +60,7 @@ class KernelSpec:
     dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
     supports: Callable[[OpView], str | None] = _yes
     cost: Callable[[OpView], Cost] = _tensor_traffic
-    kind: str = "native"
+    tags: frozenset[str] = frozenset()
 
     def reason_against(self, op: OpView) -> str | None:
         """None if this kernel can run `op`, else why not."""
@@ -71,7 +72,7 @@ class KernelSpec:
 
     def matches(self, key: str, overload: str) -> bool:
         """Whether this row is for the operator `key` with this overload."""
-        return self.op == key and fnmatch.fnmatchcase(overload, self.overload)
+        return self.op in (key, "*") and fnmatch.fnmatchcase(overload, self.overload)
 
 
 class KernelRegistry:
@@ -92,7 +93,7 @@ class KernelRegistry:
 
     def candidates(self, backend: str, op: OpView) -> list[KernelSpec]:
         """Rows of `backend` for this operator, best first."""
-        rows = self._by_op.get((backend, op.key), [])
+        rows = self._by_op.get((backend, op.key), []) + self._by_op.get((backend, "*"), [])
         return [row for row in rows if row.matches(op.key, op.overload)]
 
     def backends(self) -> list[str]:

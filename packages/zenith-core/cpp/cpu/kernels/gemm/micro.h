@@ -1,0 +1,211 @@
+// The one microkernel of the gemm family: a few rows of A times one packed panel of B.
+//
+// Note [Panels]: B [K, N] is packed as [ceil(N / kNR)][K][kNR], zero padded on the right. One step
+// of the inner loop is then kNV aligned loads of B and one broadcast of each row of A; A is read
+// where it lies. A tile of kMR x kNV accumulators fills the registers of the ISA.
+#pragma once
+
+#include "cpu/isa/epilogue.h"
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+constexpr int kNV = kLanes == 16 ? 3 : 2;
+constexpr int kMR = kLanes == 16 ? 8 : 6;
+constexpr int kNR = kNV * kLanes;
+// Depth of one pass over a panel: its slice (kNR * kDepth floats) stays in L2 beside the rows of A.
+constexpr int64_t kDepth = 768;
+constexpr int kUnroll = 4;
+constexpr int64_t kLine = 16;  // floats per cache line
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// C[rows][kNR] = (or +=) A[rows][depth] * B[depth][kNR]
+struct Tile {
+  const float* a;
+  int64_t a_row;   // stride between rows of A
+  int64_t a_step;  // stride along the depth
+  const float* b;
+  int64_t depth;
+  float* c;
+  int64_t c_row;
+  bool accumulate;
+  const float* ahead;  // memory wanted soon: one line is prefetched per kUnroll steps
+};
+
+// kSums independent sums hide the latency of the multiply-add when there are few rows.
+template <int kRows, int kSums>
+void run_tile(const Tile& t) {
+  vf acc[kSums][kRows][kNV] = {};
+  const float* a = t.a;
+  const float* b = t.b;
+  const float* ahead = t.ahead;
+  const int64_t a_row = t.a_row, a_step = t.a_step;
+  const auto step = [&](vf(&sums)[kRows][kNV]) __attribute__((always_inline)) {
+    vf bv[kNV];
+    for (int v = 0; v < kNV; ++v) bv[v] = load(b + v * kLanes);
+    for (int i = 0; i < kRows; ++i) {
+      const vf x = splat(a[i * a_row]);
+      for (int v = 0; v < kNV; ++v) sums[i][v] += x * bv[v];
+    }
+    b += kNR;
+    a += a_step;
+  };
+  int64_t k = 0;
+  for (; k + kUnroll <= t.depth; k += kUnroll) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) {
+      step(acc[u % kSums]);
+      // Keeps the loads of later steps from moving up: they would push accumulators to the stack.
+      asm volatile("" : "+r"(b), "+r"(a));
+    }
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kLine;
+  }
+  for (; k < t.depth; ++k) step(acc[0]);
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kNV; ++v) {
+      vf total = acc[0][i][v];
+      for (int s = 1; s < kSums; ++s) total += acc[s][i][v];
+      float* c = t.c + i * t.c_row + v * kLanes;
+      store(c, t.accumulate ? load(c) + total : total);
+    }
+  }
+}
+
+using TileFn = void (*)(const Tile&);
+const TileFn kTiles[] = {nullptr,        run_tile<1, 4>, run_tile<2, 2>, run_tile<3, 2>,
+                         run_tile<4, 1>, run_tile<5, 1>, run_tile<6, 1>,
+#if ZENITH_VEC_BYTES == 64
+                         run_tile<7, 1>, run_tile<8, 1>
+#endif
+};
+static_assert(sizeof(kTiles) / sizeof(*kTiles) == kMR + 1);
+
+// Rows of A times one panel, finished by the epilogue.
+struct PanelProduct {
+  const float* a;
+  int64_t a_row;
+  int64_t a_step;
+  int64_t rows;
+  const float* panel;
+  int64_t depth;
+  const float* ahead;  // the next panel, kNR * depth floats (or this one when there is none)
+  float* y;
+  int64_t y_row;
+  int64_t cols;  // of y in this panel, <= kNR
+  int64_t row;   // position of y in the output: where the epilogue reads its operands
+  int64_t col;
+};
+
+// The last panel of an N that kNR does not divide: each tile goes through a buffer.
+[[gnu::noinline]] void multiply_tail(const PanelProduct& p, const Epilogue& epilogue) {
+  alignas(64) float buffer[kMR * kNR];
+  const int64_t tiles = ceil_div(p.rows, kMR);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = p.rows * t / tiles;
+    const int64_t rows = p.rows * (t + 1) / tiles - first;
+    kTiles[rows](
+        {p.a + first * p.a_row, p.a_row, p.a_step, p.panel, p.depth, buffer, kNR, false, p.panel});
+    apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, buffer, kNR);
+    for (int64_t i = 0; i < rows; ++i) {
+      std::memcpy(p.y + (first + i) * p.y_row, buffer + i * kNR, static_cast<size_t>(p.cols) * 4);
+    }
+  }
+}
+
+[[gnu::noinline]] void multiply_panel(const PanelProduct& p, const Epilogue& epilogue) {
+  if (p.cols < kNR) return multiply_tail(p, epilogue);
+  const int64_t tiles = ceil_div(p.rows, kMR);
+  const int64_t passes = most(1, ceil_div(p.depth, kDepth + kDepth / 3));
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t from = p.depth * pass / passes;
+    const int64_t depth = p.depth * (pass + 1) / passes - from;
+    const float* b = p.panel + from * kNR;
+    const float* next = pass + 1 < passes ? b + depth * kNR : p.ahead;
+    // Each tile fetches its slice of what comes next, until that is covered.
+    const int64_t slice = depth / kUnroll * kLine;
+    const int64_t slices = slice == 0 ? 1 : depth * kNR / slice;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = p.rows * t / tiles;
+      const int64_t rows = p.rows * (t + 1) / tiles - first;
+      float* y = p.y + first * p.y_row;
+      kTiles[rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth, y,
+                    p.y_row, pass > 0, next + least(t, slices - 1) * slice});
+      if (pass + 1 == passes) {
+        apply_epilogue(epilogue, p.row + first, p.col, rows, kNR, y, p.y_row);
+      }
+    }
+  }
+}
+
+// How a product is cut into tasks: blocks of rows times groups of panels.
+struct Split {
+  int64_t rows;
+  int64_t panels;
+};
+
+Split split_product(int64_t m, int64_t panels, int64_t depth, int64_t batch, int threads) {
+  // Rows of A one task goes through for each panel: they should stay in L2, or nearly.
+  constexpr int64_t kBlockBytes = 1 << 20;
+  // Below this much work per task a second worker costs more than it brings.
+  constexpr int64_t kLeastFlops = 200 * 1000, kLeastBytes = 1 << 16;
+  const int64_t block = most(8 * kMR, kBlockBytes / (4 * most(depth, 1)));
+  const int64_t work =
+      most(2 * m * panels * kNR * depth / kLeastFlops, panels * kNR * depth * 4 / kLeastBytes) *
+      most(batch, 1);
+  const int64_t want =
+      threads == 1 ? 1 : most(1, ceil_div(least(4 * threads, work), most(batch, 1)));
+  Split s{most(1, ceil_div(m, block)), most(1, least(panels, want))};
+  if (s.rows * s.panels < want) s.rows = least(most(1, ceil_div(m, kMR)), ceil_div(want, s.panels));
+  return s;
+}
+
+// One panel of B from a matrix of any strides: columns [0, cols) of src, zero padded to kNR.
+[[maybe_unused]] void pack_panel(const float* src, int64_t stride_k, int64_t stride_n,
+                                 int64_t depth, int64_t cols, float* dst) {
+  typedef float v4 __attribute__((vector_size(16)));
+  typedef float v4_u __attribute__((vector_size(16), aligned(4), may_alias));
+  typedef int32_t i4 __attribute__((vector_size(16)));
+  if (stride_n == 1 && cols == kNR) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int v = 0; v < kNV; ++v) {
+        store(dst + k * kNR + v * kLanes, load(src + k * stride_k + v * kLanes));
+      }
+    }
+    return;
+  }
+  int64_t done = 0;  // columns
+  if (stride_k == 1) {
+    for (; done + 4 <= cols; done += 4) {
+      const float* s = src + done * stride_n;
+      float* d = dst + done;
+      int64_t k = 0;
+      for (; k + 4 <= depth; k += 4) {
+        v4 r[4];
+        for (int i = 0; i < 4; ++i) r[i] = *reinterpret_cast<const v4_u*>(s + i * stride_n + k);
+        const v4 lo01 = __builtin_shuffle(r[0], r[1], i4{0, 4, 1, 5});
+        const v4 hi01 = __builtin_shuffle(r[0], r[1], i4{2, 6, 3, 7});
+        const v4 lo23 = __builtin_shuffle(r[2], r[3], i4{0, 4, 1, 5});
+        const v4 hi23 = __builtin_shuffle(r[2], r[3], i4{2, 6, 3, 7});
+        const v4 rows[4] = {__builtin_shuffle(lo01, lo23, i4{0, 1, 4, 5}),
+                            __builtin_shuffle(lo01, lo23, i4{2, 3, 6, 7}),
+                            __builtin_shuffle(hi01, hi23, i4{0, 1, 4, 5}),
+                            __builtin_shuffle(hi01, hi23, i4{2, 3, 6, 7})};
+        for (int i = 0; i < 4; ++i) *reinterpret_cast<v4_u*>(d + (k + i) * kNR) = rows[i];
+      }
+      for (; k < depth; ++k) {
+        for (int i = 0; i < 4; ++i) d[k * kNR + i] = s[i * stride_n + k];
+      }
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t j = done; j < cols; ++j) dst[k * kNR + j] = src[k * stride_k + j * stride_n];
+    for (int64_t j = cols; j < kNR; ++j) dst[k * kNR + j] = 0;
+  }
+}
+
+}  // namespace
+}  // namespace zenith::ZENITH_ISA

@@ -1,0 +1,130 @@
+"""The public calls. `compile` shows every stage of Zenith in the order they run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zenith.config import CompileConfig
+from zenith.errors import ConfigurationError
+from zenith.plugins import plugin_manager
+
+if TYPE_CHECKING:
+    from zenith.runtime.compiled_model import CompiledModel
+
+__all__ = ["compile", "optimize"]
+
+
+def compile(
+    model: Any,
+    *,
+    sample_input: Any = None,
+    target: str | Sequence[str] = "auto",
+    precision: str = "fp32",
+    opt_level: int = 2,
+    mode: str = "default",
+    tolerance: float | None = None,
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
+    fallback: str = "warn",
+    threads: int | None = None,
+    calibration_data: Iterable[Any] | None = None,
+    cache: bool = True,
+    backend_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> CompiledModel:
+    """Compile a trained model for the hardware at hand.
+
+    The result is called like the model, and answers with the model's own types. It owns copies of
+    all weights: the source may be changed or deleted afterwards.
+
+    model: a model of any framework with an installed adapter (``torch.nn.Module``,
+        ``torch.export.ExportedProgram``, ``torch.fx.GraphModule`` with zenith-torch), or a
+        ``zenith.ir.GraphIR``.
+    sample_input: one call's inputs. A tuple is positional, a dict is keyword, a pair
+        ``(tuple, dict)`` is both; anything else is the one positional input. (One positional
+        dict is written ``(d,)``.)
+    target: ``"auto"``, a backend's name, or a list of names in priority order. The CPU is always
+        the last resort.
+    precision: ``"fp32"`` keeps every type as the model declares it. A precision that no kernel of
+        the target can honour is an error.
+    opt_level: 0 to 3: which graph passes run; ``zenith passes`` lists them.
+    mode: ``"default"`` or ``"reduce-overhead"`` (device graphs, where a target has them).
+    tolerance: bound on max |T - F| / (|F| + rms F) per output, checked on ``sample_input`` against
+        the source in float64; broken, it raises `PrecisionError`.
+    dynamic: ``{input name or position: {axis: name}}``, e.g. ``{"input_ids": {0: "batch"}}``;
+        equal names are one size. Without it a model serves exactly the sample's shapes.
+    fallback: what happens when a node does not run on the first backend of the target: ``"warn"``
+        names all such nodes, ``"error"`` raises naming them, ``"allow"`` is quiet.
+    threads: how many threads this model may use; None means all cores the process may use.
+    calibration_data: inputs for the precisions that need some.
+    cache: whether results of compiling may be remembered.
+    backend_options: ``{backend name: {option: value}}``.
+
+    Raises only subclasses of `zenith.errors.ZenithError`: `ConfigurationError` for a wrong option,
+    `UnsupportedOperationError` naming every unknown operator at once, `NoKernelFoundError`,
+    `PluginError` (no adapter, or a target whose plugin is broken), `ValidationError`,
+    `CompilationError`.
+
+    >>> import zenith, torch                                              # doctest: +SKIP
+    >>> fast = zenith.compile(torch.nn.Linear(4, 2), sample_input=torch.ones(1, 4))
+    >>> fast(torch.ones(1, 4)).shape
+    torch.Size([1, 2])
+    """
+    config = CompileConfig(
+        target=target,
+        precision=precision,
+        opt_level=opt_level,
+        mode=mode,
+        tolerance=tolerance,
+        dynamic=dynamic,
+        fallback=fallback,
+        threads=threads,
+        calibration_data=calibration_data,
+        cache=cache,
+        backend_options=backend_options,
+    )
+    plugins = plugin_manager()
+    plugins.check(config)
+
+    from zenith.ir import GraphIR
+    from zenith.runtime.adapter import ImportedModel
+    from zenith.runtime.engine import ZenithEngine
+    from zenith.runtime.numpy_signature import NumpySignature
+
+    if isinstance(model, GraphIR):
+        imported = ImportedModel(model, NumpySignature(model))
+    else:
+        imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
+
+    signature = imported.signature
+    samples = []
+    if config.tolerance is not None:
+        call = split_sample(sample_input)
+        if call is None:
+            raise ConfigurationError(
+                "tolerance is checked on sample_input, and there is none",
+                next="zenith.compile(model, sample_input=(x,), tolerance=...)",
+            )
+        samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+    return ZenithEngine(plugins=plugins).compile(imported.graph, config, signature, samples=samples)
+
+
+def optimize(model: Any, **options: Any) -> CompiledModel:
+    """Deprecated name of `compile`."""
+    warnings.warn(
+        "zenith.optimize is the old name of zenith.compile", DeprecationWarning, stacklevel=2
+    )
+    return compile(model, **options)
+
+
+def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """`sample_input` as positional and keyword arguments; None when none was given."""
+    if sample is None:
+        return None
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    if not isinstance(sample, tuple):
+        return (sample,), {}
+    if len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], Mapping):
+        return sample[0], dict(sample[1])
+    return sample, {}

@@ -1,0 +1,1 @@
+"""The CPU backend: native kernels, one native plan per model."""

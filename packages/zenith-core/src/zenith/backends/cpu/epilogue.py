@@ -1,0 +1,50 @@
+"""Epilogues of products: the overload string ("bias.gelu") as steps and as native codes.
+
+`cpp/cpu/isa/epilogue.h` is the other side and applies them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MAX_STEPS", "OPERAND_STEPS", "epilogue_codes", "epilogue_reason", "epilogue_steps"]
+
+# Values are shared with StepCode in epilogue.h.
+_CODES = {
+    "bias": 1,
+    "add": 2,
+    "mul": 3,
+    "relu": 16,
+    "relu6": 17,
+    "gelu": 18,
+    "gelu_tanh": 19,
+    "silu": 20,
+    "tanh": 21,
+    "sigmoid": 22,
+    "hardswish": 23,
+    "hardsigmoid": 24,
+}
+MAX_STEPS = 8
+OPERAND_STEPS = frozenset({"bias", "add", "mul"})
+
+
+def epilogue_steps(overload: str) -> tuple[str, ...]:
+    """The steps in order: "bias.add.relu" -> ("bias", "add", "relu"); none for ""."""
+    return tuple(overload.split(".")) if overload else ()
+
+
+def epilogue_codes(overload: str) -> list[int]:
+    """The `epilogue` param of a native kernel."""
+    return [_CODES[step] for step in epilogue_steps(overload)]
+
+
+def epilogue_reason(overload: str, operands: int) -> str | None:
+    """None if kernels can apply it with this many operand inputs, else why not."""
+    steps = epilogue_steps(overload)
+    unknown = [step for step in steps if step not in _CODES]
+    if unknown:
+        return f"epilogue step '{unknown[0]}' is unknown"
+    if len(steps) > MAX_STEPS:
+        return f"the epilogue has {len(steps)} steps, more than {MAX_STEPS}"
+    wanted = sum(step in OPERAND_STEPS for step in steps)
+    if wanted != operands:
+        return f"the epilogue takes {wanted} operands, the node has {operands}"
+    return None

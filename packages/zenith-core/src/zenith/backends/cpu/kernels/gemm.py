@@ -1,0 +1,240 @@
+"""Rows of the gemm family: matrix products, with whatever is fused behind them.
+
+`linear_f32` multiplies by a constant packed ahead of time, `matmul_f32` by a computed tensor. Both
+take an epilogue (`zenith.backends.cpu.epilogue`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.epilogue import (
+    OPERAND_STEPS,
+    epilogue_codes,
+    epilogue_reason,
+    epilogue_steps,
+)
+from zenith.backends.cpu.operand import Operand, dense_strides
+from zenith.ir.dims import Dim, product
+from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.op_view import OpView, ValueView
+
+__all__ = ["SPECS"]
+
+_MAX_RANK = 8
+
+
+def _given(op: OpView, index: int) -> ValueView:
+    value = op.input(index)
+    assert value is not None
+    return value
+
+
+def _product_cost(depth: Dim, op: OpView) -> Cost:
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+
+
+# Products with a constant matrix.
+
+
+def _matrix(operand: Operand) -> Operand | None:
+    """A view as [rows, last axis] with stride 1 on the last axis, or None."""
+    shape = (product(operand.shape[:-1]), operand.shape[-1])
+    view = operand.reshape(shape)
+    if view is None and operand.is_dense():  # also without elements
+        view = replace(operand, shape=shape, strides=dense_strides(shape))
+    return view if view is not None and (view.strides[-1] == 1 or shape[-1] == 1) else None
+
+
+def _rows(e: Emit, index: int) -> Operand:
+    """Input `index` as a matrix of its last axis, copied only when it must be."""
+    found = _matrix(e.inner(index)) or _matrix(e.dense(index))
+    assert found is not None
+    return found
+
+
+def _output_rows(y: Operand) -> Operand:
+    found = _matrix(y)
+    assert found is not None
+    return found
+
+
+def _linear_reason(op: OpView) -> str | None:
+    weights = _given(op, 1)
+    if weights.const is None:
+        return "the weights are not constant"
+    if weights.rank != 2:
+        return f"the weights have rank {weights.rank}, not 2"
+    return epilogue_reason(op.overload, len(op.inputs) - 2)
+
+
+def _emit_linear(e: Emit) -> None:
+    steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
+    operands = [
+        e.inner(2 + i) if step == "bias" else _rows(e, 2 + i) for i, step in enumerate(steps)
+    ]
+    e.step(
+        "linear_f32",
+        [_rows(e, 0), e.packed(1, "linear_pack_f32", transposed=0), *operands],
+        [_output_rows(e.output(0))],
+        epilogue=epilogue_codes(e.op.overload),
+    )
+
+
+# MatMul: numpy's rules.
+
+
+def _constant_matrix(op: OpView) -> bool:
+    right = _given(op, 1)
+    return right.const is not None and right.rank == 2
+
+
+def _packed_matmul_reason(op: OpView) -> str | None:
+    if not _constant_matrix(op):
+        return "the right side is not a constant matrix"
+    return "the left side is a scalar" if _given(op, 0).rank == 0 else None
+
+
+def _emit_packed_matmul(e: Emit) -> None:
+    x, y = _rows(e, 0), e.output(0)
+    y = _output_rows(y if e.op.outputs[0].rank > 1 else y.unsqueeze(0))
+    e.step("linear_f32", [x, e.packed(1, "linear_pack_f32", transposed=0)], [y], epilogue=[])
+
+
+def _matmul_reason(op: OpView) -> str | None:
+    ranks = [_given(op, i).rank for i in (0, 1)]
+    if min(ranks) == 0:
+        return "an input is a scalar"
+    return f"rank {max(ranks)} is above {_MAX_RANK}" if max(ranks) > _MAX_RANK else None
+
+
+def _fast_left(e: Emit, index: int) -> Operand:
+    """Rows of the left side are read many times: they should be contiguous."""
+    operand = e.operand(index)
+    assert operand is not None
+    single_row = operand.rank >= 2 and operand.shape[-2] == 1
+    return operand if operand.rank < 2 or single_row else e.inner(index)
+
+
+def _emit_matmul(e: Emit) -> None:
+    a, b, y = _fast_left(e, 0), e.operand(1), e.output(0)
+    assert b is not None
+    # A vector is a matrix of one row (left) or one column (right).
+    if a.rank == 1:
+        a = a.unsqueeze(0)
+        y = y.unsqueeze(y.rank if b.rank == 1 else y.rank - 1)
+    if b.rank == 1:
+        b = b.unsqueeze(1)
+        y = y.unsqueeze(y.rank)
+    e.step("matmul_f32", [_batched(a, y), _batched(b, y)], [y], epilogue=[])
+
+
+def _batched(operand: Operand, y: Operand) -> Operand:
+    """With the batch axes of the product; repeated items have stride 0."""
+    return operand.expand((*y.shape[:-2], *operand.shape[-2:]))
+
+
+def _matmul_cost(op: OpView) -> Cost:
+    return _product_cost(_given(op, 0).shape[-1], op)
+
+
+# Gemm: alpha * A' * B' + beta * C.
+
+
+def _gemm_reason(op: OpView) -> str | None:
+    ranks = [_given(op, i).rank for i in (0, 1)]
+    return None if ranks == [2, 2] else f"A and B have ranks {ranks[0]} and {ranks[1]}, not 2"
+
+
+def _transposed(operand: Operand, flag: int) -> Operand:
+    return operand.transpose((1, 0)) if flag else operand
+
+
+def _scale(e: Emit, factor: float) -> Operand:
+    return e.const(np.full((1, 1), factor, np.float32))
+
+
+def _gemm_tail(e: Emit, alpha: float) -> tuple[list[str], list[Operand]]:
+    """Steps and operands for alpha and beta * C, behind the bare product."""
+    c, beta = e.op.input(2), float(e.op.attr("beta", 1.0))
+    if c is None or beta == 0:
+        return (["mul"], [_scale(e, alpha)]) if alpha != 1 else ([], [])
+    steps: list[str] = ["mul"] if alpha != 1 else []
+    operands: list[Operand] = [_scale(e, alpha)] if alpha != 1 else []
+    if c.const is not None and beta != 1:
+        return [*steps, "add"], [*operands, e.const(np.asarray(c.const * np.float32(beta)))]
+    if beta != 1:
+        # (alpha / beta * product + C) * beta needs no scaled copy of C.
+        steps, operands = ["mul"], [_scale(e, alpha / beta)]
+    steps, operands = [*steps, "add"], [*operands, e.inner(2)]
+    return ([*steps, "mul"], [*operands, _scale(e, beta)]) if beta != 1 else (steps, operands)
+
+
+def _emit_gemm(e: Emit) -> None:
+    op = e.op
+    alpha = float(op.attr("alpha", 1.0))
+    trans_a, trans_b = int(op.attr("transA", 0)), int(op.attr("transB", 0))
+    a = e.operand(0)
+    assert a is not None
+    a = _transposed(a, trans_a)
+    if not (a.strides[1] == 1 or a.shape[1] == 1 or a.shape[0] == 1):
+        copy = e.temp("float32", a.shape)
+        e.copy(a, copy)
+        a = copy
+    steps, operands = _gemm_tail(e, alpha)
+    if _given(op, 1).const is not None:
+        kernel, right = "linear_f32", e.packed(1, "linear_pack_f32", transposed=trans_b)
+    else:
+        b = e.operand(1)
+        assert b is not None
+        kernel, right = "matmul_f32", _transposed(b, trans_b)
+    codes = epilogue_codes(".".join(steps))
+    e.step(kernel, [a, right, *operands], [e.output(0)], epilogue=codes)
+
+
+def _gemm_cost(op: OpView) -> Cost:
+    return _product_cost(_given(op, 0).shape[0 if op.attr("transA", 0) else 1], op)
+
+
+def _float_inputs(count: int) -> dict[int, frozenset[str]]:
+    return dict.fromkeys(range(count), F32)
+
+
+SPECS: list[KernelSpec] = [
+    KernelSpec(
+        "linear_f32",
+        "zenith:Linear",
+        _emit_linear,
+        dtypes=_float_inputs(8),
+        supports=_linear_reason,
+        cost=_matmul_cost,
+    ),
+    KernelSpec(
+        "matmul_packed_f32",
+        "ai.onnx:MatMul",
+        _emit_packed_matmul,
+        dtypes=_float_inputs(2),
+        supports=_packed_matmul_reason,
+        cost=_matmul_cost,
+    ),
+    KernelSpec(
+        "matmul_f32",
+        "ai.onnx:MatMul",
+        _emit_matmul,
+        dtypes=_float_inputs(2),
+        supports=_matmul_reason,
+        cost=_matmul_cost,
+    ),
+    KernelSpec(
+        "gemm_f32",
+        "ai.onnx:Gemm",
+        _emit_gemm,
+        dtypes=_float_inputs(3),
+        supports=_gemm_reason,
+        cost=_gemm_cost,
+    ),
+]

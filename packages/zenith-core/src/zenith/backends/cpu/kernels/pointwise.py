@@ -1,0 +1,153 @@
+"""Rows for elementwise operators: each node is one step of the native `pointwise` kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.kernels.pointwise_program import (
+    TEMPLATES,
+    Program,
+    Unsupported,
+    translate,
+)
+from zenith.backends.cpu.operand import Operand
+from zenith.ir.dims import Dim
+from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.op_view import OpView
+
+__all__ = ["SPECS"]
+
+_MAX_RANK = 8
+
+
+def _broadcast_reason(shape: Sequence[Dim], target: Sequence[Dim]) -> str | None:
+    """Why `shape` cannot be read as `target` by strides known now."""
+    if len(shape) > len(target):
+        return "an input has a higher rank than the output"
+    for n, m in zip(reversed(shape), reversed(target), strict=False):
+        if n != 1 and n != m:
+            return f"whether dimension {n} broadcasts to {m} is not known before it runs"
+    return None
+
+
+def _shape_reason(op: OpView) -> str | None:
+    shape = op.outputs[0].shape
+    if len(shape) > _MAX_RANK:
+        return f"rank {len(shape)} is above {_MAX_RANK}"
+    if any(v.shape != shape for v in op.outputs[1:]):
+        return "outputs have different shapes"
+    for value in op.inputs:
+        if value is not None:
+            reason = _broadcast_reason(value.shape, shape)
+            if reason is not None:
+                return reason
+    return None
+
+
+def _supports(op: OpView) -> str | None:
+    if op.domain == "zenith" and op.body is None:
+        return "its function body is missing"
+    try:
+        translate(op)
+    except Unsupported as reason:
+        return str(reason)
+    # The target of CastLike is never read.
+    return None if op.type == "CastLike" else _shape_reason(op)
+
+
+def _cost(op: OpView) -> Cost:
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    steps = len(translate(op)[0].steps)
+    return Cost(flops=op.outputs[0].size * steps, bytes=sum(v.nbytes for v in values))
+
+
+def _output_order(operands: Sequence[Operand], shape: Sequence[Dim]) -> tuple[int, ...] | None:
+    """The memory order of the first gapless operand of full size: layouts flow through."""
+    for operand in operands:
+        if operand.shape == tuple(shape):
+            order = operand.order()
+            if order is not None:
+                return order
+    return None
+
+
+def _emit(e: Emit) -> None:
+    program, sources = translate(e.op)
+    shape = e.op.outputs[0].shape
+    x = e.operand(0)
+    if e.op.body is None and program.is_copy and x is not None and x.shape == tuple(shape):
+        e.alias(0, x)
+        return
+    operands: list[Operand] = []
+    for source in sources:
+        operand = e.const(source) if isinstance(source, np.ndarray) else e.operand(source)
+        assert operand is not None
+        operands.append(operand)
+    order = _output_order(operands, shape)
+    outputs = [e.output(i, order) for i in range(len(e.op.outputs))]
+    codes, args = program.encode()
+    inputs = [o.expand(shape) if o.shape != tuple(shape) else o for o in operands]
+    e.step("pointwise", inputs, outputs, steps=codes, args=args)
+
+
+# Inference-time normalisation and dropout.
+
+
+def _batch_norm_supports(op: OpView) -> str | None:
+    if op.attr("training_mode", 0):
+        return "training mode"
+    if len(op.outputs) > 1:
+        return "running statistics are asked for"
+    if any(v is None or v.const is None for v in op.inputs[1:5]):
+        return "scale, bias, mean or variance is not constant"
+    return f"rank {op.outputs[0].rank} is above {_MAX_RANK}" if op.outputs[0].rank > 8 else None
+
+
+def _emit_batch_norm(e: Emit) -> None:
+    x = e.operand(0)
+    assert x is not None
+    constants = [v.const.astype(np.float64) for v in e.op.inputs[1:5] if v and v.const is not None]
+    scale, bias, mean, variance = constants
+    factor = scale / np.sqrt(variance + float(e.op.attr("epsilon", 1e-5)))
+    per_channel = (-1,) + (1,) * (x.rank - 2)
+    program = Program()
+    value, s, t = (program.input("float32") for _ in range(3))
+    program.finish([program.op("add", program.op("mul", value, s), t)])
+    codes, args = program.encode()
+    operands = [
+        e.const(c.astype(np.float32).reshape(per_channel)).expand(x.shape)
+        for c in (factor, bias - mean * factor)
+    ]
+    y = e.output(0, _output_order([x], x.shape))
+    e.step("pointwise", [x, *operands], [y], steps=codes, args=args)
+
+
+def _dropout_supports(op: OpView) -> str | None:
+    training = op.input(2)
+    if training is not None and (training.const is None or bool(training.const)):
+        return "training mode"
+    return None
+
+
+def _emit_dropout(e: Emit) -> None:
+    x = e.operand(0)
+    assert x is not None
+    e.alias(0, x)
+    if len(e.op.outputs) > 1:
+        e.alias(1, e.const(np.array(True)).expand(x.shape))
+
+
+SPECS = [
+    *(
+        KernelSpec(f"pointwise_{name.lower()}", f"ai.onnx:{name}", _emit,
+                   supports=_supports, cost=_cost)
+        for name in TEMPLATES
+    ),
+    KernelSpec("pointwise", "zenith:Pointwise", _emit, supports=_supports, cost=_cost),
+    KernelSpec("batch_norm_f32", "ai.onnx:BatchNormalization", _emit_batch_norm,
+               dtypes={0: F32}, supports=_batch_norm_supports),
+    KernelSpec("dropout", "ai.onnx:Dropout", _emit_dropout, supports=_dropout_supports),
+]  # fmt: skip

@@ -1,0 +1,237 @@
+"""A finished native plan: binding to shapes, running, printing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import sympy
+
+from zenith import _native
+from zenith.backends.cpu.operand import Operand
+from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
+from zenith.ir.dims import Dim
+from zenith.runtime.context import ExecutionContext
+from zenith.runtime.memory_manager import MemoryManager
+from zenith.runtime.numpy_signature import numpy_dtype
+from zenith.runtime.plan import TensorSpec
+
+__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage"]
+
+Key = tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of every input
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself."""
+
+    node: int
+    kernel: str
+    inputs: tuple[Operand | None, ...]
+    outputs: tuple[Operand, ...]
+    params: dict[str, Any]
+    why: str = ""
+
+
+@dataclass
+class Storage:
+    """Memory a plan addresses: an input, an output, a constant, or a piece of the arena."""
+
+    place: str  # "input" | "output" | "constant" | "arena"
+    index: int
+    bytes: Dim
+    array: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class PackedConstant:
+    """A weight in the layout of its kernel, and how to get the original back."""
+
+    array: np.ndarray
+    packer: str
+    params: dict[str, Any]
+    shape: tuple[int, ...]
+    isa: str
+
+    def unpack(self) -> np.ndarray:
+        """The weight as it was before packing."""
+        target = np.empty(self.shape, np.float32)
+        _native.unpack(self.isa, self.packer, self.array, target, self.params)
+        return target
+
+
+@dataclass(frozen=True)
+class BoundProgram:
+    """A plan with its shapes fixed, and the shapes of its outputs."""
+
+    native: Any  # _native.BoundPlan
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class NativeProgram:
+    """One native call per run. Safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        *,
+        plan: Any,
+        isa: str,
+        symbols: list[sympy.Symbol],
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        output_tensors: list[int],
+        storages: list[Storage],
+        steps: list[Step],
+        node_labels: list[str],
+        packed: dict[ir.Value, PackedConstant],
+        constants: dict[ir.Value, np.ndarray],
+    ) -> None:
+        self.isa = isa
+        self.steps = steps
+        self.storages = storages
+        self.packed = packed
+        self.constants = constants
+        self.inputs = inputs
+        self.outputs = outputs
+        self._plan = plan
+        self._symbols = symbols
+        self._output_tensors = output_tensors
+        self._node_labels = node_labels
+        self.memory: MemoryManager[Key, BoundProgram] = MemoryManager(self._bind)
+
+    def bound(self, key: Key, threads: int) -> BoundProgram:
+        """The plan for these input dtypes and shapes; a ValidationError when they do not fit."""
+        return self.memory.bound(key, threads)
+
+    def _bind(self, key: Key, threads: int) -> BoundProgram:
+        dims = solve_dims(self.inputs, key)
+        try:
+            native = self._plan.bind([dims.get(s, 0) for s in self._symbols], threads)
+        except ValueError as cause:
+            shapes = ", ".join(f"{s.name}: {list(k[1])}" for s, k in zip(self.inputs, key, strict=True))
+            raise ValidationError(
+                f"the model cannot run with these input shapes ({shapes}): {cause}",
+                next="check the sizes against what the model was built for",
+            ) from cause
+        outputs = tuple(
+            (spec.dtype, tuple(native.shape_of(tensor)))
+            for spec, tensor in zip(self.outputs, self._output_tensors, strict=True)
+        )
+        return BoundProgram(native, outputs)
+
+    def run_pointers(
+        self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        """The hot path: dense row-major memory in, caller's memory out, one native call."""
+        try:
+            error = bound.native.run(inputs, outputs)
+        except MemoryError as cause:
+            raise DeviceOutOfMemoryError(
+                f"no memory for an arena of {bound.native.arena_bytes} bytes",
+                next="use a smaller batch",
+            ) from cause
+        if error is not None:
+            self._fail(*error)
+
+    def _fail(self, index: int, message: str) -> None:
+        step = self.steps[index]
+        where = self._node_labels[step.node] if step.node >= 0 else "the plan's own copies"
+        raise KernelError(f"kernel '{step.kernel}' failed: {message}\n  at     {where}")
+
+    def run_arrays(
+        self, inputs: Sequence[np.ndarray], context: ExecutionContext
+    ) -> list[np.ndarray]:
+        dense = [np.asarray(a, order="C") for a in inputs]
+        bound = self.bound(tuple((a.dtype.name, a.shape) for a in dense), context.threads)
+        results = [
+            np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs
+        ]
+        pointers = [a.ctypes.data for a in dense]
+        targets = [a.ctypes.data for a in results]
+        if context.profile:
+            context.times.append(bound.native.profile(pointers, targets, len(self.steps)))
+        else:
+            self.run_pointers(bound, pointers, targets)
+        return results
+
+    def node_times(self, step_times: Sequence[int]) -> list[int]:
+        """Nanoseconds per node from nanoseconds per step; the plan's own copies go to the node
+        before them."""
+        times = [0] * len(self._node_labels)
+        for step, nanoseconds in zip(self.steps, step_times, strict=True):
+            times[max(step.node, 0)] += nanoseconds
+        return times
+
+    def dims_of(self, inputs: Sequence[np.ndarray]) -> dict[sympy.Symbol, int]:
+        """Values of the dynamic dims for these inputs."""
+        return solve_dims(self.inputs, tuple((a.dtype.name, a.shape) for a in inputs))
+
+    @property
+    def copies(self) -> list[str]:
+        """Layout changes the plan added, with the reason."""
+        return [
+            f"{step.outputs[0].dtype}[{','.join(str(d) for d in step.outputs[0].shape)}]: {step.why}"
+            for step in self.steps
+            if step.kernel == "copy" and step.why
+        ]
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of all weights and constants the plan owns."""
+        return int(self._plan.constant_bytes)
+
+    def to_text(self) -> str:
+        """One line per step: index, kernel, operands -> results."""
+        lines = [f"plan cpu({self.isa}) steps={len(self.steps)} constants={self.constant_bytes}"]
+        for index, step in enumerate(self.steps):
+            ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
+            outs = ", ".join(self._text(o) for o in step.outputs)
+            line = f"  {index:3d}  {step.kernel}_{self.isa}  ({ins}) -> {outs}"
+            lines.append(line + (f"    # {step.why}" if step.why else ""))
+        return "\n".join(lines)
+
+    def _text(self, operand: Operand) -> str:
+        place = self.storages[operand.storage].place[0]
+        return f"%{place}{operand.storage}:{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
+
+
+def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int]:
+    """Values of the symbols from the shapes of the inputs, after checking dtype, rank and sizes."""
+    if len(inputs) != len(key):
+        raise ValidationError(f"the model takes {len(inputs)} inputs, {len(key)} were given")
+    dims: dict[sympy.Symbol, int] = {}
+    for position, (spec, (dtype, shape)) in enumerate(zip(inputs, key, strict=True)):
+        if dtype != spec.dtype:
+            raise ValidationError(
+                f"input '{spec.name}' is {dtype}, the model takes {spec.dtype}",
+                next=f"convert it, or compile with a sample of dtype {dtype}",
+            )
+        if len(shape) != len(spec.shape):
+            raise ValidationError(
+                f"input '{spec.name}' has shape {list(shape)}, the model takes {spec}"
+            )
+        for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
+            if isinstance(dim, sympy.Symbol):
+                known = dims.setdefault(dim, size)
+                if known != size:
+                    raise ValidationError(
+                        f"input '{spec.name}' has {size} at axis {axis}, but '{dim}' is {known} "
+                        "from another input"
+                    )
+            elif isinstance(dim, int) and dim != size:
+                raise ValidationError(
+                    f"input '{spec.name}' has shape {list(shape)}, the model was compiled for {spec}",
+                    next=f'compile with dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}} '
+                    "to make this size free",
+                )
+    for spec, (_, shape) in zip(inputs, key, strict=True):
+        for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
+            if not isinstance(dim, int | sympy.Symbol) and dim.subs(dims) != size:
+                raise ValidationError(
+                    f"input '{spec.name}' has {size} at axis {axis}, the model needs {dim} = "
+                    f"{dim.subs(dims)}"
+                )
+    return dims

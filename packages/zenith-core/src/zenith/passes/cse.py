@@ -1,0 +1,95 @@
+"""Common subexpressions: equal constants and equal computations exist once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from zenith.ir import GraphIR
+from zenith.passes.rewrite import Rewriter
+
+RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+
+def is_random(node: ir.Node) -> bool:
+    """May two runs of the node differ?"""
+    if node.op_type == "Dropout" and node.domain == "":
+        return len(node.inputs) > 2 and node.inputs[2] is not None
+    return node.op_type in RANDOM and node.domain == ""
+
+
+@dataclass(frozen=True)
+class EliminateCommon:
+    """Merge equal initializers up to `limit` elements, and nodes of equal operator, inputs and
+    attributes. Random operators and operators with subgraphs are left alone."""
+
+    name: ClassVar[str] = "cse"
+    limit: int = 1024
+
+    def run(self, graph: GraphIR) -> int:
+        changed = self._constants(graph)
+        rewriter = Rewriter(graph)
+        seen: dict[Hashable, ir.Node] = {}
+        for node in graph.nodes:
+            key = self._key(node)
+            if key is None:
+                continue
+            first = seen.setdefault(key, node)
+            if first is node:
+                continue
+            values = dict(zip(node.outputs, first.outputs, strict=True))
+            changed += rewriter.replace([node], values, [])
+        return changed
+
+    def _constants(self, graph: GraphIR) -> int:
+        seen: dict[Hashable, ir.Value] = {}
+        changed = 0
+        for value in list(graph.initializers.values()):
+            tensor = value.const_value
+            if tensor is None or value.is_graph_input() or value.is_graph_output():
+                continue
+            if tensor.size > self.limit or tensor.dtype == ir.DataType.STRING:
+                continue
+            key = (tensor.dtype, tuple(tensor.shape), tensor.tobytes())
+            first = seen.setdefault(key, value)
+            if first is not value:
+                value.replace_all_uses_with(first)
+                del graph.model.graph.initializers[value.name or ""]
+                changed += 1
+        return changed
+
+    def _key(self, node: ir.Node) -> Hashable | None:
+        if is_random(node):
+            return None
+        attributes: list[Hashable] = []
+        for name in sorted(node.attributes):
+            attribute = node.attributes[name]
+            value: object = attribute.value
+            if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                return None
+            if isinstance(value, (list, tuple, np.ndarray)):
+                value = tuple(value)
+            elif attribute.type == ir.AttributeType.TENSOR:
+                tensor = attribute.as_tensor()
+                if tensor.size > self.limit or tensor.dtype == ir.DataType.STRING:
+                    return None
+                value = (tensor.dtype, tuple(tensor.shape), tensor.tobytes())
+            elif not isinstance(value, (int, float, str, bytes)):
+                return None
+            attributes.append((name, attribute.type, value))
+        present = tuple(bool(v.name) or bool(v.uses()) for v in node.outputs)
+        inputs = tuple(-1 if v is None else id(v) for v in node.inputs)
+        return (node.op_identifier(), inputs, present, tuple(attributes))

@@ -1,0 +1,206 @@
+"""Constant folding: nodes whose result is known at compile time become initializers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx_shape_inference import SYM_DATA_KEY
+
+from zenith.ir import OPSET, GraphIR
+from zenith.passes.cse import is_random
+from zenith.passes.rewrite import Rewriter, array, attr, ints, static_shape
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+# Operators whose result is a view of their input: no size limit, no copy.
+_VIEWS = frozenset(
+    {"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Evaluate nodes of constant inputs with the reference evaluator, views with numpy.
+
+    limit: bytes of a result that is worth keeping; a bigger one is folded only if every user of it
+    folds as well.
+    """
+
+    name: ClassVar[str] = "fold_constants"
+    limit: int = 16 << 20
+
+    def run(self, graph: GraphIR) -> int:
+        rewriter = Rewriter(graph)
+        nodes = graph.nodes
+        candidates = self._candidates(nodes)
+        changed = 0
+        for node in nodes:
+            results = self._known(node)
+            if results is None and node in candidates and self._worthwhile(node, candidates):
+                results = _evaluate(node)
+            if results is not None:
+                changed += _replace(rewriter, node, results)
+        return changed
+
+    def _candidates(self, nodes: Sequence[ir.Node]) -> set[ir.Node]:
+        """Nodes that depend on constants only."""
+        found: set[ir.Node] = set()
+        for node in nodes:
+            if node.domain or not node.inputs or is_random(node):
+                continue
+            if any(a.type in _GRAPHS for a in node.attributes.values()):
+                continue
+            if all(v is None or _constant(v) or v.producer() in found for v in node.inputs):
+                found.add(node)
+        return found
+
+    def _worthwhile(self, node: ir.Node, candidates: set[ir.Node]) -> bool:
+        """Are all inputs constants by now, and is the result small or a view?"""
+        if not all(v is None or _constant(v) for v in node.inputs):
+            return False
+        if node.op_type in _VIEWS:
+            return True
+        for value in node.outputs:
+            if _nbytes(value) <= self.limit:
+                continue
+            if value.is_graph_output() or any(u.node not in candidates for u in value.uses()):
+                return False
+        return True
+
+    def _known(self, node: ir.Node) -> list[Array] | None:
+        """The result of a shape computation whose content shape inference has found."""
+        if len(node.outputs) != 1 or node.domain or is_random(node):
+            return None
+        value = node.outputs[0]
+        text = value.metadata_props.get(SYM_DATA_KEY)
+        if node.op_type == "Shape" and node.inputs[0] is not None:
+            shape = node.inputs[0].shape
+            if shape is None:
+                return None
+            content: list[Any] = list(shape)[slice(attr(node, "start", 0), attr(node, "end", None))]
+        elif text is None:
+            return None
+        else:
+            content = json.loads(text)
+        if not all(type(item) is int for item in content) or value.shape is None:
+            return None
+        if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+            return None
+        sizes = static_shape(value)
+        if sizes is None or math.prod(sizes) != len(content):
+            return None
+        return [np.array(content, dtype=value.dtype.numpy()).reshape(sizes)]
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _constant(value: ir.Value) -> bool:
+    return value.const_value is not None and value.is_initializer() and not value.is_graph_input()
+
+
+def _nbytes(value: ir.Value) -> int:
+    """Size of a result whose inputs are constants; 0 where it is not inferred (then it is small:
+    content that depends on data, such as Range)."""
+    sizes = static_shape(value)
+    if sizes is None or value.dtype is None:
+        return 0
+    return math.prod(sizes) * int(max(value.dtype.itemsize, 1))
+
+
+def _replace(rewriter: Rewriter, node: ir.Node, results: list[Array]) -> int:
+    used = [(v, r) for v, r in zip(node.outputs, results, strict=True) if v.uses()]
+    if not used or any(v.is_graph_output() for v in node.outputs):
+        return 0
+    for value, result in used:
+        if result.dtype != value.dtype.numpy() if value.dtype is not None else True:
+            return 0
+    for value, result in used:
+        constant = rewriter.constant(result, f"{value.name}_folded")
+        value.replace_all_uses_with(constant)
+    rewriter.remove_dead([node])
+    return 1
+
+
+def _evaluate(node: ir.Node) -> list[Array] | None:
+    """The node's outputs, or None when the reference evaluator cannot say (the node then stays,
+    and a kernel runs it or reports it)."""
+    inputs = [array(v) for v in node.inputs]
+    if node.op_type in _VIEWS:
+        view = _view(node, inputs)
+        return None if view is None else [view]
+    if any(x is not None and x.dtype.kind == "V" for x in inputs):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return _reference(node, inputs)
+    except Exception:  # the evaluator raises anything: an operator or dtype it lacks, bad data
+        return None
+
+
+def _reference(node: ir.Node, inputs: list[Array | None]) -> list[Array]:
+    proto = ir.to_proto(node)
+    names = [f"i{k}" if v is not None else "" for k, v in enumerate(node.inputs)]
+    outputs = [f"o{k}" for k in range(len(node.outputs))]
+    del proto.input[:], proto.output[:]
+    proto.input.extend(names)
+    proto.output.extend(outputs)
+    feeds = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
+    infos = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape
+        )
+        for name, x in feeds.items()
+    ]
+    results = [onnx.helper.make_empty_tensor_value_info(name) for name in outputs]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([proto], "fold", infos, results),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+    )
+    found = ReferenceEvaluator(model).run(None, feeds)
+    return [np.asarray(x) for x in found]
+
+
+def _view(node: ir.Node, inputs: list[Array | None]) -> Array | None:
+    """The result as a view of the input's memory."""
+    x = inputs[0]
+    if x is None:
+        return None
+    kind = node.op_type
+    if kind == "Identity":
+        return x
+    if kind == "Transpose":
+        return x.transpose(attr(node, "perm", None))
+    if kind == "Expand":
+        shape = ints(node.inputs[1])
+        return None if shape is None else np.broadcast_to(x, np.broadcast_shapes(x.shape, shape))
+    if kind == "Slice":
+        return _slice(x, [ints(v) for v in node.inputs[1:]], node)
+    sizes = static_shape(node.outputs[0])
+    return None if sizes is None else x.reshape(sizes)
+
+
+def _slice(x: Array, parts: list[list[int] | None], node: ir.Node) -> Array | None:
+    given = [v is not None for v in node.inputs[1:]]
+    if any(g and p is None for g, p in zip(given, parts, strict=True)):
+        return None
+    starts, ends = parts[0], parts[1]
+    if starts is None or ends is None:
+        return None
+    axes = parts[2] if len(parts) > 2 and parts[2] is not None else list(range(len(starts)))
+    steps = parts[3] if len(parts) > 3 and parts[3] is not None else [1] * len(starts)
+    index = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 0 and end < -x.shape[axis]:
+            index[axis] = slice(start, None, step)
+        else:
+            index[axis] = slice(start, end, step)
+    return x[tuple(index)]

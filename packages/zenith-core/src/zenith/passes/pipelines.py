@@ -1,0 +1,45 @@
+"""The pipelines, by opt_level 0..3: what runs, in which order.
+
+CANONICALIZE is the same for every target. LOWER_CPU is what the CPU backend picks from the shared
+fusions. Level 0 does only what correctness needs, 1 every exact rewrite, 2 is the default, 3 adds
+what is dearer at compile time. (Which kernels may approximate is the backend's choice, by level.)
+"""
+
+from __future__ import annotations
+
+__all__ = ["CANONICALIZE", "LOWER_CPU"]
+
+_SHAPES = ("infer_shapes", "lift_constants")
+_CLEAN = ("fold_constants", "identities", "cse", "dce")
+_PATTERNS = (
+    "fold_batch_norm",
+    "fuse_gelu",
+    "fuse_silu",
+    "fuse_softmax",
+    "fuse_layer_norm",
+    "fuse_rms_norm",
+    "fuse_rotary",
+    "fuse_attention",
+    "drop_repeat_kv",
+)
+_EXACT = (*_SHAPES, *_CLEAN, *_PATTERNS, "infer_shapes", *_CLEAN)
+
+CANONICALIZE: tuple[tuple[str, ...], ...] = (
+    _SHAPES,
+    _EXACT,
+    _EXACT,
+    (*_EXACT, *_PATTERNS, "infer_shapes", *_CLEAN),
+)
+
+_FUSE = (
+    "unflatten_linear",
+    "fuse_conv",
+    "fuse_linear",
+    "merge_qkv",
+    "fuse_add_norm",
+    "fuse_pointwise",
+    "infer_shapes",
+    "dce",
+)
+
+LOWER_CPU: tuple[tuple[str, ...], ...] = ((), _FUSE, _FUSE, _FUSE)

@@ -1,0 +1,57 @@
+"""Pass names. A name in a pipeline is looked up here; plugins add theirs with `register_pass`."""
+
+from __future__ import annotations
+
+import importlib
+
+from zenith.errors import ConfigurationError
+from zenith.passes.base import Pass
+
+__all__ = ["PASSES", "get_pass", "register_pass"]
+
+# name -> module:class, imported on first use
+PASSES: dict[str, str] = {
+    "cse": "cse:EliminateCommon",
+    "dce": "dce:RemoveUnused",
+    "drop_repeat_kv": "drop_repeat_kv:DropRepeatKv",
+    "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
+    "fold_constants": "fold_constants:FoldConstants",
+    "fuse_add_norm": "fuse_add_norm:FuseAddNorm",
+    "fuse_attention": "fuse_attention:FuseAttention",
+    "fuse_conv": "fuse_conv:FuseConv",
+    "fuse_gelu": "fuse_gelu:FuseGelu",
+    "fuse_layer_norm": "fuse_layer_norm:FuseLayerNorm",
+    "fuse_linear": "fuse_linear:FuseLinear",
+    "fuse_pointwise": "fuse_pointwise:FusePointwise",
+    "fuse_rms_norm": "fuse_rms_norm:FuseRmsNorm",
+    "fuse_rotary": "fuse_rotary:FuseRotary",
+    "fuse_silu": "fuse_silu:FuseSilu",
+    "fuse_softmax": "fuse_softmax:FuseSoftmax",
+    "identities": "identities:RemoveIdentities",
+    "infer_shapes": "infer_shapes:InferShapes",
+    "lift_constants": "lift_constants:LiftConstants",
+    "merge_qkv": "merge_qkv:MergeQkv",
+    "unflatten_linear": "unflatten_linear:UnflattenLinear",
+}
+_ADDED: dict[str, Pass] = {}
+
+
+def register_pass(step: Pass) -> None:
+    """Make `step` available by its name."""
+    if step.name in PASSES or step.name in _ADDED:
+        raise ConfigurationError(f"there is already a pass named '{step.name}'")
+    _ADDED[step.name] = step
+
+
+def get_pass(name: str) -> Pass:
+    """The pass of a name, with its default options."""
+    if name in _ADDED:
+        return _ADDED[name]
+    where = PASSES.get(name)
+    if where is None:
+        raise ConfigurationError(
+            f"there is no pass named '{name}'", next=f"passes: {', '.join([*PASSES, *_ADDED])}"
+        )
+    module, _, attribute = where.partition(":")
+    found: Pass = getattr(importlib.import_module(f"zenith.passes.{module}"), attribute)()
+    return found

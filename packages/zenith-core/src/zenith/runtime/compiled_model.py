@@ -1,0 +1,180 @@
+"""What `zenith.compile` returns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zenith.errors import ValidationError
+from zenith.ir import GraphIR
+from zenith.runtime.adapter import Signature
+from zenith.runtime.context import ExecutionContext
+from zenith.runtime.executor import GraphExecutor
+from zenith.runtime.explain import Explanation
+from zenith.runtime.plan import ExecutionPlan
+from zenith.runtime.reference import evaluate_float64, relative_error
+
+__all__ = ["BenchmarkResult", "CompiledModel", "Verification"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`errors`: output name -> max |T - F| / (|F| + rms F) against the reference in float64."""
+
+    errors: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest error of all outputs."""
+        return max(self.errors.values(), default=0.0)
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Milliseconds per call: median, least, and how many calls were timed."""
+
+    median_ms: float
+    min_ms: float
+    runs: int
+
+
+class CompiledModel:
+    """A compiled model: call it like the source. Safe to call from many threads at once.
+
+    It owns all its weights; nothing of the source model is kept.
+    """
+
+    def __init__(
+        self,
+        graph: GraphIR,
+        plan: ExecutionPlan,
+        signature: Signature,
+        explanation: Explanation,
+        threads: int,
+    ) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._signature = signature
+        self._explanation = explanation
+        self._threads = threads
+        self._executor = GraphExecutor()
+        self._program: Any = plan.partitions[0].program if plan.native else None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Results in the framework's own types and the model's own structure."""
+        signature = self._signature
+        tensors = signature.flatten(args, kwargs)
+        if self._program is None:
+            arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
+            return signature.unflatten([signature.from_numpy(a) for a in arrays])
+        described = [signature.describe(t) for t in tensors]
+        bound = self._program.bound(tuple((d[1], d[2]) for d in described), self._threads)
+        results = [signature.empty(dtype, shape) for dtype, shape in bound.outputs]
+        self._program.run_pointers(
+            bound, [d[0] for d in described], [signature.pointer(r) for r in results]
+        )
+        return signature.unflatten(results)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run on numpy arrays by input name; results by output name."""
+        names = [spec.name for spec in self._plan.inputs]
+        if set(inputs) != set(names):
+            raise ValidationError(
+                f"the model takes {', '.join(names) or 'no inputs'}; given: "
+                f"{', '.join(inputs) or 'nothing'}"
+            )
+        results = self._run_arrays([np.asarray(inputs[name]) for name in names])
+        return {s.name: r for s, r in zip(self._plan.outputs, results, strict=True)}
+
+    def _run_arrays(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        return self._executor.run(self._plan, ExecutionContext(threads=self._threads), arrays)
+
+    def explain(self) -> Explanation:
+        """Which kernel runs each node and why, what fell back, what was copied."""
+        return self._explanation
+
+    def profile(self, *args: Any, repeat: int = 5, **kwargs: Any) -> Explanation:
+        """`explain()` with the time of each node in microseconds: medians over `repeat` calls.
+
+        `roofline` is the share of the speed this machine allows for the node's operations and
+        bytes, from a short measurement of both limits.
+        """
+        from zenith.runtime.roofline import machine_limits
+
+        if self._program is None:
+            raise ValidationError("profile() needs a model that runs on one native backend")
+        signature = self._signature
+        arrays = [signature.to_numpy(t) for t in signature.flatten(args, kwargs)]
+        totals: list[list[int]] = []
+        for _ in range(repeat + 1):
+            context = ExecutionContext(threads=self._threads, profile=True)
+            self._executor.run(self._plan, context, arrays)
+            totals.append(self._program.node_times(context.times[0]))
+        medians = [statistics.median(column) for column in zip(*totals[1:], strict=True)]
+        limits = machine_limits()
+        dims = self._program.dims_of(arrays)
+        nodes = []
+        for node, nanoseconds in zip(self._explanation.nodes, medians, strict=True):
+            floor = limits.seconds(_number(node.flops, dims), _number(node.bytes, dims))
+            share = floor / (nanoseconds * 1e-9) if nanoseconds > 0 else None
+            nodes.append(replace(node, time=nanoseconds / 1000, roofline=share))
+        return replace(self._explanation, nodes=nodes)
+
+    def verify(self, *args: Any, **kwargs: Any) -> Verification:
+        """Compare with the reference evaluation of `graph` in float64 on these inputs."""
+        signature = self._signature
+        arrays = [signature.to_numpy(t) for t in signature.flatten(args, kwargs)]
+        results = self._run_arrays(arrays)
+        feeds = {s.name: a for s, a in zip(self._plan.inputs, arrays, strict=True)}
+        wanted = evaluate_float64(self._graph, feeds)
+        return Verification(
+            {
+                spec.name: relative_error(result, wanted[spec.name])
+                for spec, result in zip(self._plan.outputs, results, strict=True)
+            }
+        )
+
+    def benchmark(self, *args: Any, runs: int = 20, **kwargs: Any) -> BenchmarkResult:
+        """Time whole calls after three that are not counted."""
+        for _ in range(3):
+            self(*args, **kwargs)
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self(*args, **kwargs)
+            times.append((time.perf_counter() - start) * 1e3)
+        return BenchmarkResult(statistics.median(times), min(times), runs)
+
+    @property
+    def graph(self) -> GraphIR:
+        """The graph that runs, after all passes; weights are views of the packed ones."""
+        return self._graph
+
+    @property
+    def graph_ir(self) -> GraphIR:
+        """Alias of `graph`."""
+        return self._graph
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """The frozen list of steps; `str(plan)` prints it."""
+        return self._plan
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the graph's inputs, as `run` takes them."""
+        return [spec.name for spec in self._plan.inputs]
+
+    def __repr__(self) -> str:
+        ins = ", ".join(f"{s.name}: {s}" for s in self._plan.inputs)
+        return f"CompiledModel({ins}; {self._explanation.target})"
+
+
+def _number(cost: Any, dims: Mapping[Any, int]) -> float:
+    return float(cost if isinstance(cost, int | float) else cost.subs(dims))

@@ -1,0 +1,47 @@
+"""Select stage, second half: one kernel per node, and why each other one lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zenith.runtime.kernel_registry import KernelRegistry, KernelSpec
+from zenith.runtime.op_view import OpView
+
+__all__ = ["KernelDispatcher", "Selection"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The kernel of one node. `lost` holds (kernel, reason) of every candidate not taken."""
+
+    op: OpView
+    spec: KernelSpec
+    why: str
+    lost: tuple[tuple[str, str], ...] = ()
+
+
+class KernelDispatcher:
+    """Asks the rows of one backend in their order; the first that says yes wins."""
+
+    def __init__(self, registry: KernelRegistry, opt_level: int = 2) -> None:
+        self._registry = registry
+        self._opt_level = opt_level
+
+    def select(self, backend: str, op: OpView) -> Selection | list[tuple[str, str]]:
+        """A `Selection`, or the (kernel, reason) list of everything that declined."""
+        declined: list[tuple[str, str]] = []
+        candidates = self._registry.candidates(backend, op)
+        for position, spec in enumerate(candidates):
+            reason = self._excluded(spec) or spec.reason_against(op)
+            if reason is not None:
+                declined.append((spec.name, reason))
+                continue
+            later = [(s.name, "slower: later in the list") for s in candidates[position + 1 :]]
+            why = "only kernel for this node" if not declined and not later else "first that fits"
+            return Selection(op, spec, why, (*declined, *later))
+        return declined
+
+    def _excluded(self, spec: KernelSpec) -> str | None:
+        if self._opt_level <= 1 and "winograd" in spec.tags:
+            return f"opt_level={self._opt_level} keeps to exact algorithms"
+        return None

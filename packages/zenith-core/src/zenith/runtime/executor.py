@@ -1,0 +1,33 @@
+"""Execute stage: walk the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zenith.runtime.context import ExecutionContext
+from zenith.runtime.plan import ExecutionPlan
+
+__all__ = ["GraphExecutor"]
+
+
+class GraphExecutor:
+    """Runs an `ExecutionPlan`. Stateless: one serves every plan and every thread."""
+
+    def run(
+        self, plan: ExecutionPlan, context: ExecutionContext, inputs: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Outputs for dense numpy inputs in the plan's order.
+
+        Models that are one native program do not come through here on a call: `CompiledModel`
+        hands the framework's pointers to the program directly.
+        """
+        slots: list[np.ndarray | None] = [None] * plan.n_slots
+        slots[: len(inputs)] = inputs
+        for partition in plan.partitions:
+            arguments = [slots[i] for i in partition.inputs]
+            results = partition.program.run_arrays(arguments, context)
+            for slot, result in zip(partition.outputs, results, strict=True):
+                slots[slot] = result
+        return [slots[i] for i in plan.output_slots]  # type: ignore[misc]

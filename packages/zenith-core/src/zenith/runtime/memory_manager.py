@@ -1,0 +1,55 @@
+"""Memory stage: arena offsets by lifetime, and the bounded cache of bound plans."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from zenith import _native
+
+__all__ = ["MemoryManager"]
+
+Key = TypeVar("Key")
+Bound = TypeVar("Bound")
+
+
+class MemoryManager(Generic[Key, Bound]):
+    """Keeps the most recently used bound plans of one program, one per set of input shapes.
+
+    capacity: how many are kept; the oldest is dropped beyond that (its next use binds again).
+    """
+
+    def __init__(self, bind: Callable[[Key, int], Bound], capacity: int = 64) -> None:
+        self._bind = bind
+        self._capacity = capacity
+        self._bound: OrderedDict[tuple[Key, int], Bound] = OrderedDict()
+        self._lock = threading.Lock()
+        self.binds = 0
+        self.evictions = 0
+
+    def bound(self, shapes: Key, threads: int) -> Bound:
+        """The plan bound to these input shapes, made now if it is not at hand."""
+        key = (shapes, threads)
+        with self._lock:
+            found = self._bound.get(key)
+            if found is not None:
+                self._bound.move_to_end(key)
+                return found
+            fresh = self._bind(shapes, threads)
+            self._bound[key] = fresh
+            self.binds += 1
+            if len(self._bound) > self._capacity:
+                self._bound.popitem(last=False)
+                self.evictions += 1
+            return fresh
+
+    @staticmethod
+    def assign(blocks: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+        """Offsets for blocks (bytes, first step, last step) and the size of the arena.
+
+        Blocks whose lifetimes overlap never share bytes; offsets are multiples of 64.
+        """
+        offsets, total = _native.place_blocks(list(blocks))
+        return list(offsets), int(total)

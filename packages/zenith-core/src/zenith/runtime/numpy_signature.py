@@ -1,0 +1,77 @@
+"""How a compiled GraphIR is called: numpy arrays in the graph's order or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from zenith.errors import ValidationError
+from zenith.ir import GraphIR
+
+__all__ = ["NumpySignature", "numpy_dtype"]
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """numpy dtype of a name as `ValueView.dtype` gives it (bfloat16 and float8 by ml_dtypes)."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+class NumpySignature:
+    """Positional arrays, or keywords by input name; one array back, or a tuple of several."""
+
+    def __init__(self, graph: GraphIR) -> None:
+        self.input_names: Sequence[str] = [str(v.name) for v in graph.inputs]
+        self.output_names: Sequence[str] = [str(v.name) for v in graph.outputs]
+        self._dtypes = [_dtype(v) for v in graph.inputs]
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+        given: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
+        unknown = [k for k in kwargs if k not in self.input_names or k in given]
+        missing = [n for n in self.input_names if n not in given and n not in kwargs]
+        if len(args) > len(self.input_names) or unknown or missing:
+            raise ValidationError(
+                f"the model takes {', '.join(self.input_names)}; missing: "
+                f"{', '.join(missing) or 'none'}; unknown or given twice: "
+                f"{', '.join(unknown) or 'none'}; positional: {len(args)}"
+            )
+        given.update(kwargs)
+        arrays = []
+        for name, dtype in zip(self.input_names, self._dtypes, strict=True):
+            array = np.asarray(given[name])
+            if array.dtype != dtype and isinstance(given[name], int | float | bool | list):
+                array = array.astype(dtype)  # Python scalars and lists have no dtype of their own
+            arrays.append(np.ascontiguousarray(array).reshape(array.shape))
+        return arrays
+
+    def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:
+        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
+
+    def empty(self, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+        return np.empty(tuple(shape), numpy_dtype(dtype))
+
+    def pointer(self, tensor: NDArray[Any]) -> int:
+        return int(tensor.ctypes.data)
+
+    def to_numpy(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        return tensor
+
+    def from_numpy(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def unflatten(self, outputs: Sequence[NDArray[Any]]) -> Any:
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _dtype(value: ir.Value) -> np.dtype[Any]:
+    if value.dtype is None:
+        raise ValidationError(f"input '{value.name}' has no element type")
+    return value.dtype.numpy()

@@ -1,0 +1,77 @@
+"""Plan stage: the frozen, printable list the executor walks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from zenith.ir.dims import Dim
+from zenith.runtime.backend import Program
+from zenith.runtime.dispatcher import Selection
+
+__all__ = ["ExecutionPlan", "PlannedPartition", "TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of the model: name, numpy dtype name, shape (ints or expressions)."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class PlannedPartition:
+    """Consecutive nodes of one backend. `inputs`/`outputs` are slots of the plan's value table."""
+
+    backend: str
+    program: Program
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    selections: tuple[Selection, ...]
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """Partitions in order over a table of slots: first the model's inputs, then what they compute."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    output_slots: tuple[int, ...]
+    n_slots: int
+    partitions: tuple[PlannedPartition, ...]
+
+    @property
+    def native(self) -> bool:
+        """Whether one native program is the whole model, so that a call is one native call."""
+        return (
+            len(self.partitions) == 1
+            and hasattr(self.partitions[0].program, "run_pointers")
+            and self.partitions[0].inputs == tuple(range(len(self.inputs)))
+            and self.partitions[0].outputs == self.output_slots
+        )
+
+    def to_text(self) -> str:
+        """The plan as text: every partition with its steps."""
+        lines = []
+        for partition in self.partitions:
+            lines.append(f"partition {partition.backend}")
+            lines.append(partition.program.to_text())
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Specs of graph inputs or outputs."""
+    from zenith.runtime.op_view import ValueView
+
+    views = [ValueView(v) for v in values]
+    return tuple(TensorSpec(v.name, v.dtype, v.shape) for v in views)

@@ -1,0 +1,146 @@
+"""Bodies of the zenith operators: they mean what the grammar says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from zenith import ops
+from zenith.errors import ValidationError, ZenithError
+from zenith.ir import GraphIR
+from zenith.ops import epilogue, pointwise
+
+Array = np.ndarray
+
+
+def erf(x: Array) -> Array:
+    from math import erf as scalar
+
+    return np.vectorize(scalar)(x)
+
+
+NUMPY = {
+    "bias": lambda x, b: x + b,
+    "add": lambda x, b: x + b,
+    "mul": lambda x, b: x * b,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+}
+
+
+def evaluate(op: str, overload: str, arrays: Sequence[Array], **attrs: object) -> list[Array]:
+    inputs = [
+        ir.val(f"x{i}", ir.DataType.from_numpy(a.dtype), ir.Shape(a.shape))
+        for i, a in enumerate(arrays)
+    ]
+    function = ops.OPERATORS[op](overload)
+    node = ir.node(
+        op, inputs, attrs, domain="zenith", overload=overload, num_outputs=len(function.outputs)
+    )
+    for i, value in enumerate(node.outputs):
+        value.name = f"y{i}"
+    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": 28}, name="g")
+    model = ir.Model(graph, ir_version=10)
+    ops.ensure(model, op, overload)
+    g = GraphIR(model).infer_shapes().verify()
+    shapes = [tuple(v.shape or ()) for v in g.outputs]
+    common.InlinePass()(model)
+    run = ReferenceEvaluator(g.to_onnx())
+    result = run.run(None, {f"x{i}": a for i, a in enumerate(arrays)})
+    assert [r.shape for r in result] == shapes
+    return result
+
+
+CASES = ["", "bias", *(n for n in epilogue.STEPS if n != "bias")]
+CASES += ["bias.gelu", "bias.add.relu", "bias.silu.mul", "mul.add", "bias.relu6.add"]
+
+
+@pytest.mark.parametrize("overload", CASES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_linear(overload: str, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 5)).astype(dtype), rng.standard_normal((5, 4)).astype(dtype)
+    want, operands = 3 * x @ w, []
+    for step in epilogue.parse(overload):
+        more = []
+        if step.operand:
+            shape = (4,) if step.name == "bias" else want.shape
+            more = [rng.standard_normal(shape).astype(dtype)]
+        want = NUMPY[step.name](want, *more)
+        operands += more
+    (got,) = evaluate("Linear", overload, [3 * x, w, *operands])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("overload", ["", "bias", "bias.relu", "bias.add.relu", "relu", "add"])
+def test_conv(overload: str) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 4, 7, 6))
+    w = rng.standard_normal((6, 2, 3, 3))
+    attrs = {"strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 1], "group": 2}
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 1)))
+    want = np.zeros((2, 6, 4, 5))
+    for c in range(6):
+        part = padded[:, (c // 3) * 2 : (c // 3) * 2 + 2]
+        for i in range(4):
+            for j in range(5):
+                window = part[:, :, 2 * i : 2 * i + 3, j : j + 3]
+                want[:, c, i, j] = (window * w[c]).sum((1, 2, 3))
+    operands = []
+    for step in epilogue.parse(overload):
+        if step.name == "bias":
+            operands.append(rng.standard_normal(6))
+            want = want + operands[-1][:, None, None]
+        elif step.operand:
+            operands.append(rng.standard_normal(want.shape))
+            want = want + operands[-1]
+        else:
+            want = np.maximum(want, 0)
+    (got,) = evaluate("ConvBiasAct", overload, [x, w, *operands], **attrs)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_norms() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.standard_normal((2, 3, 8)), rng.standard_normal((2, 3, 8))
+    scale, bias = rng.standard_normal(8), rng.standard_normal(8)
+    s = a + b
+    layer = (s - s.mean(-1, keepdims=True)) / np.sqrt(s.var(-1, keepdims=True) + 1e-3)
+    y, total = evaluate("AddLayerNorm", "", [a, b, scale, bias], epsilon=1e-3)
+    np.testing.assert_allclose(y, layer * scale + bias, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(total, s)
+    rms = s / np.sqrt((s * s).mean(-1, keepdims=True) + 1e-3)
+    y, total = evaluate("AddRMSNorm", "", [a, b, scale], epsilon=1e-3)
+    np.testing.assert_allclose(y, rms * scale, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(total, s)
+
+
+def test_grammar_errors() -> None:
+    for bad in ("swish", "bias.", "relu.bias", "bias.bias"):
+        with pytest.raises(ValidationError, match="is not an epilogue"):
+            epilogue.parse(bad)
+    with pytest.raises(ValidationError, match="no overload"):
+        ops.OPERATORS["AddRMSNorm"]("x")
+    model = GraphIR.from_text('<ir_version: 10, opset_import: ["":28]> g (float[2] x) => (x) {}')
+    with pytest.raises(ZenithError, match="Nonsense"):
+        ops.ensure(model.model, "Nonsense")
+
+
+def test_pointwise_overload_is_stable() -> None:
+    lines = ["t0 = Add (i0, i1)", "t1 = Relu (t0)"]
+    function = pointwise.function(2, lines, ["t1"])
+    assert function.overload == pointwise.overload(2, lines, ["t1"])
+    assert function.overload != pointwise.overload(2, ["t0 = Sub (i0, i1)", lines[1]], ["t1"])
+    assert [n.op_type for n in function] == ["Add", "Relu"]
