@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from zenith_torch.adapter import _device_of, import_captured
 from zenith_torch.capture import capture, split_sample
 
-__all__ = ["Program", "assert_same", "check", "import_raw"]
+__all__ = ["Cases", "Program", "assert_same", "check", "check_cases", "import_raw"]
 
 
 class GatherElements(OpRun):  # type: ignore[misc]
@@ -102,4 +102,36 @@ def check(
         with torch.no_grad():
             want = model(*args, **kwargs)
         assert_same(program(*args, **kwargs), want, tolerance)
+    return program
+
+
+class Cases(torch.nn.Module):
+    """Many small functions of the same inputs as one model: one capture for all."""
+
+    def __init__(self, **cases: Any) -> None:
+        super().__init__()
+        self.cases = cases
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
+        return {name: case(*inputs) for name, case in self.cases.items()}
+
+
+def check_cases(
+    sample: tuple[Any, ...],
+    dynamic: Mapping[str | int, Any] | None = None,
+    others: Sequence[tuple[Any, ...]] = (),
+    tolerance: float = 1e-5,
+    strict: bool = True,
+    **cases: Any,
+) -> Program:
+    """`check` of `Cases`; the name of a case that differs is in the message."""
+    model = Cases(**cases)
+    program = import_raw(model, sample, dynamic, strict)
+    for inputs in (sample, *others):
+        want, got = model(*inputs), program(*inputs)
+        for name in cases:
+            try:
+                assert_same(got[name], want[name], tolerance)
+            except AssertionError as error:
+                raise AssertionError(f"case {name}: {error}") from error
     return program

@@ -238,22 +238,24 @@ def _compile_output(spec: pytree.TreeSpec, leaves: Sequence[tuple[str, Any]]) ->
 
 def leaf_names(spec: pytree.TreeSpec) -> list[str]:
     """A name for each output leaf: keys and positions, "output" for a single tensor."""
+    names = [".".join(path) for path in _paths(spec)]
+    return [f"output_{n}" if n[:1].isdigit() else n or "output" for n in names]
+
+
+def _paths(spec: pytree.TreeSpec) -> list[list[str]]:
     if spec.is_leaf():
-        return ["output"]
-    marked = pytree.tree_unflatten([_Leaf() for _ in range(spec.num_leaves)], spec)
-    try:
-        paths = [path for path, _ in pytree.tree_flatten_with_path(marked)[0]]
-    except Exception:  # a container that only takes tensors: positions say enough
-        return [f"output_{i}" for i in range(spec.num_leaves)]
-    if len(paths) != spec.num_leaves:
-        return [f"output_{i}" for i in range(spec.num_leaves)]
-    names = []
-    for path in paths:
-        parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
-        name = ".".join(parts)
-        names.append(f"output_{name}" if name[:1].isdigit() else name)
-    return names
+        return [[]]
+    children = spec.children()
+    keys = _keys(spec.context, len(children))
+    return [
+        [key, *path] for key, child in zip(keys, children, strict=True) for path in _paths(child)
+    ]
 
 
-class _Leaf:
-    """Stands for a tensor while names are made."""
+def _keys(context: Any, count: int) -> list[str]:
+    """A container's keys, where its tree context tells them; else positions."""
+    for keys in (context, context[0] if isinstance(context, (list, tuple)) and context else None):
+        if isinstance(keys, (list, tuple)) and len(keys) == count:
+            if all(isinstance(key, (str, int)) for key in keys):
+                return [str(key) for key in keys]
+    return [str(i) for i in range(count)]

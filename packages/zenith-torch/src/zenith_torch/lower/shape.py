@@ -169,8 +169,8 @@ def split(b: Builder, x: ir.Value, *arguments: Any, **_: Any) -> list[ir.Value]:
 @lower("aten.unbind.int")
 def unbind(b: Builder, x: ir.Value, dim: int = 0) -> list[ir.Value]:
     axis = b.axis(x, dim)
-    count = b.static_shape_of(x)[axis] if isinstance(b.shape_of(x)[axis], int) else None
-    if count is None:
+    count = b.shape_of(x)[axis]
+    if not isinstance(count, int):
         raise NotSupportedError("unbind of a dynamic axis")
     return [b.squeeze(part, axis) for part in _split(b, x, [1] * count, axis)]
 
