@@ -32,7 +32,9 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def run_view(isa: str, op: OpView, inputs: list[Array | None], shape: Any, threads: int = 2) -> list[Array]:
+def run_view(
+    isa: str, op: OpView, inputs: list[Array | None], shape: Any, threads: int = 2
+) -> list[Array]:
     program, sources = translate(op)
     operands = [inputs[s] if isinstance(s, int) else s for s in sources]
     full = [np.broadcast_to(o, shape) for o in operands if o is not None]
@@ -44,7 +46,9 @@ def run_view(isa: str, op: OpView, inputs: list[Array | None], shape: Any, threa
     return outputs
 
 
-def view(op_type: str, inputs: list[Array | None], const: bool = False, **attributes: Any) -> OpView:
+def view(
+    op_type: str, inputs: list[Array | None], const: bool = False, **attributes: Any
+) -> OpView:
     values: list[ir.Value | None] = []
     for i, array in enumerate(inputs):
         if array is None:
@@ -241,7 +245,9 @@ def test_half_conversions_are_exact(isa: str) -> None:
             "steps": [(TYPES[a] + 16 * TYPES[b]) << 8 | 1 << 16], "args": [0.0, 0.0]})  # fmt: skip
         call(every.view(np.uint16), up, code, "float32")
         np.testing.assert_array_equal(up, bits.astype(np.float32))
-        x = rng(9).normal(0, 1, 50_000).astype(np.float32) * np.geomspace(1e-9, 1e6, 50_000).astype(np.float32)
+        x = rng(9).normal(0, 1, 50_000).astype(np.float32) * np.geomspace(1e-9, 1e6, 50_000).astype(
+            np.float32
+        )
         down = np.empty(x.shape, np.uint16)
         call(x, down, "float32", code)
         with np.errstate(over="ignore"):
@@ -335,9 +341,8 @@ def test_random_chains(seed: int) -> None:
         xs = [pools[t][-int(r.integers(1, min(4, len(pools[t])) + 1))] for t in kinds]
         lines.append(f"t{k} = {op} ({', '.join(xs)})")
         pools[kind].append(f"t{k}")
-    full = "o0 = Add (%s, i1)" % pools["f"][-1], "o1 = Where (i3, %s, i2)" % pools["i"][-1]
-    last = ["s0 = Sub (i0, i0)", "o2 = Add (%s, s0)" % "o0"]
-    lines += [*full, *last]
+    lines += [f"o0 = Add ({pools['f'][-1]}, i1)", f"o1 = Where (i3, {pools['i'][-1]}, i2)"]
+    lines += ["s0 = Sub (i0, i0)", "o2 = Add (o0, s0)"]
     function = chain_function(lines, 4, ["o0", "o1", "o2"])
     values = [ir.Value(name=f"i{k}", type=ir.TensorType(ir.DataType.from_numpy(a.dtype)),
                        shape=ir.Shape(a.shape)) for k, a in enumerate(feeds)]  # fmt: skip
@@ -345,7 +350,9 @@ def test_random_chains(seed: int) -> None:
     kinds = [a.astype(np.float64) if a.dtype == np.float32 else a for a in feeds]
     info = ", ".join(f"{ {'f': 'double', 'i': 'int64', 'b': 'bool'}[a.dtype.kind]}[?,?,?] i{k}"
                      for k, a in enumerate(kinds))  # fmt: skip
-    text = f'<ir_version: 10, opset_import: ["" : {OPSET}]> g ({info}) => (double[?,?,?] o0, int64[?,?,?] o1, double[?,?,?] o2) {{ {" ".join(lines)} }}'
+    outs = "double[?,?,?] o0, int64[?,?,?] o1, double[?,?,?] o2"
+    head = f'<ir_version: 10, opset_import: ["" : {OPSET}]> g ({info}) => ({outs})'
+    text = f"{head} {{ {' '.join(lines)} }}"
     model = ReferenceEvaluator(onnx.parser.parse_model(text))
     expected = model.run(None, {f"i{k}": a for k, a in enumerate(kinds)})
     for isa in ISAS:
@@ -358,7 +365,12 @@ def test_random_chains(seed: int) -> None:
 
 
 def test_body_constants_and_large_programs() -> None:
-    lines = ["c = Constant <value_float = 2.5> ()", "a = Mul (i0, c)", "b = Exp (a)", "o = Add (b, c)"]
+    lines = [
+        "c = Constant <value_float = 2.5> ()",
+        "a = Mul (i0, c)",
+        "b = Exp (a)",
+        "o = Add (b, c)",
+    ]
     function = chain_function(lines, 1, ["o"])
     x = floats(7, 300)
     value = ir.Value(name="i0", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(x.shape))

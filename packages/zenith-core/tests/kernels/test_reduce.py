@@ -74,7 +74,9 @@ def test_exact_reductions(isa: str, shape: tuple[int, ...], axes: tuple[int, ...
                 continue
             y = reduce(isa, name, x, axes)
             with np.errstate(over="ignore"):
-                expected = NUMPY[name](x, axis=axes, **({"dtype": dtype} if "S" in name or "P" in name else {}))
+                expected = NUMPY[name](
+                    x, axis=axes, **({"dtype": dtype} if "S" in name or "P" in name else {})
+                )
             np.testing.assert_array_equal(y, expected, err_msg=f"{name} {dtype}")
 
 
@@ -123,7 +125,12 @@ def test_nan_wins_and_empty_has_identities(isa: str) -> None:
             expected = NUMPY[name](x, axis=axes)
             np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
     empty = np.zeros((3, 0, 5), np.float32)
-    for name, value in (("ReduceSum", 0), ("ReduceProd", 1), ("ReduceMax", -np.inf), ("ReduceMin", np.inf)):
+    for name, value in (
+        ("ReduceSum", 0),
+        ("ReduceProd", 1),
+        ("ReduceMax", -np.inf),
+        ("ReduceMin", np.inf),
+    ):
         np.testing.assert_array_equal(reduce(isa, name, empty, (1,)), np.full((3, 5), value))
     assert np.isnan(reduce(isa, "ReduceMean", empty, (1,))).all()
     assert reduce(isa, "ReduceSum", empty, (0,)).shape == (0, 5)
@@ -215,7 +222,9 @@ class Recorder:
     def alias(self, index: int, operand: Operand) -> None:
         self.result = self._array(operand)
 
-    def step(self, kernel: str, inputs: list[Operand], outputs: list[Operand], **params: Any) -> None:
+    def step(
+        self, kernel: str, inputs: list[Operand], outputs: list[Operand], **params: Any
+    ) -> None:
         _native.call(ISAS[0], kernel, [self._array(o) for o in inputs],
                      [self._array(o) for o in outputs], params)  # fmt: skip
 
@@ -247,7 +256,9 @@ def test_rows_read_axes_and_attributes() -> None:
         got = emit(name, y, (4, 10), [-2], keepdims=0)
         np.testing.assert_allclose(got, f(wide, axis=1), rtol=1e-5, atol=1e-5, err_msg=name)
         got = emit(name, y, (1, 1, 1), None)
-        np.testing.assert_allclose(got, f(wide, axis=(0, 1, 2), keepdims=True), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            got, f(wide, axis=(0, 1, 2), keepdims=True), rtol=1e-5, atol=1e-5
+        )
         got = emit(name, y, (4, 1, 1), None, axes=[1, 2])
         np.testing.assert_allclose(got, f(wide, axis=(1, 2), keepdims=True), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(emit("ReduceSum", x, x.shape, [], noop_with_empty_axes=1), x)
@@ -261,7 +272,9 @@ def test_log_sum_exp_row() -> None:
     x[0], x[1, 2] = -np.inf, np.inf
     wide = x.astype(np.float64)
     expected = np.logaddexp.reduce(wide, axis=2)
-    np.testing.assert_allclose(emit("ReduceLogSumExp", x, (5, 7), [2], keepdims=0), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        emit("ReduceLogSumExp", x, (5, 7), [2], keepdims=0), expected, rtol=1e-6
+    )
     expected = np.logaddexp.reduce(wide, axis=0, keepdims=True)
     np.testing.assert_allclose(emit("ReduceLogSumExp", x, (1, 7, 30), [0]), expected, rtol=1e-6)
 

@@ -153,6 +153,7 @@ def _flat(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     edges.in_spec = pytree.tree_structure(((0,) * edges.in_spec.num_leaves, {}))
     edges.out_spec = pytree.tree_structure((0,) * edges.out_spec.num_leaves)
     edges.forward_arg_names = None
+    flat._example_inputs = None
     return flat
 
 

@@ -120,20 +120,22 @@ void reduce_run(const T* x, int64_t n, Acc<R, T>& acc) {
   using A = Acc<R, T>;
   constexpr int64_t kN = kVecBytes / static_cast<int64_t>(sizeof(T));
   typedef T V __attribute__((vector_size(kVecBytes)));
+  typedef T U __attribute__((vector_size(kVecBytes), aligned(alignof(T)), may_alias));
   typedef A VA __attribute__((vector_size(kN * sizeof(A))));
   int64_t i = 0;
   if (n >= 4 * kN) {
     VA total = VA{} + static_cast<A>(start_of<R, T>());
     while (i + 4 * kN <= n) {
       const int64_t end = i + 64 * kN < n ? i + 64 * kN : n;
-      V a[4];
-      for (V& v : a) v = V{} + start_of<R, T>();
+      V a = V{} + start_of<R, T>(), b = a, c = a, d = a;
       for (; i + 4 * kN <= end; i += 4 * kN) {
-        V v[4];
-        std::memcpy(v, x + i, sizeof(v));
-        for (int j = 0; j < 4; ++j) a[j] = R::join(a[j], R::of(v[j]));
+        const U* v = reinterpret_cast<const U*>(x + i);
+        a = R::join(a, R::of(static_cast<V>(v[0])));
+        b = R::join(b, R::of(static_cast<V>(v[1])));
+        c = R::join(c, R::of(static_cast<V>(v[2])));
+        d = R::join(d, R::of(static_cast<V>(v[3])));
       }
-      const V all = R::join(R::join(a[0], a[1]), R::join(a[2], a[3]));
+      const V all = R::join(R::join(a, b), R::join(c, d));
       total = R::join(total, __builtin_convertvector(all, VA));
     }
     for (int j = 0; j < kN; ++j) acc = R::join(acc, total[j]);
