@@ -98,7 +98,7 @@ class CallableProgram:
                 ) from cause
             _check_results(op, name, results)
             env.update(zip(op.node.outputs, results, strict=False))
-        return [np.ascontiguousarray(env[v]) for v in self._outputs]
+        return [np.asarray(env[v], order="C") for v in self._outputs]
 
     def to_text(self) -> str:
         return "\n".join(

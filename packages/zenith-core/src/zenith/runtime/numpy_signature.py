@@ -49,7 +49,7 @@ class NumpySignature:
             array = np.asarray(given[name])
             if array.dtype != dtype and isinstance(given[name], int | float | bool | list):
                 array = array.astype(dtype)  # Python scalars and lists have no dtype of their own
-            arrays.append(np.ascontiguousarray(array).reshape(array.shape))
+            arrays.append(np.asarray(array, order="C"))
         return arrays
 
     def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:

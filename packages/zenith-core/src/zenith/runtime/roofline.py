@@ -31,7 +31,7 @@ def machine_limits() -> MachineLimits:
     isa = _native.isas()[0]
     m, n, k = 192, 768, 256
     x = np.ones((m, k), np.float32)
-    packed = _native.pack(isa, "linear_pack_f32", np.ones((k, n), np.float32), {})
+    packed = _native.pack(isa, "linear_pack_f32", np.ones((k, n), np.float32), {"transposed": 0})
     y = np.empty((m, n), np.float32)
     params = {"epilogue": []}
     flops = 2 * m * n * k / _best(lambda: _native.call(isa, "linear_f32", [x, packed], [y], params))

@@ -65,12 +65,26 @@ void run_tile(const Tile& t) {
     ahead += kLine;
   }
   for (; k < t.depth; ++k) step(acc[0]);
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < kNV; ++v) {
-      vf total = acc[0][i][v];
-      for (int s = 1; s < kSums; ++s) total += acc[s][i][v];
-      float* c = t.c + i * t.c_row + v * kLanes;
-      store(c, t.accumulate ? load(c) + total : total);
+#pragma GCC unroll 4
+      for (int s = 1; s < kSums; ++s) acc[0][i][v] += acc[s][i][v];
+    }
+  }
+  float* c = t.c;
+  if (t.accumulate) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i, c += t.c_row) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kNV; ++v) store(c + v * kLanes, load(c + v * kLanes) + acc[0][i][v]);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i, c += t.c_row) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kNV; ++v) store(c + v * kLanes, acc[0][i][v]);
     }
   }
 }
