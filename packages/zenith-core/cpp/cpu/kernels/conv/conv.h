@@ -132,16 +132,17 @@ inline StepOperand pixel_operand(const TensorRef& t) {
 // NaN stays NaN: a comparison with it is false and picks the second operand.
 [[gnu::always_inline]] inline vf clamp(vf v, vf lo, vf hi) { return vmin(hi, vmax(lo, v)); }
 
-// The inputs o * stride - pad + t * dilation that exist for output position o: taps [first, last).
-struct TapRange {
-  int64_t first, last;
+// Weights [M, C/group, kh, kw], or [M, C/group, kw] of a 1-D convolution.
+struct Filter {
+  int64_t m, c, kh, kw;
+  int64_t sm, sc, si, sj;  // strides
 };
-inline TapRange taps_inside(int64_t o, int64_t stride, int64_t pad, int64_t dilation, int64_t taps,
-                            int64_t size) {
-  const int64_t start = o * stride - pad;
-  const int64_t first = start >= 0 ? 0 : ceil_div(-start, dilation);
-  const int64_t last = start >= size ? 0 : least(taps, ceil_div(size - start, dilation));
-  return {first, most(first, last)};
+
+inline Filter filter_of(const TensorRef& w) {
+  const bool flat = w.rank == 3;
+  const int col = flat ? 2 : 3;
+  return {w.shape[0],   w.shape[1],   flat ? 1 : w.shape[2],   w.shape[col],
+          w.strides[0], w.strides[1], flat ? 0 : w.strides[2], w.strides[col]};
 }
 
 }  // namespace
