@@ -301,3 +301,16 @@ def test_unknown_target_and_unknown_option(install: Install, tmp_path: Path) -> 
         plugins.check(CompileConfig(backend_options={"npu": {"stream": 2}}))
     with pytest.raises(ConfigurationError, match="no backend 'gpu'"):
         plugins.check(CompileConfig(backend_options={"gpu": {}}))
+
+
+def test_a_broken_builtin_is_never_passed_over(install: Install) -> None:
+    install("core", "raise ImportError('half installed')\n", dist="core")
+    plugins = PluginManager([], builtins=("plugin_core",), environ={})
+    with pytest.raises(PluginError, match="built-in plugin 'plugin_core' is broken: ImportError"):
+        plugins.check(CompileConfig())
+    with pytest.raises(PluginError, match="half installed"):
+        plugins.register_kernels(Rows())
+    blocked = PluginManager(
+        [], builtins=("plugin_core",), environ={"ZENITH_DISABLE_PLUGINS": "plugin_core"}
+    )
+    blocked.check(CompileConfig())  # the user's own choice

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import platform
+from collections import Counter
 from importlib import metadata
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from zenith.errors import PluginError
 from zenith.plugins import Plugin, PluginManager, plugin_manager
 
 __all__ = ["app"]
@@ -19,6 +23,11 @@ _console = Console()
 
 _PACKAGES = ("zenith-core", "zenith-torch", "numpy", "onnx", "onnx-ir", "onnxscript", "torch")
 _COLOURS = {"ready": "green", "unavailable": "yellow", "blocked": "yellow"}
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """One line as it is: no wrapping, no markup inside names or causes."""
+    _console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -32,6 +41,7 @@ def doctor() -> None:
     """Show versions, instruction sets, threads and plugins; exit 1 when something is broken."""
     _print_versions()
     _print_cpu()
+    _print_kernels(plugin_manager())
     rows = _print_plugins(plugin_manager(), with_traceback=True)
     if any(row.state in ("broken", "incompatible") for row in rows):
         raise typer.Exit(1)
@@ -40,20 +50,26 @@ def doctor() -> None:
 @app.command()
 def passes() -> None:
     """List the graph passes of each opt_level, in order."""
-    from zenith.passes import OPT_LEVELS
+    from zenith.passes import CANONICALIZE
 
-    for level, names in OPT_LEVELS.items():
-        _console.print(f"opt_level={level}: {', '.join(names) or '(none)'}")
+    for level, names in enumerate(CANONICALIZE):
+        _say(f"opt_level={level} canonicalize: {', '.join(names)}")
+    for name, backend in plugin_manager().backends.items():
+        for level in range(len(CANONICALIZE)):
+            names = backend.pipeline(level)
+            if names:
+                _say(f"opt_level={level} lower {name}: {', '.join(names)}")
 
 
 def _print_versions() -> None:
-    _console.print(f"python {platform.python_version()} on {platform.platform()}")
+    _say(f"python {platform.python_version()} on {platform.platform()}")
     for package in _PACKAGES:
-        _console.print(f"{package} {_version(package) or 'not installed'}")
+        _say(f"{package} {_version(package) or 'not installed'}")
     if _version("pyzenith"):
-        _console.print(
-            "[yellow]pyzenith is installed: another project that also imports as 'zenith'. "
-            "Uninstall one of the two.[/yellow]"
+        _say(
+            "pyzenith is installed: another project that also imports as 'zenith'. "
+            "Uninstall one of the two.",
+            "yellow",
         )
 
 
@@ -66,18 +82,29 @@ def _version(package: str) -> str | None:
 
 def _print_cpu() -> None:
     if importlib.util.find_spec("zenith._native") is None:
-        _console.print("[red]zenith._native is missing: this installation is incomplete[/red]")
+        _say("zenith._native is missing: this installation is incomplete", "red")
         return
     from zenith import _native
 
     usable, built = _native.isas(), _native.built_isas()
-    _console.print(f"instruction sets: {', '.join(usable)} usable of {', '.join(built)} built")
-    _console.print(f"threads: {_native.available_threads()}")
+    _say(f"instruction sets: {', '.join(usable)} usable of {', '.join(built)} built")
+    _say(f"threads: {_native.available_threads()}")
     if not {"avx2", "avx512"} & set(usable) and platform.machine() in ("x86_64", "AMD64"):
-        _console.print(
-            "[yellow]This machine has no AVX2: the baseline kernels run, several times slower than "
-            "the figures of the documentation.[/yellow]"
+        _say(
+            "This machine has no AVX2: the baseline kernels run, several times slower than "
+            "the figures of the documentation.",
+            "yellow",
         )
+
+
+def _print_kernels(manager: PluginManager) -> None:
+    from zenith.runtime.kernel_registry import KernelRegistry
+
+    registry = KernelRegistry()
+    with contextlib.suppress(PluginError):  # a built-in that fails here shows as broken below
+        manager.register_kernels(registry)
+    counts = Counter(backend for backend, _ in registry)
+    _say("kernel rows: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def _print_plugins(manager: PluginManager, *, with_traceback: bool) -> list[Plugin]:
@@ -88,15 +115,15 @@ def _print_plugins(manager: PluginManager, *, with_traceback: bool) -> list[Plug
         state = f"[{colour}]{row.state}[/{colour}]"
         owner = row.owner + (" (built in)" if row.builtin else "")
         names = (", ".join(row.backends), ", ".join(row.adapters))
-        table.add_row(row.name, owner, state, *names, row.why)
+        table.add_row(row.name, owner, state, *names, escape(row.why))
     _console.print(table)
     for info in manager.backend_infos():
         why = f": {info.why}" if info.why else ""
-        _console.print(f"backend {info.name} is {info.state}{why}", markup=False)
+        _say(f"backend {info.name} is {info.state}{why}")
     if with_traceback:
         for row in rows:
             if row.traceback:
-                _console.print(f"\n{row.name} failed with:\n{row.traceback}", markup=False)
+                _say(f"\n{row.name} failed with:\n{row.traceback}")
     return rows
 
 

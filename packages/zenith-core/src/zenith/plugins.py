@@ -259,9 +259,11 @@ class PluginManager:
                     self._call(plugin, "zenith_register_kernels", registry=rows)
                     for backend, specs in rows.calls:
                         registry.add(backend, *specs)
+        self._require_builtins()
 
     def check(self, config: CompileConfig) -> None:
         """Refuse targets that do not exist and options their backend does not know."""
+        self._require_builtins()
         for name in config.target:
             if name != "auto":
                 self.backend(name)
@@ -297,6 +299,16 @@ class PluginManager:
                 )
             )
         return infos
+
+    def _require_builtins(self) -> None:
+        """Without a built-in backend models would quietly run slower or not at all: say it."""
+        for plugin in self.plugins:
+            if plugin.builtin and plugin.state is State.BROKEN:
+                raise PluginError(
+                    f"the built-in plugin '{plugin.name}' is broken: {plugin.why}",
+                    next="reinstall zenith-core; `zenith doctor` shows the traceback",
+                    traceback=plugin.traceback,
+                )
 
     # Loading.
 

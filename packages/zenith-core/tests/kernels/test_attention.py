@@ -215,7 +215,11 @@ def test_views_of_one_fused_projection(isa: str, rows: int) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_give_the_same_bits(isa: str, threads: int) -> None:
-    for shape in [(1, 3, 3, 130, 130, 32, 32), (1, 1, 1, 520, 1100, 16, 16), (1, 8, 1, 1, 99, 8, 8)]:
+    for shape in [
+        (1, 3, 3, 130, 130, 32, 32),
+        (1, 1, 1, 520, 1100, 16, 16),
+        (1, 8, 1, 1, 99, 8, 8),
+    ]:
         q, k, v = qkv(*shape)
         want = run(isa, q, k, v, causal=True, threads=1)
         np.testing.assert_array_equal(run(isa, q, k, v, causal=True, threads=threads), want)

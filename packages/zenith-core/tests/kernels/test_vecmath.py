@@ -112,7 +112,9 @@ def test_special_values(isa: str, op: str) -> None:
     for n in (5, 40):  # inside one vector, and beyond
         y = apply(isa, op, np.resize(x, n))
         np.testing.assert_allclose(y, np.resize(expected, n), rtol=2e-7)
-        assert (np.signbit(y[:4][expected[:4] == 0]) == np.signbit(expected[:4][expected[:4] == 0])).all()
+        assert (
+            np.signbit(y[:4][expected[:4] == 0]) == np.signbit(expected[:4][expected[:4] == 0])
+        ).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

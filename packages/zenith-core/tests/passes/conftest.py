@@ -40,9 +40,7 @@ def random_feeds(graph: GraphIR, sizes: Mapping[str, int], seed: int) -> dict[st
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in graph.inputs:
-        shape = [
-            d if isinstance(d, int) else sizes[str(d.value)] for d in value.shape or ()
-        ]
+        shape = [d if isinstance(d, int) else sizes[str(d.value)] for d in value.shape or ()]
         assert value.dtype is not None
         dtype = value.dtype.numpy()
         if dtype == np.bool_:
@@ -56,9 +54,11 @@ def random_feeds(graph: GraphIR, sizes: Mapping[str, int], seed: int) -> dict[st
 
 def ops_of(graph: GraphIR) -> list[str]:
     """Operators in order; zenith ones with their overload."""
-    return [
-        f"{n.domain}.{n.op_type}:{n.overload}" if n.domain else n.op_type for n in graph.nodes
-    ]
+    return [f"{n.domain}.{n.op_type}:{n.overload}" if n.domain else n.op_type for n in graph.nodes]
+
+
+def types_of(graph: GraphIR) -> list[str]:
+    return [f"{v.dtype} {v.shape}" for v in graph.outputs]
 
 
 class Checker:
@@ -81,12 +81,16 @@ class Checker:
     ) -> GraphIR:
         graph = build(signature, body, weights)
         names = [v.name for v in graph.outputs]
-        types = [(v.dtype, [str(getattr(d, "value", d)) for d in v.shape or ()]) for v in graph.outputs]
+        types = [
+            (v.dtype, [str(getattr(d, "value", d)) for d in v.shape or ()]) for v in graph.outputs
+        ]
         after = graph.clone()
         steps = [passes] if isinstance(passes, str) else list(passes)
         PassManager(steps, debug=True).run(after)
         assert [v.name for v in after.outputs] == names
-        again = [(v.dtype, [str(getattr(d, "value", d)) for d in v.shape or ()]) for v in after.outputs]
+        again = [
+            (v.dtype, [str(getattr(d, "value", d)) for d in v.shape or ()]) for v in after.outputs
+        ]
         assert again == types
         for seed in range(2):
             data = dict(feeds or random_feeds(graph, sizes or {"B": 2 + seed, "S": 5}, seed))

@@ -30,18 +30,15 @@ def import_captured(
     captured: Captured, device: torch.device
 ) -> tuple[Any, TorchSignature, dict[str, tuple[int, int | None]]]:
     """The onnx_ir model, signature and ranges; nothing of them refers to the program."""
-    program = captured.program
-    spec = program.call_spec
-    assert spec.in_spec is not None and spec.out_spec is not None
-    names = leaf_names(spec.out_spec)
-    imported = import_program(program, captured.axis_names, names)
+    names = leaf_names(captured.out_spec)
+    imported = import_program(captured.program, captured.axis_names, names)
     signature = TorchSignature(
         parameters=captured.parameters,
         positional=captured.positional,
         order=captured.order,
         defaults=captured.defaults,
-        in_spec=spec.in_spec,
-        out_spec=spec.out_spec,
+        in_spec=captured.in_spec,
+        out_spec=captured.out_spec,
         inputs=imported.inputs,
         outputs=imported.outputs,
         input_types=imported.input_types,

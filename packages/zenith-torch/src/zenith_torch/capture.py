@@ -28,6 +28,7 @@ _DYNAMIC = torch.export.Dim.DYNAMIC
 class Captured:
     """A functional program, and what the caller's arguments are called.
 
+    in_spec, out_spec: trees of the caller's (args, kwargs) and of the result.
     parameters: top-level argument names in the order of the program's (args, kwargs).
     positional: how many of them the sample gave by position.
     defaults: defaults of forward's parameters, by name.
@@ -36,6 +37,8 @@ class Captured:
     """
 
     program: torch.export.ExportedProgram
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
     parameters: list[str]
     positional: int
     defaults: dict[str, Any]
@@ -86,9 +89,10 @@ def capture(
             )
         except Exception as error:
             raise _capture_error(error, leaves, paths, axis_names) from error
-    program = _decompose(program)
     return Captured(
-        program=program,
+        program=_decompose(program),
+        in_spec=program.call_spec.in_spec,
+        out_spec=program.call_spec.out_spec,
         parameters=names,
         positional=len(args),
         defaults=_defaults(signature),
@@ -112,7 +116,16 @@ def _captured_program(
         leaves, _ = pytree.tree_flatten(example)
         paths = _leaf_paths(example, names)
         axis_names = _match_dynamic(paths, leaves, names, count, dynamic)
-    return Captured(_decompose(program), names, count, {}, names[:count], axis_names)
+    return Captured(
+        program=_decompose(program),
+        in_spec=in_spec,
+        out_spec=program.call_spec.out_spec,
+        parameters=names,
+        positional=count,
+        defaults={},
+        order=names[:count],
+        axis_names=axis_names,
+    )
 
 
 def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -123,9 +136,25 @@ def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
             table.pop(operator)
     with torch.no_grad(), _quiet():
         try:
-            return program.run_decompositions(table)
+            return _flat(program).run_decompositions(table)
         except Exception as error:
             raise _capture_error(error, [], [], []) from error
+
+
+def _flat(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same program with flat tuples at its edges.
+
+    run_decompositions builds the model's own containers while it traces; what they compute then
+    (a cache concatenates to an empty tensor) would become part of the program.
+    """
+    flat = program._update(program.graph_module, program.graph_signature)
+    edges = flat.module_call_graph[0].signature
+    assert edges is not None
+    edges.in_spec = pytree.tree_structure(((0,) * edges.in_spec.num_leaves, {}))
+    edges.out_spec = pytree.tree_structure((0,) * edges.out_spec.num_leaves)
+    edges.forward_arg_names = None
+    flat._example_inputs = None
+    return flat
 
 
 # --- the module's state ---------------------------------------------------------------------------

@@ -48,7 +48,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{'pass':24} changed   nodes         ms"]
         lines += [
-            f"{r.name:24} {r.changed:7} {r.nodes_before:5} -> {r.nodes_after:<5} {r.seconds * 1e3:6.1f}"
+            f"{r.name:24} {r.changed:7} {r.nodes_before:5} -> {r.nodes_after:<5} "
+            f"{r.seconds * 1e3:6.1f}"
             for r in self.records
         ]
         return "\n".join(lines)

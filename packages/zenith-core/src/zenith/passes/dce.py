@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from zenith.ir import GraphIR
@@ -22,5 +23,6 @@ class RemoveUnused:
 
         before = size()
         common.RemoveUnusedNodesPass()(graph.model)
-        common.RemoveUnusedFunctionsPass()(graph.model)
+        unused_functions: ir.passes.PassBase = common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
+        unused_functions(graph.model)
         return before - size()

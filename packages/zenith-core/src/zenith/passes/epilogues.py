@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from zenith.passes.rewrite import array, attr, commuted, is_op, same_shape, scalar, sole_user
+from zenith.passes.rewrite import attr, commuted, const_shape, is_op, same_shape, scalar, sole_user
 
 __all__ = ["Chain", "activation", "grow"]
 
@@ -93,7 +93,6 @@ def _step(
 
 def _is_bias(other: ir.Value, value: ir.Value) -> bool:
     """A constant [N] along the last axis of `value` (of rank above 1)."""
-    data = array(other)
-    if data is None or data.ndim != 1 or value.shape is None or value.shape.rank() < 2:
+    if value.shape is None or value.shape.rank() < 2:
         return False
-    return value.shape[-1] == data.shape[0]
+    return const_shape(other) == (value.shape[-1],)

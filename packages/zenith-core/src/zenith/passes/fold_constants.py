@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -14,7 +16,7 @@ from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir import OPSET, GraphIR
 from zenith.passes.cse import is_random
-from zenith.passes.rewrite import Rewriter, array, attr, ints
+from zenith.passes.rewrite import Rewriter, array, attr, ints, static_shape
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -48,7 +50,7 @@ class FoldConstants:
                 changed += _replace(rewriter, node, results)
         return changed
 
-    def _candidates(self, nodes: list[ir.Node]) -> set[ir.Node]:
+    def _candidates(self, nodes: Sequence[ir.Node]) -> set[ir.Node]:
         """Nodes that depend on constants only."""
         found: set[ir.Node] = set()
         for node in nodes:
@@ -92,10 +94,10 @@ class FoldConstants:
             return None
         if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
             return None
-        sizes = list(value.shape)
-        if not all(isinstance(d, int) for d in sizes) or np.prod(sizes, dtype=int) != len(content):
+        sizes = static_shape(value)
+        if sizes is None or math.prod(sizes) != len(content):
             return None
-        return [np.array(content, dtype=value.dtype.numpy()).reshape(sizes)]  # type: ignore[arg-type]
+        return [np.array(content, dtype=value.dtype.numpy()).reshape(sizes)]
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -108,11 +110,10 @@ def _constant(value: ir.Value) -> bool:
 def _nbytes(value: ir.Value) -> int:
     """Size of a result whose inputs are constants; 0 where it is not inferred (then it is small:
     content that depends on data, such as Range)."""
-    if value.shape is None or value.dtype is None or not value.shape.is_static():
+    sizes = static_shape(value)
+    if sizes is None or value.dtype is None:
         return 0
-    return int(np.prod([int(d) for d in value.shape], dtype=np.int64)) * int(
-        max(value.dtype.itemsize, 1)
-    )
+    return math.prod(sizes) * int(max(value.dtype.itemsize, 1))
 
 
 def _replace(rewriter: Rewriter, node: ir.Node, results: list[Array]) -> int:
@@ -183,10 +184,8 @@ def _view(node: ir.Node, inputs: list[Array | None]) -> Array | None:
         return None if shape is None else np.broadcast_to(x, np.broadcast_shapes(x.shape, shape))
     if kind == "Slice":
         return _slice(x, [ints(v) for v in node.inputs[1:]], node)
-    shape_value = node.outputs[0].shape
-    if shape_value is None or not shape_value.is_static():
-        return None
-    return x.reshape([int(d) for d in shape_value])
+    sizes = static_shape(node.outputs[0])
+    return None if sizes is None else x.reshape(sizes)
 
 
 def _slice(x: Array, parts: list[list[int] | None], node: ir.Node) -> Array | None:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from zenith.ir import GraphIR
 from zenith.passes.rewrite import (
     Rewriter,
-    array,
     attr,
+    const_shape,
     is_op,
     last_axis,
     produced_by,
@@ -48,16 +48,15 @@ def _fuse(rw: Rewriter, norm: ir.Node) -> bool:
         return False
     if attr(norm, "stash_type", 1) != 1:
         return False
-    scale = array(norm.inputs[1])
-    if scale is None or scale.ndim != 1 or total.shape is None or total.shape[-1] != scale.size:
+    size = const_shape(norm.inputs[1])
+    if size is None or total.shape is None or size != (total.shape[-1],) or total.dtype is None:
         return False
     inputs = [a, b, norm.inputs[1]]
     if norm.op_type == "LayerNormalization":
         bias = norm.inputs[2] if len(norm.inputs) > 2 else None
         if bias is None:
-            bias = rw.constant(np.zeros_like(scale), "zero_bias")
-        given = array(bias)
-        if given is None or given.shape != scale.shape:
+            bias = rw.constant(np.zeros(size, total.dtype.numpy()), "zero_bias")
+        if const_shape(bias) != size:
             return False
         inputs.append(bias)
     new = rw.fused(

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from zenith.ir import GraphIR
 from zenith.passes.epilogues import grow
-from zenith.passes.rewrite import Rewriter, array, attr, is_op
+from zenith.passes.rewrite import Rewriter, attr, const_shape, is_op
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class FuseConv:
 
 
 def _fuse(rw: Rewriter, conv: ir.Node) -> bool:
-    weight = array(conv.inputs[1])
-    if weight is None or weight.ndim < 3 or attr(conv, "auto_pad", "NOTSET") != "NOTSET":
+    size = const_shape(conv.inputs[1])
+    if size is None or len(size) < 3 or attr(conv, "auto_pad", "NOTSET") != "NOTSET":
         return False
-    spatial = weight.ndim - 2
+    spatial = len(size) - 2
     attributes = {
         "strides": list(attr(conv, "strides", [1] * spatial)),
         "pads": list(attr(conv, "pads", [0] * 2 * spatial)),

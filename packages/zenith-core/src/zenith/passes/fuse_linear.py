@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from zenith.ir import GraphIR
 from zenith.passes.epilogues import grow
-from zenith.passes.rewrite import Rewriter, array, attr, float_type, is_op, rank
+from zenith.passes.rewrite import Rewriter, attr, const_shape, float_type, is_op, rank, transposed
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class FuseLinear:
 
 def _fuse(rw: Rewriter, node: ir.Node) -> bool:
     x, w = node.inputs[0], node.inputs[1]
-    weight = array(w)
-    if weight is None or weight.ndim != 2 or (rank(x) or 0) < 2 or not float_type(x):
+    size = const_shape(w)
+    if size is None or len(size) != 2 or (rank(x) or 0) < 2 or not float_type(x):
         return False
     inputs, steps = [x, w], []
     if node.op_type == "Gemm":
@@ -41,14 +41,13 @@ def _fuse(rw: Rewriter, node: ir.Node) -> bool:
             return False
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None:
-            data = array(bias)
-            outputs = weight.shape[0] if attr(node, "transB", 0) else weight.shape[1]
-            if data is None or data.shape != (outputs,) or attr(node, "beta", 1.0) != 1:
+            outputs = size[0] if attr(node, "transB", 0) else size[1]
+            if const_shape(bias) != (outputs,) or attr(node, "beta", 1.0) != 1:
                 return False
             inputs.append(bias)
             steps.append("bias")
         if attr(node, "transB", 0):
-            inputs[1] = rw.constant(weight.T, f"{w.name if w else 'weight'}_t")  # a view
+            inputs[1] = transposed(rw, w)
     chain = grow(node, allow_mul=True, steps=steps, bias="bias" not in steps)
     overload = ".".join([*steps, *chain.steps])
     new = rw.fused("Linear", overload, [*inputs, *chain.operands])

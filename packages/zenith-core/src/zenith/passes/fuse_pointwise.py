@@ -12,15 +12,16 @@ from onnx_shape_inference import SYM_DATA_KEY
 from zenith import ops
 from zenith.ir import GraphIR
 from zenith.ops import pointwise
-from zenith.passes.rewrite import Rewriter, array, same_shape
+from zenith.passes.rewrite import Rewriter, const_shape, same_shape
 
-ELEMENTWISE = frozenset(
-    """Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
+_NAMES = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
     BitwiseXor Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
     HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Min Mish Mod Mul Neg Not
     Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Swish
-    Tan Tanh ThresholdedRelu Where Xor""".split()
-)
+    Tan Tanh ThresholdedRelu Where Xor
+"""
+ELEMENTWISE = frozenset(_NAMES.split())
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
 
 
@@ -80,7 +81,7 @@ class FusePointwise:
 
     def _fits(self, tree: set[ir.Node]) -> bool:
         values = _inputs(tree)
-        constant = sum(array(v) is not None for v in values)
+        constant = sum(const_shape(v) is not None for v in values)
         return constant <= self.constants and len(values) - constant <= self.inputs
 
 
@@ -105,7 +106,7 @@ def _fusable(node: ir.Node) -> bool:
         return False
     if any(v is not None and v.dtype not in _TYPES for v in (*node.inputs, out)):
         return False
-    return any(v is not None and array(v) is None for v in node.inputs)
+    return any(v is not None and const_shape(v) is None for v in node.inputs)
 
 
 def _replace(rw: Rewriter, tree: list[ir.Node]) -> bool:

@@ -157,6 +157,8 @@ def _concat(rw: Rewriter, node: ir.Node) -> bool:
     kept = [v for v in node.inputs if (d := dims(v)) is None or d[axis] != 0]
     if len(kept) == len(node.inputs) or not kept:
         return False
+    if len(kept) == 1 and kept[0] is not None:
+        return rw.bypass(node, kept[0])
     new = rw.op("Concat", kept, {"axis": axis})
     return rw.replace([node], {node.outputs[0]: new.outputs[0]}, [new])
 

@@ -11,7 +11,17 @@ __all__ = ["CANONICALIZE", "LOWER_CPU"]
 
 _SHAPES = ("infer_shapes", "lift_constants")
 _CLEAN = ("fold_constants", "identities", "cse", "dce")
-_PATTERNS = ("fold_batch_norm",)
+_PATTERNS = (
+    "fold_batch_norm",
+    "fuse_gelu",
+    "fuse_silu",
+    "fuse_softmax",
+    "fuse_layer_norm",
+    "fuse_rms_norm",
+    "fuse_rotary",
+    "fuse_attention",
+    "drop_repeat_kv",
+)
 _EXACT = (*_SHAPES, *_CLEAN, *_PATTERNS, "infer_shapes", *_CLEAN)
 
 CANONICALIZE: tuple[tuple[str, ...], ...] = (

@@ -7,7 +7,7 @@ which keeps types, names of graph outputs and source locations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,21 +18,27 @@ from zenith import ops
 from zenith.ir import DOMAIN, SOURCE_KEY, GraphIR
 
 __all__ = [
+    "Array",
+    "Dims",
     "Rewriter",
     "array",
     "attr",
     "commuted",
+    "const_shape",
     "dims",
     "float_type",
-    "is_op",
     "ints",
+    "is_op",
     "last_axis",
     "produced_by",
     "rank",
+    "reduced_axis",
     "same_dim",
     "same_shape",
     "scalar",
     "sole_user",
+    "static_shape",
+    "transposed",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -71,6 +77,13 @@ def array(value: ir.Value | None) -> Array | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def const_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a constant, else None. Does not touch its data."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return tuple(int(d) for d in value.const_value.shape)  # type: ignore[arg-type]
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -122,6 +135,24 @@ def last_axis(node: ir.Node, value: ir.Value | None, name: str = "axis", default
     return axis == -1 or (r is not None and axis == r - 1)
 
 
+def reduced_axis(node: ir.Node) -> int | None:
+    """The one axis a Reduce node with keepdims=1 works on, counted from 0; else None."""
+    r = rank(node.inputs[0])
+    axes = ints(node.inputs[1]) if len(node.inputs) > 1 else None
+    if r is None or axes is None or len(axes) != 1 or attr(node, "keepdims", 1) != 1:
+        return None
+    return axes[0] % r
+
+
+def static_shape(value: ir.Value | None) -> list[int] | None:
+    """The shape, if every dim is an int; else None."""
+    found = dims(value)
+    if found is None:
+        return None
+    sizes = [d for d in found if isinstance(d, int)]
+    return sizes if len(sizes) == len(found) else None
+
+
 def float_type(value: ir.Value | None) -> bool:
     return value is not None and value.dtype is not None and value.dtype.is_floating_point()
 
@@ -143,9 +174,23 @@ class Rewriter:
     def constant(self, data: Array, hint: str) -> ir.Value:
         """A new initializer; `data` is not copied."""
         name = self._name(hint)
-        value = ir.Value(name=name, const_value=ir.Tensor(data, name=name))
-        value.shape = ir.Shape(data.shape)
-        value.type = ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
+        return self._register(ir.Tensor(data, name=name))
+
+    def lazy(
+        self, data: Callable[[], Array], dtype: ir.DataType, shape: Sequence[int], hint: str
+    ) -> ir.Value:
+        """A new initializer whose data is made whenever it is asked for, and not kept."""
+        name = self._name(hint)
+
+        def tensor() -> ir.Tensor[Any]:
+            return ir.Tensor(data(), name=name)
+
+        return self._register(ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name))
+
+    def _register(self, tensor: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
+        value = ir.Value(name=tensor.name, const_value=tensor)
+        value.shape = ir.Shape(tuple(tensor.shape))
+        value.type = ir.TensorType(tensor.dtype)
         self.model.graph.register_initializer(value)
         return value
 
@@ -265,3 +310,10 @@ def _sources(nodes: Iterable[ir.Node]) -> str:
             if part:
                 found[part] = None
     return "; ".join(found)
+
+
+def transposed(rw: Rewriter, value: ir.Value | None) -> ir.Value:
+    """The transpose of a constant matrix, as a view of its data."""
+    data = array(value)
+    assert value is not None and data is not None
+    return rw.constant(data.T, f"{value.name}_t")

@@ -10,14 +10,15 @@ import onnx_ir as ir
 from zenith.ir import GraphIR
 from zenith.passes.rewrite import (
     Rewriter,
-    array,
     attr,
     commuted,
+    const_shape,
     dims,
     is_op,
     produced_by,
     same_dim,
     sole_user,
+    transposed,
 )
 
 
@@ -40,8 +41,8 @@ class UnflattenLinear:
 
 def _unflatten(rw: Rewriter, product: ir.Node) -> bool:
     reshape = produced_by(product.inputs[0], "Reshape")
-    weight = array(product.inputs[1])
-    if reshape is None or weight is None or weight.ndim != 2:
+    size = const_shape(product.inputs[1])
+    if reshape is None or size is None or len(size) != 2:
         return False
     x, flat = reshape.inputs[0], product.inputs[0]
     outer, inner = dims(x), dims(flat)
@@ -53,26 +54,25 @@ def _unflatten(rw: Rewriter, product: ir.Node) -> bool:
             return False
         bias = product.inputs[2] if len(product.inputs) > 2 else None
         if attr(product, "transB", 0):
-            weight = weight.T
-            w = None
+            size, w = size[::-1], None
     user = sole_user(nodes[-1].outputs[0])
     if bias is None and user is not None and is_op(user, "Add"):
         for value, other in commuted(user):
-            if value is nodes[-1].outputs[0] and _is_row(other, weight.shape[1]):
+            if value is nodes[-1].outputs[0] and _is_row(other, size[1]):
                 bias = other
         if bias is None:
             return False
         nodes.append(user)
         user = sole_user(user.outputs[0])
-    if bias is not None and not _is_row(bias, weight.shape[1]):
+    if bias is not None and not _is_row(bias, size[1]):
         return False
     if user is None or not is_op(user, "Reshape"):
         return False
     result = dims(user.outputs[0])
-    if result is None or result != (*outer[:-1], weight.shape[1]):
+    if result is None or result != (*outer[:-1], size[1]):
         return False
     if w is None:
-        w = rw.constant(weight, f"{product.inputs[1].name}_t" if product.inputs[1] else "weight_t")
+        w = transposed(rw, product.inputs[1])
     new = [rw.op("MatMul", [x, w], dtype=product.outputs[0].dtype, shape=result)]
     if bias is not None:
         new.append(rw.op("Add", [new[0].outputs[0], bias]))
@@ -84,5 +84,4 @@ _PLAIN = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
 
 def _is_row(value: ir.Value | None, size: int) -> bool:
-    data = array(value)
-    return data is not None and data.shape == (size,)
+    return const_shape(value) == (size,)

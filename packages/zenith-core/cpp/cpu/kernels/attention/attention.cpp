@@ -19,15 +19,15 @@ struct Params {
   int64_t causal, offset, left, right;
 };
 const Field kFields[] = {
-    ZENITH_FIELD(Params, scale, kFloat, 1),  ZENITH_FIELD(Params, softcap, kFloat, 1),
-    ZENITH_FIELD(Params, causal, kInt, 1),   ZENITH_FIELD(Params, offset, kInt, 1),
-    ZENITH_FIELD(Params, left, kInt, 1),     ZENITH_FIELD(Params, right, kInt, 1),
+    ZENITH_FIELD(Params, scale, kFloat, 1), ZENITH_FIELD(Params, softcap, kFloat, 1),
+    ZENITH_FIELD(Params, causal, kInt, 1),  ZENITH_FIELD(Params, offset, kInt, 1),
+    ZENITH_FIELD(Params, left, kInt, 1),    ZENITH_FIELD(Params, right, kInt, 1),
 };
 
 constexpr int64_t kWholeKeys = 1024;  // up to so many keys are one block
 constexpr int64_t kBlockKeys = 512;   // else a block is this long
-constexpr int64_t kBlockRows = 256;   // query rows that share a packed block, when there are several
-constexpr int64_t kDirectRows = 4;    // up to so many query rows packing does not pay
+constexpr int64_t kBlockRows = 256;  // query rows that share a packed block, when there are several
+constexpr int64_t kDirectRows = 4;   // up to so many query rows packing does not pay
 
 int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -38,7 +38,7 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 struct Plan {
   int64_t groups, heads, rows, keys, d, e;  // heads: of one group
   bool direct;
-  int64_t block;                // keys
+  int64_t block;  // keys
   int64_t task_heads, task_rows;
   int64_t head_cuts, row_cuts;
   int64_t score_stride, k_size, v_stride, e_padded, state_rows, state_size, worker_size;
@@ -234,12 +234,9 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
   }
 
   float* sums = first && last ? nullptr : work.sums + state * p.e_padded;
-  const Accumulate out{first ? nullptr : sums,
-                       last ? to : sums,
-                       p.e_padded,
-                       last ? y.strides[2] : p.e_padded,
-                       keep,
-                       last ? scale : nullptr};
+  const Accumulate out{
+      first ? nullptr : sums, last ? to : sums, p.e_padded, last ? y.strides[2] : p.e_padded, keep,
+      last ? scale : nullptr};
   const Rows ps{work.scores, p.score_stride};
   if (p.direct) {
     const Rows vs{rows_at(call.in[2], task.batch, task.group, t0 + c0), call.in[2].strides[2]};
@@ -304,8 +301,11 @@ const char* run_attention(const Call& call) {
 }
 
 const Kernel kKernels[] = {
-    {"attention_f32", kLanes == 16 ? "14x32" : kLanes == 8 ? "6x16" : "6x8", kFields,
-     sizeof(kFields) / sizeof(*kFields), sizeof(Params), attention_scratch, run_attention},
+    {"attention_f32",
+     kLanes == 16  ? "14x32"
+     : kLanes == 8 ? "6x16"
+                   : "6x8",
+     kFields, sizeof(kFields) / sizeof(*kFields), sizeof(Params), attention_scratch, run_attention},
 };
 
 }  // namespace

@@ -7,8 +7,11 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 #if ZENITH_VEC_BYTES == 64
-#define ZENITH_LANES(f) \
-  vi { f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15) }
+#define ZENITH_LANES(f)                                                                            \
+  vi {                                                                                             \
+    f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), \
+        f(15)                                                                                      \
+  }
 #elif ZENITH_VEC_BYTES == 32
 #define ZENITH_LANES(f) \
   vi { f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7) }
@@ -21,7 +24,7 @@ namespace {
 // is 0 and b from H lanes below elsewhere; `high` takes what is left.
 template <int H>
 [[gnu::always_inline]] inline vf low_blocks(vf a, vf b) {
-#define ZENITH_LOW(l) (((l) & H) == 0 ? (l) : kLanes + (l)-H)
+#define ZENITH_LOW(l) (((l) & H) == 0 ? (l) : kLanes + (l) - H)
   return __builtin_shuffle(a, b, ZENITH_LANES(ZENITH_LOW));
 #undef ZENITH_LOW
 }

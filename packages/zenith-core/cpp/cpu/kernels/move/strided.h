@@ -199,28 +199,34 @@ void transpose_edge(char* dst, const char* src, int64_t nr, int64_t nc, int64_t 
   }
 }
 
-// dst[r][c] = src[c][r], the last index contiguous on both sides. Blocks fill whole cache lines of
-// the target while the source lines stay in the first-level cache.
+// dst[r][c] = src[c][r], the last index contiguous on both sides. Blocks of 16 columns write whole
+// cache lines of 4-byte items; the source lines of a tile stay in the first-level cache until the
+// next rows use their other items.
 template <typename T>
 void transpose_tile(char* dst, const char* src, int64_t nr, int64_t nc, int64_t src_step,
                     int64_t dst_step) {
   constexpr int64_t kItem = sizeof(T);
-  constexpr int64_t kBlock = 16;
-  for (int64_t c0 = 0; c0 < nc; c0 += kBlock) {
-    const int64_t bc = nc - c0 < kBlock ? nc - c0 : kBlock;
-    for (int64_t r0 = 0; r0 < nr; r0 += kSquare) {
-      const int64_t br = nr - r0 < kSquare ? nr - r0 : kSquare;
+  constexpr int64_t kRows = 8, kColumns = 16;
+  for (int64_t r0 = 0; r0 < nr; r0 += kRows) {
+    for (int64_t c0 = 0; c0 < nc; c0 += kColumns) {
+      const int64_t br = nr - r0 < kRows ? nr - r0 : kRows;
+      const int64_t bc = nc - c0 < kColumns ? nc - c0 : kColumns;
       char* to = dst + r0 * dst_step + c0 * kItem;
       const char* from = src + c0 * src_step + r0 * kItem;
-      int64_t done = 0;
+      int64_t rows = 0, columns = 0;  // done in squares
       if constexpr (kItem == 4) {
-        if (br == kSquare) {
-          for (; done + kSquare <= bc; done += kSquare) {
-            transpose_square(to + done * kItem, from + done * src_step, src_step, dst_step);
+        rows = br / kSquare * kSquare;
+        columns = bc / kSquare * kSquare;
+        for (int64_t r = 0; r < rows; r += kSquare) {
+          for (int64_t c = 0; c < columns; c += kSquare) {
+            transpose_square(to + r * dst_step + c * kItem, from + c * src_step + r * kItem,
+                             src_step, dst_step);
           }
         }
       }
-      transpose_edge<T>(to + done * kItem, from + done * src_step, br, bc - done, src_step,
+      transpose_edge<T>(to + columns * kItem, from + columns * src_step, rows, bc - columns,
+                        src_step, dst_step);
+      transpose_edge<T>(to + rows * dst_step, from + rows * kItem, br - rows, bc, src_step,
                         dst_step);
     }
   }
@@ -357,7 +363,7 @@ inline void copy_parallel(const Call& call, const Nest& nest, char* dst, const c
   dst += nest.dst_start;
   src += nest.src_start;
   const bool transposed = nest.c.src != nest.item && nest.c.src != 0 && nest.r.src == nest.item;
-  const int64_t tc = at_most(nest.c.n, transposed && nest.r.n > 4 ? 64 : kTileBytes / nest.item);
+  const int64_t tc = at_most(nest.c.n, transposed && nest.r.n > 4 ? 32 : kTileBytes / nest.item);
   int64_t tr = kTileBytes / (tc * nest.item);
   tr = at_most(nest.r.n, tr > 16 ? tr / 16 * 16 : 16);
   const int64_t tiles_c = ceil_div(nest.c.n, tc), tiles_r = ceil_div(nest.r.n, tr);

@@ -68,8 +68,7 @@ const char* run_rotary(const Call& call) {
       }
       const float* c = static_cast<const float*>(cos.data) + at_cos;
       const float* w = static_cast<const float*>(sin.data) + at_sin;
-      const float* x =
-          static_cast<const float*>(tx.data) + b * tx.strides[0] + s * tx.strides[2];
+      const float* x = static_cast<const float*>(tx.data) + b * tx.strides[0] + s * tx.strides[2];
       float* y = static_cast<float*>(ty.data) + b * ty.strides[0] + s * ty.strides[2];
       for (int64_t h = 0; h < heads; ++h, x += tx.strides[1], y += ty.strides[1]) {
         if (p.interleaved != 0) {

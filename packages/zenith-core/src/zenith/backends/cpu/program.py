@@ -144,7 +144,7 @@ class NativeProgram:
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        dense = [np.ascontiguousarray(a) for a in inputs]
+        dense = [np.asarray(a, order="C") for a in inputs]
         bound = self.bound(tuple((a.dtype.name, a.shape) for a in dense), context.threads)
         results = [
             np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs

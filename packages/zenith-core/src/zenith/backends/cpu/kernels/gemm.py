@@ -166,7 +166,7 @@ def _gemm_tail(e: Emit, alpha: float) -> tuple[list[str], list[Operand]]:
     steps: list[str] = ["mul"] if alpha != 1 else []
     operands: list[Operand] = [_scale(e, alpha)] if alpha != 1 else []
     if c.const is not None and beta != 1:
-        return [*steps, "add"], [*operands, e.const(c.const * np.float32(beta))]
+        return [*steps, "add"], [*operands, e.const(np.asarray(c.const * np.float32(beta)))]
     if beta != 1:
         # (alpha / beta * product + C) * beta needs no scaled copy of C.
         steps, operands = ["mul"], [_scale(e, alpha / beta)]

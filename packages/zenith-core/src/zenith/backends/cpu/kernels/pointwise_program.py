@@ -17,31 +17,29 @@ from zenith.runtime.op_view import OpView
 
 __all__ = ["OPS", "TEMPLATES", "TYPES", "Program", "Unsupported", "Value", "translate"]
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # The numbers of the operations: the same list as cpp/cpu/kernels/pointwise/ops.inc.
-OPS = tuple(  # noqa: SIM905 (a list literal would be unreadable)
-    """
+OPS = _words("""
     cast add sub mul div min max mod fmod pow prelu eq lt le band bor bxor shl shr where
     neg abs sign relu bnot lnot isnan isinf floor ceil round sqrt reciprocal exp log erf tanh
     sin cos tan asin acos atan sinh cosh asinh acosh atanh
     sigmoid silu gelu gelu_tanh mish softplus softsign hardswish hardsigmoid leakyrelu
     thresholdedrelu elu celu selu swish
-    """.split()
-)
-TYPES = {
-    name: code
-    for code, name in enumerate(
-        "float32 int64 int32 uint8 float64 float16 bfloat16 int8 bool uint32 uint64 int16 uint16"
-        .split()
-    )
-}  # fmt: skip
+""")
+_TYPE_NAMES = _words("""
+    float32 int64 int32 uint8 float64 float16 bfloat16 int8 bool uint32 uint64 int16 uint16
+""")
+TYPES = {name: code for code, name in enumerate(_TYPE_NAMES)}
 
-_COMMON = set("add sub mul div min max prelu mod fmod pow neg abs sign relu".split())
-_ORDERED = set("eq lt le where".split())
-_BITS = set("band bor bxor shl shr bnot".split())
-_FUNCTIONS = set(OPS[OPS.index("isnan") :])
-_F64 = set("isnan isinf floor ceil round sqrt reciprocal exp log erf tanh sigmoid".split()) | set(
-    "sin cos tan asin acos atan sinh cosh asinh acosh atanh".split()
-)
+_COMMON = {*_words("add sub mul div min max prelu mod fmod pow neg abs sign relu")}
+_ORDERED = {*_words("eq lt le where")}
+_BITS = {*_words("band bor bxor shl shr bnot")}
+_FUNCTIONS = {*OPS[OPS.index("isnan") :]}
+_F64 = {*OPS[OPS.index("isnan") : OPS.index("sigmoid") + 1]}
 _WRAPPING = _BITS | {"add", "sub", "mul", "eq", "where"}
 # dtype -> (type of the registers, operations)
 _NATIVE: dict[str, tuple[str, set[str]]] = {

@@ -1,0 +1,158 @@
+"""Layer, RMS, group and instance normalisation, and the sums of two tensors normalised at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.operand import Operand, channels_last_order, same
+from zenith.ir.dims import Dim, exactly, product
+from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.op_view import OpView, ValueView
+
+__all__ = ["SPECS"]
+
+_FLOAT = 1  # TensorProto.FLOAT
+
+
+def _input(op: OpView, index: int) -> ValueView:
+    value = op.input(index)
+    assert value is not None, f"required input {index} of {op.type} is missing"
+    return value
+
+
+def _cost(op: OpView) -> Cost:
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    # Mean, squared differences, scale and shift: two operations each, about.
+    flops = 7 * op.outputs[0].size
+    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+
+
+def _row_axes(op: OpView) -> int:
+    """How many trailing axes are normalised together."""
+    rank = _input(op, 0).rank
+    return rank - int(op.attr("axis", -1)) % rank
+
+
+def _supports_row(op: OpView) -> str | None:
+    """LayerNormalization and RMSNormalization."""
+    x = _input(op, 0)
+    if x.rank == 0:
+        return "a scalar has no axis"
+    if op.attr("stash_type", _FLOAT) != _FLOAT:
+        return "stash_type is not float32"
+    for output in op.outputs[1:]:
+        if output.value.uses() or output.value.is_graph_output():
+            return "the mean or inverse deviation is used"
+    row = product(x.shape[x.rank - _row_axes(op) :])
+    for value in op.inputs[1:]:
+        if value is not None and not same(value.size, row):
+            return f"scale or bias of shape {value.shape} is not one value per element of a row"
+    return None
+
+
+def _supports_sum(op: OpView) -> str | None:
+    """AddLayerNorm and AddRMSNorm."""
+    a, b = _input(op, 0), _input(op, 1)
+    if a.rank == 0 or a.rank != b.rank:
+        return "the two terms differ in rank"
+    if not all(same(m, n) for m, n in zip(a.shape, b.shape, strict=True)):
+        return "the two terms differ in shape"
+    row = product(a.shape[a.rank - _row_axes(op) :])
+    for value in op.inputs[2:]:
+        if value is not None and not same(value.size, row):
+            return f"scale or bias of shape {value.shape} is not one value per element of a row"
+    return None
+
+
+def _emit_rows(kernel: str, terms: int) -> Callable[[Emit], None]:
+    """`terms` inputs of the output's shape, then scale and perhaps bias; one output per term."""
+
+    def emit(e: Emit) -> None:
+        op = e.op
+        axes = _row_axes(op)
+        take = e.inner if axes == 1 else e.dense
+        inputs: list[Operand | None] = [take(i) for i in range(terms)]
+        inputs += [e.dense(i) for i in range(terms, len(op.inputs)) if op.inputs[i] is not None]
+        outputs = [e.output(i) for i in range(terms)]
+        e.step(kernel, inputs, outputs, epsilon=op.attr("epsilon", 1e-5), axes=axes)
+
+    return emit
+
+
+def _groups(op: OpView) -> int:
+    """Number of channel groups; an instance is a group of one channel."""
+    channels = _input(op, 0).shape[1]
+    return int(op.attr("num_groups") if op.type == "GroupNormalization" else channels)
+
+
+def _supports_group(op: OpView) -> str | None:
+    x = _input(op, 0)
+    if x.rank < 2:
+        return "there is no channel axis"
+    channels = x.shape[1]
+    if not isinstance(channels, int):
+        return "the number of channels is dynamic"
+    if op.attr("stash_type", _FLOAT) != _FLOAT:
+        return "stash_type is not float32"
+    groups = _groups(op)
+    if groups < 1 or channels % groups != 0:
+        return f"{channels} channels are not a multiple of {groups} groups"
+    for value in op.inputs[1:]:
+        if value is not None and not same(value.size, channels):
+            return "scale and bias are not one value per channel"
+    return None
+
+
+def _by_channel(operand: Operand, order: tuple[int, ...]) -> Operand:
+    """[N, C, *spatial], gapless in `order`, as [N, C, P]."""
+    positions: Dim = product(operand.shape[2:])
+    batch, channels = operand.shape[:2]
+    row_major = order == tuple(range(operand.rank))
+    shape = [batch, channels, positions] if row_major else [batch, positions, channels]
+    flat = operand.transpose(order).reshape(shape)
+    assert flat is not None, "the operand is gapless in this order"
+    return flat if row_major else flat.transpose([0, 2, 1])
+
+
+def _emit_group(e: Emit) -> None:
+    operand = e.operand(0)
+    assert operand is not None
+    row_major = tuple(range(operand.rank))
+    last = channels_last_order(operand.rank)
+    order = last if operand.order() == last else row_major
+    x = e.channels_last(0) if order == last else e.dense(0)
+    e.step(
+        "group_norm_f32",
+        [_by_channel(x, order), e.dense(1), e.dense(2)],
+        [_by_channel(e.output(0, order=order), order)],
+        epsilon=e.op.attr("epsilon", 1e-5),
+        groups=_groups(e.op),
+    )
+
+
+def _row(
+    name: str, op: str, emit: Callable[[Emit], None], supports: Callable[[OpView], str | None]
+) -> KernelSpec:
+    dtypes = dict.fromkeys(range(4), F32)
+    return KernelSpec(name, op, emit, dtypes=dtypes, supports=supports, cost=_cost)
+
+
+SPECS = [
+    _row(
+        "layer_norm_f32",
+        "ai.onnx:LayerNormalization",
+        _emit_rows("layer_norm_f32", 1),
+        _supports_row,
+    ),
+    _row("rms_norm_f32", "ai.onnx:RMSNormalization", _emit_rows("rms_norm_f32", 1), _supports_row),
+    _row(
+        "add_layer_norm_f32",
+        "zenith:AddLayerNorm",
+        _emit_rows("add_layer_norm_f32", 2),
+        _supports_sum,
+    ),
+    _row("add_rms_norm_f32", "zenith:AddRMSNorm", _emit_rows("add_rms_norm_f32", 2), _supports_sum),
+    _row("group_norm_f32", "ai.onnx:GroupNormalization", _emit_group, _supports_group),
+    _row("instance_norm_f32", "ai.onnx:InstanceNormalization", _emit_group, _supports_group),
+]

@@ -1,0 +1,121 @@
+"""What decomposed LayerNorm and RMSNorm share: x / sqrt(mean(square) + eps) and the scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from zenith.passes.rewrite import (
+    Rewriter,
+    commuted,
+    dims,
+    is_op,
+    produced_by,
+    reduced_axis,
+    same_dim,
+    same_shape,
+    scalar,
+    sole_user,
+)
+
+__all__ = ["Normalised", "match_normalised", "scale_input", "with_row"]
+
+
+@dataclass
+class Normalised:
+    """`root` computes x / sqrt(mean(x^2, last axis) + epsilon); `nodes` in topological order."""
+
+    x: ir.Value
+    epsilon: float
+    root: ir.Node
+    nodes: list[ir.Node]
+
+
+def match_normalised(root: ir.Node) -> Normalised | None:
+    """Match `root` (Mul or Div) as the last node of a normalisation; inner values have one user."""
+    if is_op(root, "Div"):
+        pairs = [(root.inputs[0], root.inputs[1], True)]
+    elif is_op(root, "Mul"):
+        pairs = [(a, b, False) for a, b in commuted(root)]
+    else:
+        return None
+    for x, factor, divides in pairs:
+        spread = _spread(factor, divides)
+        if spread is None or x is None:
+            continue
+        total, tail = spread
+        epsilon_add = produced_by(total, "Add")
+        if epsilon_add is None:
+            continue
+        for mean_value, eps in commuted(epsilon_add):
+            epsilon, mean = scalar(eps), produced_by(mean_value, "ReduceMean")
+            if epsilon is None or mean is None:
+                continue
+            square = _square_of(mean.inputs[0], x)
+            shape = dims(x)
+            if square is None or shape is None or reduced_axis(mean) != len(shape) - 1:
+                continue
+            nodes = [square, mean, epsilon_add, *tail]
+            following = [*nodes[1:], root]
+            if same_shape(x, root.outputs[0]) and all(
+                sole_user(n.outputs[0]) is f for n, f in zip(nodes, following, strict=True)
+            ):
+                return Normalised(x, epsilon, root, [*nodes, root])
+    return None
+
+
+def _spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, list[ir.Node]] | None:
+    """(v, nodes) where `value` is sqrt(v) (divides) or 1 / sqrt(v)."""
+    if divides:
+        root = produced_by(value, "Sqrt")
+        if root is not None:
+            return root.inputs[0], [root]
+        power = produced_by(value, "Pow")
+        if power is not None and scalar(power.inputs[1]) == 0.5:
+            return power.inputs[0], [power]
+        return None
+    power = produced_by(value, "Pow")
+    if power is not None and scalar(power.inputs[1]) == -0.5:
+        return power.inputs[0], [power]
+    inverse = produced_by(value, "Reciprocal")
+    if inverse is None:
+        inverse = produced_by(value, "Div")
+        if inverse is None or scalar(inverse.inputs[0]) != 1.0:
+            return None
+    inner = _spread(inverse.inputs[-1], True)
+    return None if inner is None else (inner[0], [*inner[1], inverse])
+
+
+def _square_of(value: ir.Value | None, x: ir.Value) -> ir.Node | None:
+    node = produced_by(value, "Pow", "Mul")
+    if node is None or node.inputs[0] is not x:
+        return None
+    if node.op_type == "Pow":
+        return node if scalar(node.inputs[1]) == 2.0 else None
+    return node if node.inputs[1] is x else None
+
+
+def with_row(value: ir.Value, kind: str) -> tuple[ir.Node, ir.Value] | None:
+    """The sole user of `value` if it is `kind` (Mul or Add) with a [N] tensor, and that tensor."""
+    user, shape = sole_user(value), dims(value)
+    if user is None or shape is None or not is_op(user, kind):
+        return None
+    for x, row in commuted(user):
+        size = dims(row)
+        if x is not value or row is None or row is value or size is None or len(size) != 1:
+            continue
+        if row.dtype == value.dtype and same_dim(size[0], shape[-1]):
+            return user, row
+    return None
+
+
+def scale_input(rw: Rewriter, x: ir.Value, row: ir.Value | None) -> ir.Value | None:
+    """`row`, or ones where the formula has no scale; None if its size is unknown."""
+    if row is not None:
+        return row
+    shape = dims(x)
+    if shape is None or not isinstance(shape[-1], int) or x.dtype is None:
+        return None
+    return rw.constant(np.ones(shape[-1], x.dtype.numpy()), "unit_scale")

@@ -1,0 +1,89 @@
+"""One compiled model, many threads, many calls: the same bits, and no growing memory."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, build
+
+import zenith
+from zenith.testing import relative_error
+
+
+def small_bert() -> zenith.CompiledModel:
+    arch = ARCHITECTURES["bert"]
+    return zenith.compile(
+        build("bert"),
+        sample_input=arch.inputs(2, 16),
+        dynamic=arch.dynamic_axes(),
+        fallback="error",
+    )
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("name", ["bert", "resnet"])
+def test_eight_threads_get_the_bits_of_serial_calls(name: str) -> None:
+    arch = ARCHITECTURES[name]
+    model = zenith.compile(
+        build(name),
+        sample_input=arch.inputs(2, arch.size),
+        dynamic=arch.dynamic_axes(),
+        fallback="error",
+    )
+    cases = [arch.inputs(1 + i % 4, arch.size, seed=i) for i in range(16)]
+    serial = [model(**case)[0] for case in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            parallel = list(pool.map(lambda case: model(**case)[0], cases))
+            for ours, wanted in zip(parallel, serial, strict=True):
+                assert torch.equal(ours, wanted)
+
+
+def test_threads_option_does_not_change_what_is_computed() -> None:
+    arch = ARCHITECTURES["bert"]
+    inputs = arch.inputs(3, 17)
+    one, two = (
+        zenith.compile(build("bert"), sample_input=inputs, threads=n, fallback="error")
+        for n in (1, 2)
+    )
+    assert relative_error(one(**inputs)[0].numpy(), two(**inputs)[0].numpy()) < 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_stays_flat() -> None:
+    arch, model = ARCHITECTURES["bert"], small_bert()
+    cases = [arch.inputs(1 + i % 3, 8 + i) for i in range(40)]  # more shapes than plans are kept
+    for case in cases * 5:
+        model(**case)
+    before = resident_bytes()
+    for case in cases * 50:
+        model(**case)
+    assert resident_bytes() - before < 4 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_pool_survives_a_fork() -> None:
+    arch, model = ARCHITECTURES["bert"], small_bert()
+    inputs = arch.inputs(4, 32)
+    wanted = model(**inputs)[0].numpy().tobytes()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # no pytest in the child: answer and leave
+        try:
+            same = model(**inputs)[0].numpy().tobytes() == wanted
+            os.write(write, b"same" if same else b"different")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    assert os.read(read, 16) == b"same"
+    os.close(read)
