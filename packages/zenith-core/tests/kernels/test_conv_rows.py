@@ -111,6 +111,8 @@ def test_pool_pads(
     attributes["ceil_mode"] = ceil_mode
     if auto_pad == "NOTSET":
         attributes["pads"] = [1, 0, 1, 1]
+    elif ceil_mode:
+        pytest.skip("the reference has no ceil_mode with auto_pad")
     _check(make_row, op, [_draw(2, 5, 9, 8)], **attributes)
     if op == "AveragePool":
         _check(make_row, op, [_draw(2, 5, 9, 8)], count_include_pad=1, **attributes)
@@ -153,7 +155,7 @@ def _residual_net(size: int, c: int) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=12)
 
 
-@pytest.mark.parametrize(("opt_level", "size"), itertools.product((0, 1, 2), (14, 28)))
+@pytest.mark.parametrize(("opt_level", "size"), list(itertools.product((0, 1, 2), (14, 28))))
 def test_a_residual_net_compiles(opt_level: int, size: int) -> None:
     """Fused and plain, with Winograd and without, at two batches of one model."""
     proto = _residual_net(size, 16)

@@ -38,7 +38,7 @@ def _params(
     case: dict[str, Any], include_pad: int = 0, dilations: tuple[int, int] = (1, 1)
 ) -> dict[str, Any]:
     return {
-        "kernel": case["kernel"],
+        "kernel_shape": case["kernel"],
         "strides": case["strides"],
         "pads": case.get("pads", (0, 0)) * 2,
         "dilations": dilations,

@@ -13,7 +13,7 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 struct ConvParams {
-  Ints<2> kernel;
+  Ints<2> kernel_shape;
   Ints<2> strides;
   Ints<2> pads;  // before the first row and column; those at the end follow from the output's size
   Ints<2> dilations;
@@ -21,7 +21,7 @@ struct ConvParams {
   StepCodes epilogue;
 };
 [[maybe_unused]] const Field kConvFields[] = {
-    ZENITH_FIELD(ConvParams, kernel, kInts, 2),  ZENITH_FIELD(ConvParams, strides, kInts, 2),
+    ZENITH_FIELD(ConvParams, kernel_shape, kInts, 2),  ZENITH_FIELD(ConvParams, strides, kInts, 2),
     ZENITH_FIELD(ConvParams, pads, kInts, 2),    ZENITH_FIELD(ConvParams, dilations, kInts, 2),
     ZENITH_FIELD(ConvParams, group, kInt, 1),    ZENITH_FIELD(ConvParams, epilogue, kInts, kMaxSteps),
 };
@@ -62,7 +62,7 @@ inline ConvShape conv_shape(const Call& call) {
   s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
   s.xn = x.strides[0], s.xh = x.strides[1], s.xw = x.strides[2];
   s.ldy = pixel_stride(y);
-  s.kh = p.kernel.v[0], s.kw = p.kernel.v[1];
+  s.kh = p.kernel_shape.v[0], s.kw = p.kernel_shape.v[1];
   s.sh = p.strides.v[0], s.sw = p.strides.v[1];
   s.ph = p.pads.v[0], s.pw = p.pads.v[1];
   s.dh = p.dilations.v[0], s.dw = p.dilations.v[1];

@@ -7,14 +7,14 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 struct PoolParams {
-  Ints<2> kernel;
+  Ints<2> kernel_shape;
   Ints<2> strides;
   Ints<4> pads;  // top, left, bottom, right
   Ints<2> dilations;
   int64_t include_pad;  // average: padding counts as zeros
 };
 const Field kPoolFields[] = {
-    ZENITH_FIELD(PoolParams, kernel, kInts, 2),    ZENITH_FIELD(PoolParams, strides, kInts, 2),
+    ZENITH_FIELD(PoolParams, kernel_shape, kInts, 2),    ZENITH_FIELD(PoolParams, strides, kInts, 2),
     ZENITH_FIELD(PoolParams, pads, kInts, 4),      ZENITH_FIELD(PoolParams, dilations, kInts, 2),
     ZENITH_FIELD(PoolParams, include_pad, kInt, 1),
 };
@@ -32,7 +32,7 @@ struct Span {
 };
 
 Span span_of(const PoolParams& p, int axis, int64_t out, int64_t size) {
-  const int64_t step = p.dilations.v[axis], taps = p.kernel.v[axis];
+  const int64_t step = p.dilations.v[axis], taps = p.kernel_shape.v[axis];
   const int64_t start = out * p.strides.v[axis] - p.pads.v[axis];
   const int64_t first = start >= 0 ? 0 : ceil_div(-start, step);
   const int64_t last = least(taps, ceil_div(most(size - start, 0), step));

@@ -26,7 +26,7 @@ def _emit_window(kernel: str) -> Callable[[Emit], None]:
             kernel,
             [as_pixels(e.channels_last(0))],
             [output_pixels(e)],
-            kernel=window.kernel,
+            kernel_shape=window.kernel,
             strides=window.strides,
             pads=window.pads,
             dilations=window.dilations,
