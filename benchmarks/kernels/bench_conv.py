@@ -131,7 +131,7 @@ def main() -> None:
                 continue
             packed = _native.pack(args.isa, packer, w, pack_params)
             params = {
-                "kernel": [layer.kernel] * 2,
+                "kernel_shape": [layer.kernel] * 2,
                 "strides": [layer.stride] * 2,
                 "pads": [layer.pad] * 2,
                 "dilations": [1, 1],

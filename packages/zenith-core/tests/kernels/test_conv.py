@@ -67,7 +67,7 @@ class Case:
 
     def params(self) -> dict[str, Any]:
         return {
-            "kernel": list(self.kernel),
+            "kernel_shape": list(self.kernel),
             "strides": list(self.strides),
             "pads": list(self.pads[:2]),
             "dilations": list(self.dilations),

@@ -13,7 +13,7 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 struct ConvParams {
-  Ints<2> kernel;
+  Ints<2> kernel_shape;
   Ints<2> strides;
   Ints<2> pads;  // before the first row and column; those at the end follow from the output's size
   Ints<2> dilations;
@@ -21,7 +21,7 @@ struct ConvParams {
   StepCodes epilogue;
 };
 [[maybe_unused]] const Field kConvFields[] = {
-    ZENITH_FIELD(ConvParams, kernel, kInts, 2),  ZENITH_FIELD(ConvParams, strides, kInts, 2),
+    ZENITH_FIELD(ConvParams, kernel_shape, kInts, 2),  ZENITH_FIELD(ConvParams, strides, kInts, 2),
     ZENITH_FIELD(ConvParams, pads, kInts, 2),    ZENITH_FIELD(ConvParams, dilations, kInts, 2),
     ZENITH_FIELD(ConvParams, group, kInt, 1),    ZENITH_FIELD(ConvParams, epilogue, kInts, kMaxSteps),
 };
@@ -62,7 +62,7 @@ inline ConvShape conv_shape(const Call& call) {
   s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
   s.xn = x.strides[0], s.xh = x.strides[1], s.xw = x.strides[2];
   s.ldy = pixel_stride(y);
-  s.kh = p.kernel.v[0], s.kw = p.kernel.v[1];
+  s.kh = p.kernel_shape.v[0], s.kw = p.kernel_shape.v[1];
   s.sh = p.strides.v[0], s.sw = p.strides.v[1];
   s.ph = p.pads.v[0], s.pw = p.pads.v[1];
   s.dh = p.dilations.v[0], s.dw = p.dilations.v[1];
@@ -132,16 +132,17 @@ inline StepOperand pixel_operand(const TensorRef& t) {
 // NaN stays NaN: a comparison with it is false and picks the second operand.
 [[gnu::always_inline]] inline vf clamp(vf v, vf lo, vf hi) { return vmin(hi, vmax(lo, v)); }
 
-// The inputs o * stride - pad + t * dilation that exist for output position o: taps [first, last).
-struct TapRange {
-  int64_t first, last;
+// Weights [M, C/group, kh, kw], or [M, C/group, kw] of a 1-D convolution.
+struct Filter {
+  int64_t m, c, kh, kw;
+  int64_t sm, sc, si, sj;  // strides
 };
-inline TapRange taps_inside(int64_t o, int64_t stride, int64_t pad, int64_t dilation, int64_t taps,
-                            int64_t size) {
-  const int64_t start = o * stride - pad;
-  const int64_t first = start >= 0 ? 0 : ceil_div(-start, dilation);
-  const int64_t last = start >= size ? 0 : least(taps, ceil_div(size - start, dilation));
-  return {first, most(first, last)};
+
+inline Filter filter_of(const TensorRef& w) {
+  const bool flat = w.rank == 3;
+  const int col = flat ? 2 : 3;
+  return {w.shape[0],   w.shape[1],   flat ? 1 : w.shape[2],   w.shape[col],
+          w.strides[0], w.strides[1], flat ? 0 : w.strides[2], w.strides[col]};
 }
 
 }  // namespace

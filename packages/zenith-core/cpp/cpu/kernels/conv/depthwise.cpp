@@ -179,17 +179,17 @@ const char* run_depthwise_conv(const Call& call) {
 
 // Weights [C, 1, kh, kw] -> [C / kLanes][kh][kw][kLanes], the last block filled with zeros.
 int64_t pack_bytes(const TensorRef& w, const void*) {
-  return round_up(w.shape[0], kLanes) * w.shape[2] * w.shape[3] * 4;
+  const Filter f = filter_of(w);
+  return round_up(f.m, kLanes) * f.kh * f.kw * 4;
 }
 
 template <typename F>
-void for_each_weight(const TensorRef& w, const F& visit) {
-  const int64_t kh = w.shape[2], kw = w.shape[3];
-  for (int64_t c = 0; c < w.shape[0]; ++c) {
-    for (int64_t i = 0; i < kh; ++i) {
-      for (int64_t j = 0; j < kw; ++j) {
-        visit(c * w.strides[0] + i * w.strides[2] + j * w.strides[3],
-              (c / kLanes * kh * kw + i * kw + j) * kLanes + c % kLanes);
+void for_each_weight(const Filter& w, const F& visit) {
+  for (int64_t c = 0; c < w.m; ++c) {
+    for (int64_t i = 0; i < w.kh; ++i) {
+      for (int64_t j = 0; j < w.kw; ++j) {
+        visit(c * w.sm + i * w.si + j * w.sj,
+              ((c / kLanes * w.kh + i) * w.kw + j) * kLanes + c % kLanes);
       }
     }
   }
@@ -199,13 +199,13 @@ void pack_weights(const TensorRef& w, void* to, const void* params) {
   const float* from = static_cast<const float*>(w.data);
   float* packed = static_cast<float*>(to);
   std::memset(to, 0, static_cast<size_t>(pack_bytes(w, params)));
-  for_each_weight(w, [&](int64_t a, int64_t b) { packed[b] = from[a]; });
+  for_each_weight(filter_of(w), [&](int64_t a, int64_t b) { packed[b] = from[a]; });
 }
 
 void unpack_weights(const void* from, const TensorRef& w, const void*) {
   const float* packed = static_cast<const float*>(from);
   float* to = static_cast<float*>(w.data);
-  for_each_weight(w, [&](int64_t a, int64_t b) { to[a] = packed[b]; });
+  for_each_weight(filter_of(w), [&](int64_t a, int64_t b) { to[a] = packed[b]; });
 }
 
 const Kernel kKernels[] = {

@@ -218,13 +218,15 @@ struct PackParams {
 const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1)};
 
 struct PackShape {
-  int64_t group, m, c, kh, kw;  // m and c of one group
-  int64_t depth() const { return kh * kw * c; }
+  Filter w;
+  int64_t group, m;  // m of one group
+  int64_t depth() const { return w.kh * w.kw * w.c; }
 };
 
-PackShape pack_shape(const TensorRef& w, const void* params) {
+PackShape pack_shape(const TensorRef& weights, const void* params) {
+  const Filter w = filter_of(weights);
   const int64_t group = static_cast<const PackParams*>(params)->group;
-  return {group, w.shape[0] / group, w.shape[1], w.shape[2], w.shape[3]};
+  return {w, group, w.m / group};
 }
 
 int64_t pack_bytes(const TensorRef& w, const void* params) {
@@ -234,19 +236,18 @@ int64_t pack_bytes(const TensorRef& w, const void* params) {
 
 // Calls visit(place of a weight in w, its place in the packed array) for every weight.
 template <typename F>
-void for_each_weight(const TensorRef& w, const PackShape& s, const F& visit) {
+void for_each_weight(const PackShape& s, const F& visit) {
+  const Filter& w = s.w;
   for (int64_t g = 0; g < s.group; ++g) {
     for (int64_t m = 0; m < s.m; ++m) {
       const int64_t panel = m / kPanel * kPanel;
       const int64_t width = least(kPanel, round_up(s.m - panel, kLanes));
       const int64_t base = g * packed_floats(s.depth(), s.m) + panel * s.depth() + m - panel;
       int64_t k = 0;
-      for (int64_t i = 0; i < s.kh; ++i) {
-        for (int64_t j = 0; j < s.kw; ++j) {
-          for (int64_t c = 0; c < s.c; ++c, ++k) {
-            visit((g * s.m + m) * w.strides[0] + c * w.strides[1] + i * w.strides[2] +
-                      j * w.strides[3],
-                  base + k * width);
+      for (int64_t i = 0; i < w.kh; ++i) {
+        for (int64_t j = 0; j < w.kw; ++j) {
+          for (int64_t c = 0; c < w.c; ++c, ++k) {
+            visit((g * s.m + m) * w.sm + c * w.sc + i * w.si + j * w.sj, base + k * width);
           }
         }
       }
@@ -259,13 +260,13 @@ void pack_weights(const TensorRef& w, void* to, const void* params) {
   const float* from = static_cast<const float*>(w.data);
   float* packed = static_cast<float*>(to);
   std::memset(to, 0, static_cast<size_t>(pack_bytes(w, params)));
-  for_each_weight(w, s, [&](int64_t a, int64_t b) { packed[b] = from[a]; });
+  for_each_weight(s, [&](int64_t a, int64_t b) { packed[b] = from[a]; });
 }
 
 void unpack_weights(const void* from, const TensorRef& w, const void* params) {
   const float* packed = static_cast<const float*>(from);
   float* to = static_cast<float*>(w.data);
-  for_each_weight(w, pack_shape(w, params), [&](int64_t a, int64_t b) { to[a] = packed[b]; });
+  for_each_weight(pack_shape(w, params), [&](int64_t a, int64_t b) { to[a] = packed[b]; });
 }
 
 #define ZENITH_TILE_NAME (kLanes == 16 ? "7x64" : kLanes == 8 ? "6x16" : "6x8")

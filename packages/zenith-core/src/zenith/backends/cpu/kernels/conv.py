@@ -1,0 +1,194 @@
+"""Rows of the conv family, best first: Winograd, depthwise, few input channels, direct.
+
+All are products with constant weights packed ahead of time, and apply an epilogue
+(`zenith.backends.cpu.epilogue`). Data stays channels-last between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.epilogue import (
+    OPERAND_STEPS,
+    epilogue_codes,
+    epilogue_reason,
+    epilogue_steps,
+)
+from zenith.backends.cpu.operand import Operand
+from zenith.backends.cpu.window import Window, as_pixels, output_pixels, rank_reason, window_of
+from zenith.ir.dims import product
+from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.op_view import OpView, ValueView
+
+__all__ = ["SPECS"]
+
+# Below this many channels, taps of one kernel row are joined into one long product.
+_FEW_CHANNELS = 16
+# Winograd's transforms need this many channels on both sides to pay.
+_WINOGRAD_CHANNELS = 16
+
+
+def _weights(op: OpView) -> ValueView:
+    weights = op.input(1)
+    assert weights is not None
+    return weights
+
+
+def _window(op: OpView) -> Window:
+    return window_of(op, _weights(op).shape[2:])
+
+
+def _group(op: OpView) -> int:
+    return int(op.attr("group", 1))
+
+
+def _epilogue(op: OpView) -> str:
+    """Steps behind the product; the bias input of a plain Conv is one."""
+    if op.type == "Conv":
+        return "" if op.input(2) is None else "bias"
+    return op.overload
+
+
+def _reason(op: OpView) -> str | None:
+    if _weights(op).const is None:
+        return "the weights are not constant"
+    if reason := rank_reason(op):
+        return reason
+    epilogue = _epilogue(op)
+    operands = [v for v in op.inputs[2:] if v is not None]
+    if reason := epilogue_reason(epilogue, len(operands)):
+        return reason
+    steps = [step for step in epilogue_steps(epilogue) if step in OPERAND_STEPS]
+    for step, operand in zip(steps, operands, strict=True):
+        if step != "bias" and operand.shape != op.outputs[0].shape:
+            return f"the operand of '{step}' is broadcast"
+    return None
+
+
+def _depthwise_reason(op: OpView) -> str | None:
+    if reason := _reason(op):
+        return reason
+    m, per_group = _weights(op).shape[:2]
+    return None if per_group == 1 and m == _group(op) else "not one kernel per channel"
+
+
+def _few_channels_reason(op: OpView) -> str | None:
+    if reason := _reason(op):
+        return reason
+    if _group(op) != 1:
+        return f"it has {_group(op)} groups"
+    channels, window = _weights(op).shape[1], _window(op)
+    if channels >= _FEW_CHANNELS or window.kernel[1] == 1:
+        return f"{channels} input channels make long products already"
+    return None if window.dilations[1] == 1 else "columns of the kernel are apart"
+
+
+def _winograd_reason(tile: int) -> Callable[[OpView], str | None]:
+    def reason(op: OpView) -> str | None:
+        if against := _reason(op):
+            return against
+        window = _window(op)
+        shape = (window.kernel, window.strides, window.dilations, _group(op))
+        if shape != ((3, 3), (1, 1), (1, 1), 1):
+            return "only for a 3x3 kernel of stride 1, dilation 1 and one group"
+        if min(_weights(op).shape[:2]) < _WINOGRAD_CHANNELS:
+            return f"fewer than {_WINOGRAD_CHANNELS} channels"
+        batch, _, *sizes = op.outputs[0].shape
+        if not all(isinstance(size, int) for size in sizes):
+            return "the image size is dynamic"
+        best = _winograd_tile(batch if isinstance(batch, int) else 1, *sizes)
+        return None if best == tile else f"tiles of {best}x{best} outputs suit this size better"
+
+    return reason
+
+
+def _winograd_tile(batch: int, height: int, width: int) -> int:
+    """Outputs per tile side.
+
+    4 where it takes clearly fewer products, borders included, and has enough tiles to use each
+    weight often; else 2, with less than half of the weights and less error.
+    """
+    tiles = {tile: -(-height // tile) * -(-width // tile) for tile in (2, 4)}
+    return 4 if tiles[4] * 36 < 0.7 * tiles[2] * 16 and batch * tiles[4] >= 32 else 2
+
+
+def _operands(e: Emit) -> list[Operand]:
+    found: list[Operand] = []
+    steps = [step for step in epilogue_steps(_epilogue(e.op)) if step in OPERAND_STEPS]
+    for index, step in enumerate(steps, 2):
+        operand = e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
+        assert operand is not None
+        found.append(operand)
+    return found
+
+
+def _emit(
+    kernel: str, packer: str, *, grouped: bool = False, any_layout: bool = False
+) -> Callable[[Emit], None]:
+    def emit(e: Emit) -> None:
+        op, window = e.op, _window(e.op)
+        params: dict[str, Any] = {"group": _group(op)} if grouped else {}
+        x = e.operand(0) if any_layout else e.channels_last(0)
+        assert x is not None
+        inputs = [as_pixels(x), e.packed(1, packer, **params), *_operands(e)]
+        e.step(
+            kernel,
+            inputs,
+            [output_pixels(e)],
+            kernel_shape=window.kernel,
+            strides=window.strides,
+            pads=window.pads[:2],
+            dilations=window.dilations,
+            group=_group(op),
+            epilogue=epilogue_codes(_epilogue(op)),
+        )
+
+    return emit
+
+
+def _cost(op: OpView) -> Cost:
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    depth = product(_weights(op).shape[1:])
+    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+
+
+_ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], frozenset[str]]] = [
+    *(
+        (
+            f"winograd{tile}",
+            _emit(f"conv_winograd{tile}_f32", f"conv_winograd{tile}_weights_f32"),
+            _winograd_reason(tile),
+            frozenset({"winograd"}),
+        )
+        for tile in (4, 2)
+    ),
+    (
+        "depthwise",
+        _emit("conv_depthwise_f32", "conv_depthwise_weights_f32"),
+        _depthwise_reason,
+        frozenset(),
+    ),
+    (
+        "few_channels",
+        _emit("conv_few_channels_f32", "conv_weights_f32", grouped=True, any_layout=True),
+        _few_channels_reason,
+        frozenset(),
+    ),
+    ("direct", _emit("conv_f32", "conv_weights_f32", grouped=True), _reason, frozenset()),
+]
+
+SPECS: list[KernelSpec] = [
+    KernelSpec(
+        f"{prefix}_{name}_f32",
+        op,
+        emit,
+        dtypes=dict.fromkeys(range(10), F32),
+        supports=supports,
+        cost=_cost,
+        tags=tags,
+    )
+    for prefix, op in (("conv", "ai.onnx:Conv"), ("conv_bias_act", "zenith:ConvBiasAct"))
+    for name, emit, supports, tags in _ROWS
+]
