@@ -111,6 +111,10 @@ class Cases(torch.nn.Module):
     def __init__(self, **cases: Any) -> None:
         super().__init__()
         self.cases = cases
+        for name, case in cases.items():
+            if isinstance(case, torch.nn.Module):
+                self.add_module(f"layer_{name}", case)
+        self.eval()
 
     def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
         return {name: case(*inputs) for name, case in self.cases.items()}
@@ -128,7 +132,9 @@ def check_cases(
     model = Cases(**cases)
     program = import_raw(model, sample, dynamic, strict)
     for inputs in (sample, *others):
-        want, got = model(*inputs), program(*inputs)
+        with torch.no_grad():
+            want = model(*inputs)
+        got = program(*inputs)
         for name in cases:
             try:
                 assert_same(got[name], want[name], tolerance)

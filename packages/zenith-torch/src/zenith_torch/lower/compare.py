@@ -71,7 +71,12 @@ def bitwise_not(b: Builder, x: ir.Value) -> ir.Value:
     return b.op("Not" if b.out_dtype is torch.bool else "BitwiseNot", x)
 
 
-@lower("aten.bitwise_left_shift.Tensor", "aten.bitwise_left_shift.Tensor_Scalar")
+@lower(
+    "aten.bitwise_left_shift.Tensor",
+    "aten.bitwise_left_shift.Tensor_Scalar",
+    "aten.__lshift__.Tensor",
+    "aten.__lshift__.Scalar",
+)
 def left_shift(b: Builder, x: ir.Value, y: Any) -> ir.Value:
     factor = b.op("Pow", b.number(2, b.out_dtype), b.operand(y, b.out_dtype))
     return b.op("Mul", b.operand(x, b.out_dtype), factor)

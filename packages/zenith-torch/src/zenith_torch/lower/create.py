@@ -99,5 +99,5 @@ def _numpy_type(b: Builder) -> Any:
 def one_hot(b: Builder, x: ir.Value, num_classes: int = -1) -> ir.Value:
     if num_classes < 0:
         raise NotSupportedError("one_hot without num_classes")
-    depth, values = b.ints([num_classes]), b.ints([0, 1])
+    depth, values = b.number(num_classes, torch.int64), b.ints([0, 1])
     return b.op("OneHot", x, depth, values, shape=b.out_shape, dtype=torch.int64, axis=-1)

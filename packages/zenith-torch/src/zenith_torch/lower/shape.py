@@ -262,6 +262,13 @@ def _pad(b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str, value: Any) -> 
     ends: list[Dim] = [0] * rank
     for i in range(count):  # torch counts axes from the last
         begins[rank - 1 - i], ends[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
+    for axis in range(rank):  # a negative pad cuts
+        size = b.shape_of(x)[axis]
+        cut = [max(0, -p) if isinstance(p, int) else 0 for p in (begins[axis], ends[axis])]
+        x = b.slice(x, axis, cut[0], exactly(size - cut[1]))
+        begins[axis], ends[axis] = begins[axis] + cut[0], ends[axis] + cut[1]
+    if all(p == 0 for p in begins + ends):
+        return x
     fill = b.operand(value, b.out_dtype) if mode == "constant" and value else None
     return b.op("Pad", x, b.size_vector(begins + ends), fill, shape=b.out_shape, mode=mode)
 
