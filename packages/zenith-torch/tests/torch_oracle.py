@@ -13,6 +13,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch.utils import _pytree as pytree
+
 from zenith_torch.adapter import _device_of, import_captured
 from zenith_torch.capture import capture, split_sample
 

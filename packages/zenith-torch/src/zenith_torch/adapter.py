@@ -31,7 +31,7 @@ def import_captured(
 ) -> tuple[Any, TorchSignature, dict[str, tuple[int, int | None]]]:
     """The onnx_ir model, signature and ranges; nothing of them refers to the program."""
     names = leaf_names(captured.out_spec)
-    imported = import_program(captured.program, captured.axis_names, names)
+    imported = import_program(captured.program, captured.axis_names, captured.leaf_names, names)
     signature = TorchSignature(
         parameters=captured.parameters,
         positional=captured.positional,
@@ -53,5 +53,3 @@ def _device_of(model: Any) -> torch.device:
     if isinstance(model, torch.export.ExportedProgram):
         tensors = iter(model.state_dict.values())
     return next((t.device for t in tensors), torch.device("cpu"))
-
-

@@ -261,9 +261,7 @@ class Builder:
         sizes = [1 if a == b else b for a, b in zip(padded, target, strict=True)]
         return self.op("Expand", value, self.size_vector(sizes), shape=target)
 
-    def slice(
-        self, value: ir.Value, axis: int, start: Dim, end: Dim, step: int = 1
-    ) -> ir.Value:
+    def slice(self, value: ir.Value, axis: int, start: Dim, end: Dim, step: int = 1) -> ir.Value:
         """Elements start, start+step, ... before end of one axis; 0 <= start <= end <= size."""
         shape = list(self.shape_of(value))
         if (start, end, step) == (0, shape[axis], 1):

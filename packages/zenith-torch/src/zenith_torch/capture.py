@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from zenith.errors import CompilationError, ValidationError
@@ -33,7 +34,8 @@ class Captured:
     positional: how many of them the sample gave by position.
     defaults: defaults of forward's parameters, by name.
     order: all names that can be given by position, in order.
-    axis_names: for each tensor leaf of the sample, {axis: dimension name}.
+    axis_names: for each leaf of the sample, {axis: dimension name}.
+    leaf_names: for each leaf of the sample, the name its graph input gets.
     """
 
     program: torch.export.ExportedProgram
@@ -44,6 +46,7 @@ class Captured:
     defaults: dict[str, Any]
     order: list[str]
     axis_names: list[dict[int, str]]
+    leaf_names: list[str]
 
 
 def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -57,9 +60,7 @@ def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (sample,), {}
 
 
-def capture(
-    model: Any, sample: Any, dynamic: Mapping[str | int, Any] | None
-) -> Captured:
+def capture(model: Any, sample: Any, dynamic: Mapping[str | int, Any] | None) -> Captured:
     """Export `model` on `sample` and decompose what has no handler of ours."""
     if isinstance(model, torch.export.ExportedProgram):
         return _captured_program(model, dynamic)
@@ -98,6 +99,7 @@ def capture(
         defaults=_defaults(signature),
         order=_positional_order(signature, names, len(args)),
         axis_names=axis_names,
+        leaf_names=_input_names(program),
     )
 
 
@@ -125,7 +127,14 @@ def _captured_program(
         defaults={},
         order=names[:count],
         axis_names=axis_names,
+        leaf_names=_input_names(program),
     )
+
+
+def _input_names(program: torch.export.ExportedProgram) -> list[str]:
+    """torch's names of the user's inputs: forward's parameters, with keys where nested."""
+    specs = program.graph_signature.input_specs
+    return [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
 
 
 def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -48,10 +48,11 @@ class Imported:
 def import_program(
     program: torch.export.ExportedProgram,
     axis_names: list[dict[int, str]],
+    input_names: list[str],
     output_names: list[str],
 ) -> Imported:
     """Lower every node of the program; all that cannot be lowered is reported at once."""
-    return _Importer(program, axis_names, output_names).run()
+    return _Importer(program, axis_names, input_names, output_names).run()
 
 
 class _Importer:
@@ -59,10 +60,12 @@ class _Importer:
         self,
         program: torch.export.ExportedProgram,
         axis_names: list[dict[int, str]],
+        input_names: list[str],
         output_names: list[str],
     ) -> None:
         self.program = program
         self.axis_names = axis_names
+        self.input_names = input_names
         self.output_names = output_names
         self.builder = Builder()
         self.symbols = SymbolNames()
@@ -102,23 +105,22 @@ class _Importer:
         program, builder = self.program, self.builder
         specs = program.graph_signature.input_specs
         nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
-        user = [
-            n for n, s in zip(nodes, specs, strict=True) if s.kind is InputKind.USER_INPUT
-        ]
+        user = [n for n, s in zip(nodes, specs, strict=True) if s.kind is InputKind.USER_INPUT]
         for node, names in zip(user, self.axis_names, strict=True):
             val = node.meta.get("val")
             if isinstance(val, torch.Tensor):
                 for axis, name in names.items():
                     self.symbols.bind(val.shape[axis], name)
         graph_inputs: list[ir.Value] = []
-        for node in user:  # first of all, so that inputs keep their own names
+        # First of all, so that inputs keep their own names.
+        for node, name in zip(user, self.input_names, strict=True):
             val = node.meta.get("val")
             if not isinstance(val, torch.Tensor):
                 self.result.inputs.append(("constant", val))
                 self.values[node] = val
                 continue
-            self._check_type(val, f"input '{node.name}'")
-            value = builder.input(node.name, val.dtype, self.symbols.shape(val.shape))
+            self._check_type(val, f"input '{name}'")
+            value = builder.input(name, val.dtype, self.symbols.shape(val.shape))
             self.result.inputs.append(("tensor", len(graph_inputs)))
             self.result.input_types.append((str(value.name), val.dtype, val.dim()))
             graph_inputs.append(value)
@@ -126,6 +128,9 @@ class _Importer:
         shared: dict[tuple[Any, ...], ir.Value] = {}
         for node, spec in zip(nodes, specs, strict=True):
             if spec.kind is InputKind.USER_INPUT:
+                continue
+            if spec.kind is InputKind.TOKEN:  # orders side effects; they are reported where used
+                self.values[node] = None
                 continue
             if spec.kind not in _WEIGHTS:
                 raise CompilationError(f"the program takes an input of kind {spec.kind.name}")
@@ -156,6 +161,8 @@ class _Importer:
         names = iter(self.output_names)
         used = {v.name for n in self.builder.nodes for v in n.inputs if v is not None}
         for node, spec in zip(output_node.args[0], specs, strict=True):
+            if spec.kind is OutputKind.TOKEN:
+                continue
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise CompilationError(
                     f"the model changes its own state '{spec.target}' in forward",
@@ -204,7 +211,9 @@ class _Importer:
                 values[node] = self._attribute(node)
                 continue
             if node.op != "call_function":
-                raise CompilationError(f"unexpected node in the captured program: {node.format_node()}")
+                raise CompilationError(
+                    f"unexpected node in the captured program: {node.format_node()}"
+                )
             values[node] = self._lower_node(node, values)
         return None
 

@@ -91,7 +91,9 @@ class TorchSignature:
         """Tensor leaves from arguments given in any allowed way."""
         given: dict[str, Any] = {}
         if len(args) > len(self._order):
-            raise self._wrong(f"{len(args)} positional inputs were given, at most {len(self._order)} exist")
+            raise self._wrong(
+                f"{len(args)} positional inputs were given, at most {len(self._order)} exist"
+            )
         for name, value in zip(self._order, args, strict=False):
             given[name] = value
         for name, value in kwargs.items():
@@ -142,7 +144,9 @@ class TorchSignature:
                 raise self._wrong(f"input '{name}' is an array of {leaf.dtype}") from None
         elif isinstance(leaf, (bool, int, float)) and rank == 0:
             if isinstance(leaf, float) and not dtype.is_floating_point:
-                raise self._wrong(f"input '{name}' is the number {leaf}, but must be {_name(dtype)}")
+                raise self._wrong(
+                    f"input '{name}' is the number {leaf}, but must be {_name(dtype)}"
+                )
             return torch.tensor(leaf, dtype=dtype)
         if not isinstance(leaf, Tensor):
             raise self._wrong(

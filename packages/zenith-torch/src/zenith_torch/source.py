@@ -67,5 +67,5 @@ def _below_capture(error: BaseException) -> list[tuple[str, int]]:
 
 
 def short(line: tuple[str, int, str] | None) -> str:
-    """"file.py:12" for node metadata: without the machine's folders."""
+    """ "file.py:12" for node metadata: without the machine's folders."""
     return f"{os.path.basename(line[0])}:{line[1]}" if line else ""

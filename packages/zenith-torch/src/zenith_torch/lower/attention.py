@@ -84,9 +84,9 @@ def attention_with_statistics(
     return [attention(b, query, key, value, mask, dropout, causal, scale=scale, enable_gqa=gqa)]
 
 
-@lower("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default")
+@lower(
+    "aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default"
+)
 def checked_elsewhere(b: Builder, *_: Any, **__: Any) -> list[ir.Value]:
     """Checks of shapes and types: the signature does them."""
     return []
-
-

@@ -107,7 +107,9 @@ def conv_named_padding(
     return _convolve(b, x, weight, bias, stride, pads, dilation, groups)
 
 
-@lower("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
+@lower(
+    "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"
+)
 def conv_transpose(
     b: Builder,
     x: ir.Value,

@@ -291,7 +291,9 @@ def lerp(b: Builder, start: ir.Value, end: ir.Value, weight: Any) -> ir.Value:
 
 
 @lower("aten.addcmul.default", "aten.addcdiv.default")
-def addc(b: Builder, x: ir.Value, left: ir.Value, right: ir.Value, *, value: Scalar = 1) -> ir.Value:
+def addc(
+    b: Builder, x: ir.Value, left: ir.Value, right: ir.Value, *, value: Scalar = 1
+) -> ir.Value:
     op_type = "Mul" if b.target == "aten.addcmul.default" else "Div"
     term = b.op(op_type, b.cast(left, b.out_dtype), b.cast(right, b.out_dtype))
     return b.op("Add", b.cast(x, b.out_dtype), _scaled(b, term, value))

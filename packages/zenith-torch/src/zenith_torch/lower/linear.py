@@ -30,9 +30,7 @@ def dot(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 @lower("aten.linear.default")
-def linear(
-    b: Builder, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None
-) -> ir.Value:
+def linear(b: Builder, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
     rank = b.rank_of(weight)
     result = product_of(b, x, b.transpose(weight, (1, 0)) if rank == 2 else weight)
     return result if bias is None else b.op("Add", result, bias)

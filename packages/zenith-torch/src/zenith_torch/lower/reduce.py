@@ -73,9 +73,7 @@ def min_all(b: Builder, x: ir.Value) -> ir.Value:
     return _extreme(b, "ReduceMin", x, None, False)
 
 
-def _arg(
-    b: Builder, op_type: str, x: ir.Value, dim: int | None, keepdim: bool
-) -> ir.Value:
+def _arg(b: Builder, op_type: str, x: ir.Value, dim: int | None, keepdim: bool) -> ir.Value:
     if x.dtype == ir.DataType.BOOL:
         x = b.cast(x, torch.int32)
     if b.rank_of(x) == 0:

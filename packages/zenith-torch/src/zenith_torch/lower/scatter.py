@@ -66,7 +66,9 @@ def scatter_reduce(
 ) -> ir.Value:
     names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
     if reduce not in names or not include_self:
-        raise NotSupportedError(f"scatter_reduce with reduce='{reduce}', include_self={include_self}")
+        raise NotSupportedError(
+            f"scatter_reduce with reduce='{reduce}', include_self={include_self}"
+        )
     return _scatter(b, x, dim, index, src, names[reduce])
 
 

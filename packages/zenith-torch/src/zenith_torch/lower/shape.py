@@ -83,9 +83,7 @@ def repeat_interleave(
         x, dim = b.reshape(x, (b.elements(x),)), 0
     axis = b.axis(x, dim)
     shape = list(b.shape_of(x))
-    wide = b.expand(
-        b.unsqueeze(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :])
-    )
+    wide = b.expand(b.unsqueeze(x, axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     return b.reshape(wide, b.out_shape)
 
 
@@ -153,9 +151,7 @@ def _split(b: Builder, x: ir.Value, sizes: Sequence[Dim], axis: int) -> list[ir.
 
 
 @lower("aten.split_with_sizes.default")
-def split_with_sizes(
-    b: Builder, x: ir.Value, sizes: Sequence[Dim], dim: int = 0
-) -> list[ir.Value]:
+def split_with_sizes(b: Builder, x: ir.Value, sizes: Sequence[Dim], dim: int = 0) -> list[ir.Value]:
     return _split(b, x, sizes, b.axis(x, dim))
 
 
@@ -239,7 +235,9 @@ def pad_any(
 
 
 @lower(
-    "aten.reflection_pad1d.default", "aten.reflection_pad2d.default", "aten.reflection_pad3d.default"
+    "aten.reflection_pad1d.default",
+    "aten.reflection_pad2d.default",
+    "aten.reflection_pad3d.default",
 )
 def reflection_pad(b: Builder, x: ir.Value, pad: Sequence[Dim]) -> ir.Value:
     return _pad(b, x, pad, "reflect", 0)
@@ -364,9 +362,7 @@ def triu(b: Builder, x: ir.Value, diagonal: int = 0) -> ir.Value:
 
 
 @lower("aten.diagonal.default")
-def diagonal(
-    b: Builder, x: ir.Value, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> ir.Value:
+def diagonal(b: Builder, x: ir.Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ir.Value:
     first, second = b.axis(x, dim1), b.axis(x, dim2)
     shape = b.shape_of(x)
     if not (isinstance(shape[first], int) and isinstance(shape[second], int)):
