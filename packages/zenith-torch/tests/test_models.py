@@ -69,7 +69,8 @@ def test_text(name: str) -> None:
     dynamic: dict[Any, Any] = {"input_ids": axes, "attention_mask": axes}
     model = TEXT[name]().eval()
     program = check(model, text(1, 7), dynamic, [text(3, 5), text(1, 9)], 2e-5, strict=False)
-    assert program.ops().count("Attention") == (0 if name == "gemma2" else 2)
+    eager = ("mpnet", "gemma2")  # transformers gives these no fused attention
+    assert program.ops().count("Attention") == (0 if name in eager else 2)
     symbols = {str(d) for v in program.model.graph.inputs for d in v.shape}
     assert symbols == {"batch", "sequence"}
 
