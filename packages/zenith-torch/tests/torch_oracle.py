@@ -52,7 +52,8 @@ class Program:
             name: signature.to_numpy(tensor)
             for name, tensor in zip(signature.input_names, tensors, strict=True)
         }
-        outputs = self.evaluator.run(None, feeds)
+        with np.errstate(all="ignore"):  # numpy warns of infinities that the model masks
+            outputs = self.evaluator.run(None, feeds)
         return signature.unflatten([signature.from_numpy(np.array(o)) for o in outputs])
 
     def ops(self) -> list[str]:

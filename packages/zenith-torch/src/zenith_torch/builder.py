@@ -31,7 +31,8 @@ class Builder:
     """Appends nodes to one graph.
 
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
-    there are several), and the facts of a value through `shape_of`, `rank_of` and `value.dtype`; `target` is the operator's name.
+    there are several), its operator's name as `target`, and the facts of a value through
+    `shape_of`, `rank_of` and `value.dtype`.
     """
 
     def __init__(self) -> None:

@@ -78,7 +78,7 @@ def capture(model: Any, sample: Any, dynamic: Mapping[str | int, Any] | None) ->
     axis_names = _match_dynamic(paths, leaves, names, len(args), dynamic)
     leaves = _prepare_leaves(leaves, axis_names)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
-    shapes = torch.export.ShapesCollection()
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, axes in zip(leaves, axis_names, strict=True):
         if axes:
             shapes[leaf] = {axis: _DYNAMIC for axis in axes}
@@ -139,13 +139,14 @@ def _input_names(program: torch.export.ExportedProgram) -> list[str]:
 
 def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Functional ATen, with every operator kept that has a handler."""
-    table = torch.export.default_decompositions()
+    table: Any = torch.export.default_decompositions()
     for operator in list(table):
         if str(operator) in HANDLERS:
             table.pop(operator)
     with torch.no_grad(), _quiet():
         try:
-            return _flat(program).run_decompositions(table)
+            functional: torch.export.ExportedProgram = _flat(program).run_decompositions(table)
+            return functional
         except Exception as error:
             raise _capture_error(error, [], [], []) from error
 
@@ -202,11 +203,11 @@ def _register_caches() -> None:
         return
     try:
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-        from transformers.integrations import executorch
+        from transformers.integrations.executorch import register_dynamic_cache_export_support
     except ImportError:
         return
     if DynamicCache not in pytree.SUPPORTED_NODES:
-        executorch.register_dynamic_cache_export_support()
+        register_dynamic_cache_export_support()  # type: ignore[no-untyped-call]
     if EncoderDecoderCache not in pytree.SUPPORTED_NODES:
         pytree.register_pytree_node(
             EncoderDecoderCache,
@@ -254,9 +255,12 @@ def _positional_order(
 ) -> list[str]:
     order = list(names[:count])
     for parameter in signature.parameters.values() if signature else ():
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            if parameter.name not in order:
-                order.append(parameter.name)
+        by_position = parameter.kind in (
+            parameter.POSITIONAL_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        )
+        if by_position and parameter.name not in order:
+            order.append(parameter.name)
     return order
 
 
@@ -272,15 +276,19 @@ def _defaults(signature: inspect.Signature | None) -> dict[str, Any]:
 
 def _leaf_paths(tree: Any, names: Sequence[str]) -> list[list[str | int]]:
     """For each leaf: the argument's name, then keys and positions inside it."""
-    paths = []
-    count = len(tree[0])
+    paths: list[list[str | int]] = []
     for path, _ in pytree.tree_flatten_with_path(tree)[0]:
-        side, top, *inner = path
-        first = names[top.idx] if side.idx == 0 else top.key
-        assert side.idx == 1 or top.idx < count
-        parts = [getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in inner]
-        paths.append([first, *parts])
+        side, top, *inner = (_key(entry) for entry in path)
+        paths.append([names[top] if side == 0 else top, *inner])
     return paths
+
+
+def _key(entry: Any) -> Any:
+    """The key, position or field name of one step into a tree."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return getattr(entry, attribute)
+    return str(entry)
 
 
 def _match_dynamic(

@@ -42,8 +42,8 @@ class TorchSignature:
         output_names: Sequence[str],
         device: torch.device,
     ) -> None:
-        self.input_names = [name for name, _, _ in input_types]
-        self.output_names = list(output_names)
+        self.input_names: Sequence[str] = [name for name, _, _ in input_types]
+        self.output_names: Sequence[str] = list(output_names)
         self._types = list(input_types)
         self._dtypes = [dtype for _, dtype, _ in input_types]
         self._parameters = list(parameters)
@@ -118,7 +118,7 @@ class TorchSignature:
                     tensors.append(leaf)
                 elif not _same_constant(leaf, content):
                     raise self._wrong(
-                        f"input '{name}' is {_describe(leaf)}, but was {content!r} in sample_input, "
+                        f"input '{name}' is {_describe(leaf)}, but was {content!r} in the sample, "
                         "which made it a constant of the compiled model"
                     )
         for name, value in given.items():
@@ -165,7 +165,8 @@ class TorchSignature:
         leaf = leaf.detach()
         if leaf.device.type != "cpu":
             leaf = leaf.cpu()
-        return leaf.resolve_neg().contiguous()
+        dense: Tensor = leaf.resolve_neg().contiguous()
+        return dense
 
     def _wrong(self, problem: str, step: str | None = None) -> ValidationError:
         expected = ", ".join(f"{n}: {_name(d)} with {r} axes" for n, d, r in self._types)
@@ -259,7 +260,8 @@ def _paths(spec: pytree.TreeSpec) -> list[list[str]]:
 def _keys(context: Any, count: int) -> list[str]:
     """A container's keys, where its tree context tells them; else positions."""
     for keys in (context, context[0] if isinstance(context, (list, tuple)) and context else None):
-        if isinstance(keys, (list, tuple)) and len(keys) == count:
-            if all(isinstance(key, (str, int)) for key in keys):
-                return [str(key) for key in keys]
+        if not isinstance(keys, (list, tuple)) or len(keys) != count:
+            continue
+        if all(isinstance(key, (str, int)) for key in keys):
+            return [str(key) for key in keys]
     return [str(i) for i in range(count)]

@@ -17,8 +17,13 @@ __all__ = ["Adapter", "ImportedModel", "Signature"]
 class Signature(Protocol):
     """How one call crosses the boundary: framework tensors in, framework structure out."""
 
-    input_names: Sequence[str]
-    output_names: Sequence[str]
+    @property
+    def input_names(self) -> Sequence[str]:
+        """Names of the graph's inputs, in order."""
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Names of the graph's outputs, in order."""
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Tensors in the order of the graph's inputs: dense, on the CPU, of the right type.

@@ -73,20 +73,13 @@ def attention_with_statistics(
 ) -> list[ir.Value | None]:
     """The variants inside already decomposed programs; only their first result is given."""
     if b.target == "aten._scaled_dot_product_attention_math.default":
-        mask, dropout, causal, *rest = (*positional, *(None, 0.0, False)[len(positional) :])
-        if rest:
+        given = dict(zip(("mask", "dropout", "causal", "kept"), positional, strict=False))
+        if given.get("kept") is not None:
             raise NotSupportedError("attention with a given dropout mask")
     else:
-        dropout, causal = (*positional, *(0.0, False)[len(positional) :])
-        mask = options.get("attn_mask")
+        given = dict(zip(("dropout", "causal"), positional, strict=False))
+        given["mask"] = options.get("attn_mask")
+    mask, dropout, causal = given.get("mask"), given.get("dropout", 0.0), given.get("causal", False)
     gqa = options.get("enable_gqa", False) or b.shape_of(query)[-3] != b.shape_of(key)[-3]
     scale = options.get("scale")
     return [attention(b, query, key, value, mask, dropout, causal, scale=scale, enable_gqa=gqa)]
-
-
-@lower(
-    "aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default"
-)
-def checked_elsewhere(b: Builder, *_: Any, **__: Any) -> list[ir.Value]:
-    """Checks of shapes and types: the signature does them."""
-    return []
