@@ -115,7 +115,7 @@ template <int kRows, int kVecs>
 using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
 template <int kVecs>
 constexpr TileFn kTilesOfWidth[] = {
-    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>, run_tile<4, kVecs>,
+    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>,         run_tile<4, kVecs>,
     run_tile<5, kVecs>, run_tile<6, kVecs>, run_tile<kTileRows, kVecs>,
 };
 
@@ -143,8 +143,9 @@ struct Taps {
 };
 
 // Pointers and piece numbers of one tile. A piece that is outside x for all rows is left out.
-[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x, const float* zeros,
-                  int64_t first, int64_t rows, const float** table, int32_t* ids) {
+[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x,
+                                   const float* zeros, int64_t first, int64_t rows,
+                                   const float** table, int32_t* ids) {
   int64_t image[kMostRows], top[kMostRows], left[kMostRows];
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t pixel = first + r;
