@@ -155,6 +155,10 @@ void fill_halo_row(const ConvShape& s, const Halo& halo, int64_t first_image, in
   if (begin == end) return;
   const float* from = s.x + image * s.xn + ih * s.xh + (begin - s.pw) * s.xw;
   to += begin * s.c;
+  if (x_c == 1 && s.xw == s.c) {
+    std::memcpy(to, from, static_cast<size_t>((end - begin) * s.c) * 4);
+    return;
+  }
   if (s.c == 3) {  // colour images
     for (int64_t i = 0; i < end - begin; ++i) {
       to[3 * i] = from[i * s.xw];

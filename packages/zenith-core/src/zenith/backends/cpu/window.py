@@ -64,11 +64,13 @@ def window_of(op: OpView, kernel: Sequence[int]) -> Window:
         both = [*missing, *values]
         return both[0], both[1]
 
-    top, left, bottom, right = [*none, *pads[:axes], *none, *pads[axes:]]
+    begin, end = pair(pads[:axes], none), pair(pads[axes:], none)
     return Window(
-        pair(kernel, height), pair(strides, height), (top, left, bottom, right),
-        pair(dilations, height),
-    )  # fmt: skip
+        kernel=pair(kernel, height),
+        strides=pair(strides, height),
+        pads=(*begin, *end),
+        dilations=pair(dilations, height),
+    )
 
 
 def as_pixels(operand: Operand) -> Operand:
