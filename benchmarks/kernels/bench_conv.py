@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -81,6 +82,43 @@ def kernels_for(layer: Layer) -> list[tuple[str, str, dict[str, int]]]:
     return rows
 
 
+def candidates_for(
+    layer: Layer, isa: str, threads: int
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """torch and every kernel on the same operands, and the flops of the direct algorithm."""
+    rng = np.random.default_rng(0)
+    out = (layer.size + 2 * layer.pad - layer.kernel) // layer.stride + 1
+    shape = (layer.batch, layer.c, layer.size, layer.size)
+    x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    x = x.contiguous(memory_format=torch.channels_last)
+    w_shape = (layer.m, layer.c // layer.group, layer.kernel, layer.kernel)
+    w = rng.standard_normal(w_shape, dtype=np.float32)
+    bias = rng.standard_normal(layer.m, dtype=np.float32)
+    tw = torch.from_numpy(w).contiguous(memory_format=torch.channels_last)
+    tb = torch.from_numpy(bias)
+    candidates: dict[str, Callable[[], object]] = {
+        "torch": partial(
+            torch.nn.functional.conv2d, x, tw, tb, layer.stride, layer.pad, 1, layer.group
+        )
+    }
+    xn = x.permute(0, 2, 3, 1).numpy()
+    y = np.empty((layer.batch, out, out, layer.m), np.float32)
+    for kernel, packer, pack_params in kernels_for(layer):
+        packed = _native.pack(isa, packer, w, pack_params)
+        params = {
+            "kernel_shape": [layer.kernel] * 2,
+            "strides": [layer.stride] * 2,
+            "pads": [layer.pad] * 2,
+            "dilations": [1, 1],
+            "group": layer.group,
+            "epilogue": [1],
+        }
+        candidates[kernel] = partial(
+            _native.call, isa, kernel, [xn, packed, bias], [y], params, threads
+        )
+    return candidates, 2 * y.size * (layer.c // layer.group) * layer.kernel**2
+
+
 def timed(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Times of each candidate, called in turn."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
@@ -104,45 +142,12 @@ def main() -> None:
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rng = np.random.default_rng(0)
     print(f"{'layer':34} {'kernel':24} {'us best':>8} {'median':>8} {'GFLOP/s':>8} {'x torch':>8}")
-    available = _native.kernels(args.isa)
     for layer in LAYERS:
         if args.only not in layer.name:
             continue
-        out = (layer.size + 2 * layer.pad - layer.kernel) // layer.stride + 1
-        shape = (layer.batch, layer.c, layer.size, layer.size)
-        x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-        x = x.contiguous(memory_format=torch.channels_last)
-        w_shape = (layer.m, layer.c // layer.group, layer.kernel, layer.kernel)
-        w = rng.standard_normal(w_shape, dtype=np.float32)
-        bias = rng.standard_normal(layer.m, dtype=np.float32)
-        tw = torch.from_numpy(w).contiguous(memory_format=torch.channels_last)
-        tb = torch.from_numpy(bias)
-        candidates: dict[str, Callable[[], object]] = {
-            "torch": lambda: torch.nn.functional.conv2d(
-                x, tw, tb, layer.stride, layer.pad, 1, layer.group
-            )
-        }
-        xn = x.permute(0, 2, 3, 1).numpy()
-        y = np.empty((layer.batch, out, out, layer.m), np.float32)
-        for kernel, packer, pack_params in kernels_for(layer):
-            if kernel not in available:
-                continue
-            packed = _native.pack(args.isa, packer, w, pack_params)
-            params = {
-                "kernel_shape": [layer.kernel] * 2,
-                "strides": [layer.stride] * 2,
-                "pads": [layer.pad] * 2,
-                "dilations": [1, 1],
-                "group": layer.group,
-                "epilogue": [1],
-            }
-            candidates[kernel] = lambda k=kernel, p=packed, q=params: _native.call(
-                args.isa, k, [xn, p, bias], [y], q, threads=args.threads
-            )
+        candidates, flops = candidates_for(layer, args.isa, args.threads)
         times = timed(candidates, args.seconds)
-        flops = 2 * y.size * (layer.c // layer.group) * layer.kernel**2
         base = min(times["torch"])
         label = f"{layer.name} {layer.c}->{layer.m}"
         for name, samples in times.items():

@@ -75,8 +75,14 @@ class Case:
             "epilogue": epilogue_codes(self.epilogue),
         }
 
-    def run(self, isa: str, kernel: str, packed: np.ndarray, threads: int = 2,
-            x: np.ndarray | None = None) -> np.ndarray:
+    def run(
+        self,
+        isa: str,
+        kernel: str,
+        packed: np.ndarray,
+        threads: int = 2,
+        x: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The kernel's output as NCHW; memory around it must stay untouched."""
         n, m, oh, ow = self.y.shape
         memory = np.full(n * oh * ow * m + 32, 777.0, np.float32)
@@ -121,8 +127,19 @@ DIRECT = {
     "no batch": Case((0, 8, 6, 6), 9, (3, 3), pads=(1, 1, 1, 1)),
 }
 EPILOGUES = [
-    "", "bias", "relu", "bias.relu6", "add", "bias.add", "add.relu", "bias.mul", "bias.silu",
-    "bias.gelu", "bias.relu.add", "bias.hardswish.mul.relu", "add.bias.tanh",
+    "",
+    "bias",
+    "relu",
+    "bias.relu6",
+    "add",
+    "bias.add",
+    "add.relu",
+    "bias.mul",
+    "bias.silu",
+    "bias.gelu",
+    "bias.relu.add",
+    "bias.hardswish.mul.relu",
+    "add.bias.tanh",
 ]
 
 

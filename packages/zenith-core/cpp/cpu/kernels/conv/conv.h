@@ -21,9 +21,12 @@ struct ConvParams {
   StepCodes epilogue;
 };
 [[maybe_unused]] const Field kConvFields[] = {
-    ZENITH_FIELD(ConvParams, kernel_shape, kInts, 2),  ZENITH_FIELD(ConvParams, strides, kInts, 2),
-    ZENITH_FIELD(ConvParams, pads, kInts, 2),    ZENITH_FIELD(ConvParams, dilations, kInts, 2),
-    ZENITH_FIELD(ConvParams, group, kInt, 1),    ZENITH_FIELD(ConvParams, epilogue, kInts, kMaxSteps),
+    ZENITH_FIELD(ConvParams, kernel_shape, kInts, 2),
+    ZENITH_FIELD(ConvParams, strides, kInts, 2),
+    ZENITH_FIELD(ConvParams, pads, kInts, 2),
+    ZENITH_FIELD(ConvParams, dilations, kInts, 2),
+    ZENITH_FIELD(ConvParams, group, kInt, 1),
+    ZENITH_FIELD(ConvParams, epilogue, kInts, kMaxSteps),
 };
 constexpr int kConvFieldCount = 6;
 
@@ -79,9 +82,7 @@ struct Finish {
   Epilogue rest;
 };
 
-inline int64_t bias_floats(const ConvShape& s) {
-  return s.group * round_up(s.m / s.group, kLanes);
-}
+inline int64_t bias_floats(const ConvShape& s) { return s.group * round_up(s.m / s.group, kLanes); }
 
 inline StepOperand pixel_operand(const TensorRef& t) {
   return {static_cast<const float*>(t.data), pixel_stride(t), t.shape[3] == 1 ? 0 : t.strides[3]};

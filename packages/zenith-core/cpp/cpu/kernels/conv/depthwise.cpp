@@ -76,7 +76,7 @@ constexpr DepthwiseFn kDepthwise[kPixels] = {
 };
 
 struct DepthwiseCut {
-  int64_t chunk, chunks;    // channels
+  int64_t chunk, chunks;  // channels
   int64_t rows_of_task, row_tasks;
 };
 
@@ -148,8 +148,7 @@ const char* run_depthwise_conv(const Call& call) {
   const DepthwiseCut cut = depthwise_cut(s, call.parallel.threads);
   const int64_t tiles = ceil_div(s.ow, kPixels), taps = s.kh * s.kw;
   parallel_for(call, cut.chunks * cut.row_tasks, [&](int64_t task, int worker) {
-    const auto table =
-        reinterpret_cast<const float**>(tables + worker * depthwise_table_bytes(s));
+    const auto table = reinterpret_cast<const float**>(tables + worker * depthwise_table_bytes(s));
     const auto ids = reinterpret_cast<int32_t*>(table + taps * kPixels);
     const int64_t begin = task / cut.row_tasks * cut.chunk, end = least(s.c, begin + cut.chunk);
     const int64_t first = task % cut.row_tasks * cut.rows_of_task;
@@ -166,8 +165,7 @@ const char* run_depthwise_conv(const Call& call) {
         if (rows_inside && left >= 0 && right < s.w) {
           at.x = s.x + image * s.xn + top * s.xh + left * s.xw;
         } else {
-          const int64_t used =
-              fill_tile(s, {s.kh, s.kw, 1}, s.x, zeros, pixel, count, table, ids);
+          const int64_t used = fill_tile(s, {s.kh, s.kw, 1}, s.x, zeros, pixel, count, table, ids);
           at.pieces = {table, ids, used, 1};
         }
         depthwise_tile(s, at, weights, finish, pixel, count, begin, end);

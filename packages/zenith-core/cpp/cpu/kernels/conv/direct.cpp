@@ -117,8 +117,8 @@ const char* run_direct(const Call& call) {
 // x may have any strides here, so a graph input stored as NCHW needs no copy of its own.
 // Needs group 1 and a column dilation of 1.
 struct Halo {
-  int64_t h, w;       // of one padded image
-  int64_t images;     // copied at once
+  int64_t h, w;    // of one padded image
+  int64_t images;  // copied at once
   int64_t image_floats;
 };
 
@@ -155,6 +155,10 @@ void fill_halo_row(const ConvShape& s, const Halo& halo, int64_t first_image, in
   if (begin == end) return;
   const float* from = s.x + image * s.xn + ih * s.xh + (begin - s.pw) * s.xw;
   to += begin * s.c;
+  if (x_c == 1 && s.xw == s.c) {
+    std::memcpy(to, from, static_cast<size_t>((end - begin) * s.c) * 4);
+    return;
+  }
   if (s.c == 3) {  // colour images
     for (int64_t i = 0; i < end - begin; ++i) {
       to[3 * i] = from[i * s.xw];
@@ -190,8 +194,8 @@ const char* run_halo(const Call& call) {
   halo_cut(s, halo, call.parallel.threads, &cut);
   const Finish finish = make_finish(call, s, reinterpret_cast<float*>(call.scratch));
   const auto images = reinterpret_cast<float*>(call.scratch + round_up(bias_floats(s) * 4, 64));
-  char* tables = reinterpret_cast<char*>(images) +
-                 round_up(halo.images * halo.image_floats * 4, 64);
+  char* tables =
+      reinterpret_cast<char*>(images) + round_up(halo.images * halo.image_floats * 4, 64);
   const int64_t x_c = call.in[0].strides[3];
   for (int64_t first = 0; first < s.n; first += halo.images) {
     const int64_t count = least(halo.images, s.n - first);

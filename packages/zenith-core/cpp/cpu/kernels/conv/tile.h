@@ -115,7 +115,7 @@ template <int kRows, int kVecs>
 using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
 template <int kVecs>
 constexpr TileFn kTilesOfWidth[] = {
-    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>, run_tile<4, kVecs>,
+    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>,         run_tile<4, kVecs>,
     run_tile<5, kVecs>, run_tile<6, kVecs>, run_tile<kTileRows, kVecs>,
 };
 
@@ -143,25 +143,45 @@ struct Taps {
 };
 
 // Pointers and piece numbers of one tile. A piece that is outside x for all rows is left out.
-[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x, const float* zeros,
-                  int64_t first, int64_t rows, const float** table, int32_t* ids) {
-  int64_t image[kMostRows], top[kMostRows], left[kMostRows];
+[[maybe_unused]] int64_t fill_tile(const ConvShape& s, const Taps& taps, const float* x,
+                                   const float* zeros, int64_t first, int64_t rows,
+                                   const float** table, int32_t* ids) {
+  int64_t top[kMostRows], left[kMostRows];
+  const float* from[kMostRows];  // where the first piece of a row would be
+  int64_t line = first / s.ow, col = first - line * s.ow;
+  int64_t image = line / s.oh, row = line - image * s.oh;
+  bool inside = true;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t pixel = first + r;
-    const int64_t line = pixel / s.ow;
-    left[r] = (pixel - line * s.ow) * s.sw - s.pw;
-    image[r] = line / s.oh;
-    top[r] = (line - image[r] * s.oh) * s.sh - s.ph;
+    top[r] = row * s.sh - s.ph;
+    left[r] = col * s.sw - s.pw;
+    from[r] = x + image * s.xn;
+    inside = inside && top[r] >= 0 && top[r] + (taps.rows - 1) * s.dh < s.h && left[r] >= 0 &&
+             left[r] + (taps.cols - 1) * s.dw < s.w;
+    if (++col == s.ow) {
+      col = 0;
+      if (++row == s.oh) row = 0, ++image;
+    }
   }
   int64_t count = 0;
+  if (inside) {
+    for (int64_t r = 0; r < rows; ++r) from[r] += top[r] * s.xh + left[r] * s.xw;
+    for (int64_t i = 0; i < taps.rows; ++i) {
+      for (int64_t j = 0; j < taps.cols; ++j, ++count) {
+        const int64_t step = i * s.dh * s.xh + j * s.dw * s.xw;
+        for (int64_t r = 0; r < rows; ++r) table[count * rows + r] = from[r] + step;
+        ids[count] = static_cast<int32_t>(count);
+      }
+    }
+    return count;
+  }
   for (int64_t i = 0; i < taps.rows; ++i) {
     for (int64_t j = 0; j < taps.cols; ++j) {
       bool any = false;
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t ih = top[r] + i * s.dh, iw = left[r] + j * s.dw;
-        const bool inside = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
-        any = any || inside;
-        table[count * rows + r] = inside ? x + image[r] * s.xn + ih * s.xh + iw * s.xw : zeros;
+        const bool exists = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
+        any = any || exists;
+        table[count * rows + r] = exists ? from[r] + ih * s.xh + iw * s.xw : zeros;
       }
       if (any) ids[count++] = static_cast<int32_t>(i * taps.cols + j);
     }

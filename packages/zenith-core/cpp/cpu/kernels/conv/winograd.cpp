@@ -132,7 +132,8 @@ void transform_input(const ConvShape& s, const Layout& l, int64_t tile, int64_t 
       vf d[p], r[p];
 #pragma GCC unroll 8
       for (int i = 0; i < p; ++i) {
-        d[i] = left >= kLanes ? load(from[i][j] + c) : load_n(from[i][j] + c, static_cast<int>(left));
+        d[i] =
+            left >= kLanes ? load(from[i][j] + c) : load_n(from[i][j] + c, static_cast<int>(left));
       }
       input_line(d, r);
 #pragma GCC unroll 8
@@ -287,8 +288,8 @@ void pack_weights(const TensorRef& w, void* to, const void* params) {
       double half[p][3], column[3], line[p];
       for (int j = 0; j < 3; ++j) {
         for (int i = 0; i < 3; ++i) {
-          const float g = from[o * w.strides[0] + c * w.strides[1] + i * w.strides[2] +
-                               j * w.strides[3]];
+          const float g =
+              from[o * w.strides[0] + c * w.strides[1] + i * w.strides[2] + j * w.strides[3]];
           column[i] = g;
           plain[((o * in + c) * 3 + i) * 3 + j] = g;
         }
@@ -322,16 +323,22 @@ void unpack_weights(const void* from, const TensorRef& w, const void*) {
   }
 }
 
-#define ZENITH_WINOGRAD(m)                                                                        \
-  {                                                                                               \
-    "conv_winograd" #m "_f32", "", kConvFields, kConvFieldCount, sizeof(ConvParams),              \
-        winograd_scratch<m>, run_winograd<m>                                                      \
-  }
-#define ZENITH_WINOGRAD_PACKER(m)                                                     \
-  {                                                                                   \
-    "conv_winograd" #m "_weights_f32", nullptr, 0, 0, pack_bytes<m>, pack_weights<m>, \
-        unpack_weights<m>                                                             \
-  }
+#define ZENITH_WINOGRAD(m)    \
+  {"conv_winograd" #m "_f32", \
+   "",                        \
+   kConvFields,               \
+   kConvFieldCount,           \
+   sizeof(ConvParams),        \
+   winograd_scratch<m>,       \
+   run_winograd<m>}
+#define ZENITH_WINOGRAD_PACKER(m)     \
+  {"conv_winograd" #m "_weights_f32", \
+   nullptr,                           \
+   0,                                 \
+   0,                                 \
+   pack_bytes<m>,                     \
+   pack_weights<m>,                   \
+   unpack_weights<m>}
 const Kernel kKernels[] = {ZENITH_WINOGRAD(2), ZENITH_WINOGRAD(4)};
 const Packer kPackers[] = {ZENITH_WINOGRAD_PACKER(2), ZENITH_WINOGRAD_PACKER(4)};
 

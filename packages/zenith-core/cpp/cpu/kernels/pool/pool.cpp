@@ -14,8 +14,8 @@ struct PoolParams {
   int64_t include_pad;  // average: padding counts as zeros
 };
 const Field kPoolFields[] = {
-    ZENITH_FIELD(PoolParams, kernel_shape, kInts, 2),    ZENITH_FIELD(PoolParams, strides, kInts, 2),
-    ZENITH_FIELD(PoolParams, pads, kInts, 4),      ZENITH_FIELD(PoolParams, dilations, kInts, 2),
+    ZENITH_FIELD(PoolParams, kernel_shape, kInts, 2), ZENITH_FIELD(PoolParams, strides, kInts, 2),
+    ZENITH_FIELD(PoolParams, pads, kInts, 4),         ZENITH_FIELD(PoolParams, dilations, kInts, 2),
     ZENITH_FIELD(PoolParams, include_pad, kInt, 1),
 };
 
@@ -89,8 +89,8 @@ void reduce_pixels(const float* x, int64_t rows, int64_t cols, int64_t row_step,
 
 // Channels [0, channels) of one output pixel.
 template <typename Op>
-void reduce_channels(const float* x, int64_t rows, int64_t cols, int64_t row_step,
-                     int64_t col_step, float scale, float* y, int64_t channels) {
+void reduce_channels(const float* x, int64_t rows, int64_t cols, int64_t row_step, int64_t col_step,
+                     float scale, float* y, int64_t channels) {
   int64_t c = 0;
   for (; c + kVecs * kLanes <= channels; c += kVecs * kLanes) {
     reduce_pixels<Op, kVecs, true>(x + c, rows, cols, row_step, col_step, scale, y + c, 0);

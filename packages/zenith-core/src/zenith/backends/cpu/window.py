@@ -17,7 +17,7 @@ __all__ = ["Window", "as_pixels", "output_pixels", "rank_reason", "window_of"]
 
 @dataclass(frozen=True)
 class Window:
-    """A window over two spatial axes; a 1-D one has height 1. `pads` is top, left, bottom, right."""
+    """A window over two spatial axes; a 1-D one has height 1. Pads: top, left, bottom, right."""
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
@@ -61,14 +61,16 @@ def window_of(op: OpView, kernel: Sequence[int]) -> Window:
     none = [0] * (2 - axes)
 
     def pair(values: Sequence[int], missing: Sequence[int]) -> tuple[int, int]:
-        first, second = [*missing, *values]
-        return first, second
+        both = [*missing, *values]
+        return both[0], both[1]
 
-    top, left, bottom, right = [*none, *pads[:axes], *none, *pads[axes:]]
+    begin, end = pair(pads[:axes], none), pair(pads[axes:], none)
     return Window(
-        pair(kernel, height), pair(strides, height), (top, left, bottom, right),
-        pair(dilations, height),
-    )  # fmt: skip
+        kernel=pair(kernel, height),
+        strides=pair(strides, height),
+        pads=(*begin, *end),
+        dilations=pair(dilations, height),
+    )
 
 
 def as_pixels(operand: Operand) -> Operand:
