@@ -30,6 +30,10 @@ class PassRecord:
     nodes_before: int
     nodes_after: int
 
+    def __str__(self) -> str:
+        nodes = f"{self.nodes_before:5} -> {self.nodes_after:<5}"
+        return f"{self.name:24} {self.changed:7} {nodes} {self.seconds * 1e3:6.1f}"
+
 
 @dataclass
 class Report:
@@ -47,9 +51,5 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{'pass':24} changed   nodes         ms"]
-        lines += [
-            f"{r.name:24} {r.changed:7} {r.nodes_before:5} -> {r.nodes_after:<5} "
-            f"{r.seconds * 1e3:6.1f}"
-            for r in self.records
-        ]
+        lines += [str(r) for r in self.records]
         return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The engine: canonicalize -> partition -> lower -> select -> plan, in this order.
 
-`ZenithEngine.compile` is the list of stages; each is a short method below it or a module of its own.
+`ZenithEngine.compile` is the list of stages; each is a short method or a module of its own.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ class ZenithEngine:
             tuple(planned),
         )
         explanation = Explanation(
-            target=", ".join(self._plugins.backend(b).describe() for b in dict.fromkeys(p.backend for p in parts)),
+            target=", ".join(
+                self._plugins.backend(b).describe() for b in dict.fromkeys(p.backend for p in parts)
+            ),
             nodes=reports,
             fallbacks=[r for r in reports if r.backend != targets[0]],
             copies=copies,
@@ -225,9 +227,7 @@ class ZenithEngine:
             reasons = answer if isinstance(answer, list) else []
             why = " | ".join(f"{n}: {r}" for n, r in reasons) or f"no kernel for {op.key}"
             lines.append(f"  {describe_node(op)}\n    runs on {backend}; {targets[0]}: {why}")
-            events.emit(
-                "fallback", node=node.name or "", op=op.key, backend=backend, why=why
-            )
+            events.emit("fallback", node=node.name or "", op=op.key, backend=backend, why=why)
         if not lines:
             return
         text = f"{len(lines)} node(s) do not run on {targets[0]}:\n" + "\n".join(lines)
@@ -239,17 +239,13 @@ class ZenithEngine:
             warnings.warn(text, FallbackWarning, stacklevel=5)
 
     def _notes(self, targets: tuple[str, ...], config: CompileConfig) -> list[str]:
-        notes = [
-            f"{name}: {why}" for name in targets if (why := self._plugins.status(name).why)
-        ]
+        notes = [f"{name}: {why}" for name in targets if (why := self._plugins.status(name).why)]
         if config.mode == "reduce-overhead":
             notes.append('mode="reduce-overhead": a CPU plan is one native call already')
         return notes
 
 
-def _inline_unclaimed(
-    graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher
-) -> None:
+def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:
     """Replace fused operators that no backend has a kernel for by their bodies."""
     unclaimed = set()
     for node in graph.nodes:
@@ -362,5 +358,3 @@ def _check_tolerance(
         raise PrecisionError(
             tolerance, worst, where=where, next="opt_level=1 leaves out approximate kernels"
         )
-
-

@@ -102,9 +102,7 @@ def partition(graph: GraphIR, chosen: dict[ir.Node, str]) -> list[Partition]:
     return [_extract(graph, backend, nodes) for backend, nodes in groups]
 
 
-def _group(
-    nodes: list[ir.Node], chosen: dict[ir.Node, str]
-) -> list[tuple[str, list[ir.Node]]]:
+def _group(nodes: list[ir.Node], chosen: dict[ir.Node, str]) -> list[tuple[str, list[ir.Node]]]:
     """Stay with one backend for as long as it has a node whose inputs are ready."""
     waiting = {
         node: len({p for v in _reads(node) if (p := v.producer()) in chosen}) for node in nodes
@@ -184,5 +182,7 @@ def _extract(source: GraphIR, backend: str, nodes: list[ir.Node]) -> Partition:
         opset_imports=dict(source.model.graph.opset_imports),
         name=f"{source.model.graph.name or 'model'}.{backend}",
     )
-    model = ir.Model(graph, ir_version=source.model.ir_version, functions=list(source.model.functions.values()))
+    model = ir.Model(
+        graph, ir_version=source.model.ir_version, functions=list(source.model.functions.values())
+    )
     return Partition(backend, GraphIR(model), list(inputs), outputs)

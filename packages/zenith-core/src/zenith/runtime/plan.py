@@ -39,7 +39,7 @@ class PlannedPartition:
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """Partitions in order over a table of slots: first the model's inputs, then what they compute."""
+    """Partitions in order over a table of slots: the model's inputs, then what is computed."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -39,9 +39,7 @@ def relative_error(result: NDArray[Any], reference: NDArray[Any]) -> float:
     return float(np.max(error))
 
 
-def evaluate_float64(
-    graph: GraphIR, feeds: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
+def evaluate_float64(graph: GraphIR, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Outputs by name with every float32 of the graph widened to float64."""
     model = _inlined(graph)
     proto = ir.to_proto(model)

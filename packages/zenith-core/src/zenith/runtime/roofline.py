@@ -37,9 +37,7 @@ def machine_limits() -> MachineLimits:
     flops = 2 * m * n * k / _best(lambda: _native.call(isa, "linear_f32", [x, packed], [y], params))
     source = np.ones(1 << 20, np.float32)
     target = np.empty_like(source)
-    copied = 2 * source.nbytes / _best(
-        lambda: _native.call(isa, "copy", [source], [target], {})
-    )
+    copied = 2 * source.nbytes / _best(lambda: _native.call(isa, "copy", [source], [target], {}))
     return MachineLimits(flops, copied)
 
 

@@ -47,9 +47,7 @@ def dtype_code(dtype: str) -> int:
 class PlanBuilder:
     """Collects one plan. Call `node` for every node in order, then `finish`."""
 
-    def __init__(
-        self, isa: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
-    ) -> None:
+    def __init__(self, isa: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
         self.isa = isa
         self.steps: list[Step] = []
         self.storages: list[Storage] = []
@@ -91,11 +89,11 @@ class PlanBuilder:
     ) -> Operand:
         size = product(shape) * item_bytes(dtype)
         self.storages.append(Storage(place, index, size, array))
-        return Operand(
-            len(self.storages) - 1, dtype, tuple(shape), dense_strides(shape, order), 0
-        )
+        return Operand(len(self.storages) - 1, dtype, tuple(shape), dense_strides(shape, order), 0)
 
-    def arena(self, dtype: str, shape: Sequence[Dim], order: Sequence[int] | None = None) -> Operand:
+    def arena(
+        self, dtype: str, shape: Sequence[Dim], order: Sequence[int] | None = None
+    ) -> Operand:
         """Memory that lives from its first to its last use."""
         return self._new("arena", -1, dtype, shape, order)
 
@@ -264,9 +262,7 @@ def _native_view(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
-def _split_params(
-    params: dict[str, Any], code: Any
-) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def _split_params(params: dict[str, Any], code: Any) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Params known now, and those that depend on dims (named ``x`` or ``x[i]``)."""
     static: dict[str, Any] = {}
     dynamic: dict[str, list[int]] = {}

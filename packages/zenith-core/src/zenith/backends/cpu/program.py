@@ -111,7 +111,9 @@ class NativeProgram:
         try:
             native = self._plan.bind([dims.get(s, 0) for s in self._symbols], threads)
         except ValueError as cause:
-            shapes = ", ".join(f"{s.name}: {list(k[1])}" for s, k in zip(self.inputs, key, strict=True))
+            shapes = ", ".join(
+                f"{s.name}: {list(k[1])}" for s, k in zip(self.inputs, key, strict=True)
+            )
             raise ValidationError(
                 f"the model cannot run with these input shapes ({shapes}): {cause}",
                 next="check the sizes against what the model was built for",
@@ -146,9 +148,7 @@ class NativeProgram:
     ) -> list[np.ndarray]:
         dense = [np.asarray(a, order="C") for a in inputs]
         bound = self.bound(tuple((a.dtype.name, a.shape) for a in dense), context.threads)
-        results = [
-            np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs
-        ]
+        results = [np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs]
         pointers = [a.ctypes.data for a in dense]
         targets = [a.ctypes.data for a in results]
         if context.profile:
@@ -172,11 +172,8 @@ class NativeProgram:
     @property
     def copies(self) -> list[str]:
         """Layout changes the plan added, with the reason."""
-        return [
-            f"{step.outputs[0].dtype}[{','.join(str(d) for d in step.outputs[0].shape)}]: {step.why}"
-            for step in self.steps
-            if step.kernel == "copy" and step.why
-        ]
+        copies = [s for s in self.steps if s.kernel == "copy" and s.why]
+        return [f"{_type_text(s.outputs[0])}: {s.why}" for s in copies]
 
     @property
     def constant_bytes(self) -> int:
@@ -195,7 +192,11 @@ class NativeProgram:
 
     def _text(self, operand: Operand) -> str:
         place = self.storages[operand.storage].place[0]
-        return f"%{place}{operand.storage}:{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
+        return f"%{place}{operand.storage}:{_type_text(operand)}"
+
+
+def _type_text(operand: Operand) -> str:
+    return f"{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
 
 
 def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int]:
@@ -223,9 +224,10 @@ def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int
                     )
             elif isinstance(dim, int) and dim != size:
                 raise ValidationError(
-                    f"input '{spec.name}' has shape {list(shape)}, the model was compiled for {spec}",
-                    next=f'compile with dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}} '
-                    "to make this size free",
+                    f"input '{spec.name}' has shape {list(shape)}, "
+                    f"the model was compiled for {spec}",
+                    next="to make this size free, compile with "
+                    f'dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}}',
                 )
     for spec, (_, shape) in zip(inputs, key, strict=True):
         for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):

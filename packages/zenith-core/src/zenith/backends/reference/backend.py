@@ -33,7 +33,11 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
         graph = onnx.helper.make_graph(
             [node],
             "node",
-            [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in dict.fromkeys(node.input) if n],
+            [
+                onnx.helper.make_value_info(n, onnx.TypeProto())
+                for n in dict.fromkeys(node.input)
+                if n
+            ],
             [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
         )
         opsets = [onnx.helper.make_opsetid("", 28)]
