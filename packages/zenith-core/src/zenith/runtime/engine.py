@@ -306,7 +306,7 @@ def _own_weights(graph: GraphIR, program: Program) -> None:
             value.const_value = ir.LazyTensor(
                 _unpacker(packed[value], value.name),
                 dtype=tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=value.name or "",
             )
         else:

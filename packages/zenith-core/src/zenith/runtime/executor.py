@@ -23,11 +23,9 @@ class GraphExecutor:
         Models that are one native program do not come through here on a call: `CompiledModel`
         hands the framework's pointers to the program directly.
         """
-        slots: list[np.ndarray | None] = [None] * plan.n_slots
-        slots[: len(inputs)] = inputs
+        slots: dict[int, np.ndarray] = dict(enumerate(inputs))
         for partition in plan.partitions:
             arguments = [slots[i] for i in partition.inputs]
             results = partition.program.run_arrays(arguments, context)
-            for slot, result in zip(partition.outputs, results, strict=True):
-                slots[slot] = result
-        return [slots[i] for i in plan.output_slots]  # type: ignore[misc]
+            slots.update(zip(partition.outputs, results, strict=True))
+        return [slots[i] for i in plan.output_slots]
