@@ -110,6 +110,9 @@ def test_weights_of_the_graph_equal_the_originals(mlp: Any) -> None:
         np.testing.assert_array_equal(tensor.numpy(), original)
     program: Any = compiled.plan.partitions[0].program
     assert {str(v.name) for v in program.packed} == {"w1", "w2"}
+    assert program.constants  # no weight is held twice
+    for value, array in program.constants.items():
+        assert np.shares_memory(value.const_value.numpy(), array)
 
 
 def test_repr_names_inputs_and_target(mlp: Any) -> None:

@@ -236,6 +236,7 @@ def test_passes_and_operators_of_a_plugin(target: str, graph_of: Any, array: Any
         x = array(2, 3)
         compiled = engine.compile(graph, config, samples=[[x]])
         np.testing.assert_array_equal(compiled(x), 2 * np.maximum(x, 0))
+        assert not graph.model.functions
         kernels = [n.kernel for n in compiled.explain().nodes]
         if target == "toy":
             assert kernels == ["relu_any", "twice_any"] and DropRelus.runs == runs + 1
