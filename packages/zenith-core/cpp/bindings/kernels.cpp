@@ -112,10 +112,14 @@ void call_kernel(const std::string& isa, const std::string& name, const py::sequ
   const std::vector<TensorRef> out = operands_of(outputs);
   const std::vector<char> filled =
       fill_params(name, kernel.fields, kernel.n_fields, kernel.params_size, params_of(params));
-  Call call{in.data(),     out.data(), static_cast<int>(in.size()), static_cast<int>(out.size()),
-            filled.data(), nullptr,    parallel(threads)};
-  const Block scratch =
-      aligned_block(kernel.scratch == nullptr ? 0 : kernel.scratch(call));
+  Call call{in.data(),
+            out.data(),
+            static_cast<int>(in.size()),
+            static_cast<int>(out.size()),
+            filled.data(),
+            nullptr,
+            parallel(threads)};
+  const Block scratch = aligned_block(kernel.scratch == nullptr ? 0 : kernel.scratch(call));
   call.scratch = scratch.get();
   const char* error = nullptr;
   {
@@ -153,25 +157,32 @@ void unpack(const std::string& isa, const std::string& name, const py::array_t<u
 }  // namespace
 
 void bind_kernels(py::module_& m) {
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (const Isa& isa : usable_isas()) names.emplace_back(isa.name);
-    return names;
-  }, "Instruction sets this machine runs and ZENITH_ISA allows, best first.");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (const Isa& isa : usable_isas()) names.emplace_back(isa.name);
+        return names;
+      },
+      "Instruction sets this machine runs and ZENITH_ISA allows, best first.");
   m.def("built_isas", &built_isas, "Instruction sets compiled into this build, best first.");
   m.def("available_threads", &available_threads);
-  m.def("kernels", [](const std::string& isa) {
-    py::dict rows;
-    for (const Isa& candidate : usable_isas()) {
-      if (isa != candidate.name) continue;
-      const IsaTables tables = candidate.tables();
-      for (int f = 0; f < tables.n_families; ++f) {
-        const Table table = tables.families[f]();
-        for (int i = 0; i < table.n_kernels; ++i) rows[table.kernels[i].name] = table.kernels[i].variant;
-      }
-    }
-    return rows;
-  }, py::arg("isa"), "Kernel rows of one ISA: name -> variant.");
+  m.def(
+      "kernels",
+      [](const std::string& isa) {
+        py::dict rows;
+        for (const Isa& candidate : usable_isas()) {
+          if (isa != candidate.name) continue;
+          const IsaTables tables = candidate.tables();
+          for (int f = 0; f < tables.n_families; ++f) {
+            const Table table = tables.families[f]();
+            for (int i = 0; i < table.n_kernels; ++i)
+              rows[table.kernels[i].name] = table.kernels[i].variant;
+          }
+        }
+        return rows;
+      },
+      py::arg("isa"), "Kernel rows of one ISA: name -> variant.");
   m.def("call", &call_kernel, py::arg("isa"), py::arg("kernel"), py::arg("inputs"),
         py::arg("outputs"), py::arg("params"), py::arg("threads") = 0, py::arg("repeat") = 1,
         "Runs one kernel on numpy arrays, writing into outputs. None is a missing operand.");

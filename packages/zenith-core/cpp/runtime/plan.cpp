@@ -99,8 +99,7 @@ class Plan::BlockPool {
   std::vector<Block> free_;
 };
 
-Plan::Plan(int32_t n_symbols)
-    : n_symbols_(n_symbols), blocks_(std::make_shared<BlockPool>()) {}
+Plan::Plan(int32_t n_symbols) : n_symbols_(n_symbols), blocks_(std::make_shared<BlockPool>()) {}
 
 Size Plan::expression(const std::vector<int64_t>& postfix) {
   Size size;
@@ -151,7 +150,8 @@ int32_t Plan::add_storage(Storage storage) {
 
 int32_t Plan::add_tensor(TensorDesc tensor) {
   if (tensor.shape.size() > kMaxRank || tensor.shape.size() != tensor.strides.size()) {
-    throw std::invalid_argument("a tensor has more than 8 axes or as many strides as it should not");
+    throw std::invalid_argument(
+        "a tensor has more than 8 axes or as many strides as it should not");
   }
   if (tensor.storage < 0 || tensor.storage >= static_cast<int32_t>(storages_.size()) ||
       item_size(tensor.dtype) == 0) {
@@ -197,8 +197,8 @@ int32_t Plan::add_step(const std::string& isa, const std::string& kernel_name,
     if (!found) throw std::invalid_argument(kernel_name + ": " + name + " cannot be dynamic");
     if (item < 0) params.push_back({base, int64_t{0}});
   }
-  step.params = fill_params(kernel_name, kernel->fields, kernel->n_fields, kernel->params_size,
-                            params);
+  step.params =
+      fill_params(kernel_name, kernel->fields, kernel->n_fields, kernel->params_size, params);
   const int32_t index = n_steps();
   for (const int32_t tensor : step.in) use(tensor, index);
   for (const int32_t tensor : step.out) {
@@ -320,8 +320,8 @@ std::vector<int64_t> BoundPlan::shape_of(int32_t tensor) const {
   return shape;
 }
 
-RunError BoundPlan::run(const std::vector<uintptr_t>& inputs,
-                        const std::vector<uintptr_t>& outputs, int64_t* step_nanoseconds) const {
+RunError BoundPlan::run(const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs,
+                        int64_t* step_nanoseconds) const {
   if (static_cast<int32_t>(inputs.size()) != plan_->n_inputs_ ||
       static_cast<int32_t>(outputs.size()) != plan_->n_outputs_) {
     throw std::invalid_argument("run needs a pointer for every input and output");

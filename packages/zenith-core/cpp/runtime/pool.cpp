@@ -51,7 +51,7 @@ class Pool {
     done_.store(0, std::memory_order_relaxed);
     epoch_ = (epoch_ + 1) & 0xffffff;
     ticket_.store(epoch_ << 40 | static_cast<uint64_t>(threads) << 32 |
-                      static_cast<uint64_t>(tasks));
+                  static_cast<uint64_t>(tasks));
     if (parked_.load() > 0) ticket_.notify_all();
     claim(0);
     for (int spins = 0; done_.load(std::memory_order_acquire) != tasks; ++spins) {

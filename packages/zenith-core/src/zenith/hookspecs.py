@@ -39,12 +39,14 @@ def zenith_register_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
 
 @hookspec
 def zenith_register_passes() -> Iterable[Any]:  # type: ignore[empty-body]
-    """Graph passes this plugin offers to backends, each with a unique ``name``."""
+    """`zenith.passes.Pass` values, by whose ``name`` a `Backend.pipeline` may ask for them."""
 
 
 @hookspec
 def zenith_register_operators() -> Iterable[Any]:  # type: ignore[empty-body]
-    """Fused operators this plugin declares, each with its body of standard operators."""
+    """Operators this plugin declares: ``name`` is "<domain>:<type>", ``function(overload)`` the
+    `onnx_ir.Function` with its body of standard operators. A node that no kernel takes is
+    replaced by the body."""
 
 
 @hookspec

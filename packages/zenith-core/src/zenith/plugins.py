@@ -20,7 +20,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import metadata
@@ -400,6 +400,8 @@ class PluginManager:
                     raise _RejectedError(
                         f"zenith_register_{kind} gave {item!r}, which is no {protocol.__name__}"
                     )
+                if kind == "passes" and name in self._builtin_passes():
+                    raise _RejectedError(f"passes: the name '{name}' is one of zenith-core's own")
                 if name in self._merged(kind):
                     owner = self._owner(kind, name)
                     raise _RejectedError(
@@ -407,6 +409,11 @@ class PluginManager:
                         f"{plugin.owner}"
                     )
                 getattr(offer, kind)[name] = item
+
+    def _builtin_passes(self) -> Collection[str]:
+        from zenith.passes.registry import PASSES  # only when a plugin has passes
+
+        return PASSES
 
     # Isolation.
 

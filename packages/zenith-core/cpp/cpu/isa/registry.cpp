@@ -73,8 +73,8 @@ const Isa* find_isa(const std::string& name) {
 }
 
 template <typename Row>
-const Row* find_row(const std::string& isa_name, const std::string& name, const Row* Table::*rows,
-                    int Table::*count) {
+const Row* find_row(const std::string& isa_name, const std::string& name, const Row* Table::* rows,
+                    int Table::* count) {
   const Isa* isa = find_isa(isa_name);
   if (isa == nullptr) return nullptr;
   const IsaTables tables = isa->tables();

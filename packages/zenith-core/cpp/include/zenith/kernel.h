@@ -86,7 +86,7 @@ struct Table {
 };
 
 #define ZENITH_FIELD(P, member, kind, capacity) \
-  { #member, ::zenith::Field::kind, static_cast<int32_t>(offsetof(P, member)), capacity }
+  {#member, ::zenith::Field::kind, static_cast<int32_t>(offsetof(P, member)), capacity}
 
 // parallel_for(call, tasks, [&](int64_t task, int worker) { ... });
 template <typename F>

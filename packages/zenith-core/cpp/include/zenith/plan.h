@@ -120,7 +120,7 @@ class BoundPlan {
   std::vector<int64_t> dims_;
   std::vector<int64_t> offsets_;  // per storage; -1 unless it lies in the arena
   int64_t arena_bytes_ = 0;
-  std::vector<TensorRef> operands_;      // in and out of all steps in order; data is the byte offset
+  std::vector<TensorRef> operands_;  // in and out of all steps in order; data is the byte offset
   std::vector<int32_t> operand_storage_;  // -1: missing
   std::vector<std::vector<char>> params_;
   std::vector<int64_t> scratch_;  // arena offset per step

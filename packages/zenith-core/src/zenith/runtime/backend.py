@@ -35,6 +35,7 @@ class Backend:
     """Base of all backends. A pure Python backend subclasses `CallableBackend` instead."""
 
     name: str = ""
+    folds_sizes: bool = False  # its plans compute shape arithmetic themselves, without kernels
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
@@ -98,12 +99,22 @@ class CallableProgram:
                 ) from cause
             _check_results(op, name, results)
             env.update(zip(op.node.outputs, results, strict=False))
-        return [np.asarray(env[v], order="C") for v in self._outputs]
+        mine = {id(a) for a in (*inputs, *self._constants.values())}
+        return [_own(env[v], mine) for v in self._outputs]
 
     def to_text(self) -> str:
         return "\n".join(
             f"  {i:3d}  {name}  {op.key}" for i, (op, _, name) in enumerate(self._steps)
         )
+
+
+def _own(array: np.ndarray, taken: set[int]) -> np.ndarray:
+    """The result row-major in memory that no input, constant or other result has."""
+    dense = np.asarray(array, order="C")
+    if dense.base is not None or id(dense) in taken:
+        dense = dense.copy()
+    taken.add(id(dense))
+    return dense
 
 
 def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:

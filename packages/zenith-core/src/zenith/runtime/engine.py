@@ -80,9 +80,11 @@ class ZenithEngine:
         targets = self._targets(config)
         events.emit("compile_started", model=name, target=targets)
         try:
-            compiled = self._compile(graph.clone(), config, signature, targets)
+            source = graph.clone()
+            self._add_bodies(source)
+            compiled = self._compile(source.clone(), config, signature, targets)
             if config.tolerance is not None:
-                _check_tolerance(compiled, graph, samples, config.tolerance)
+                _check_tolerance(compiled, source, samples, config.tolerance)
         except Exception as error:
             seconds = time.perf_counter() - started
             events.emit("compile_finished", model=name, seconds=seconds, error=str(error))
@@ -101,9 +103,15 @@ class ZenithEngine:
     ) -> CompiledModel:
         dispatcher = KernelDispatcher(self.registry, config.opt_level)
         graph.verify(types=False)
+        declared = [value.shape for value in graph.outputs]
+        _forget_free_sizes(graph)
         graph, report = optimize_graph(graph, config.opt_level)
+        for value, shape in zip(graph.outputs, declared, strict=True):
+            if value.shape is None:
+                value.shape = shape
         _inline_unclaimed(graph, targets, dispatcher)
-        chosen = assign_backends(graph, targets, dispatcher)
+        folding = [t for t in targets if self._plugins.backend(t).folds_sizes]
+        chosen = assign_backends(graph, targets, dispatcher, folding)
         self._report_fallbacks(graph, chosen, config, targets, dispatcher)
         passes = [str(record) for record in report.records]
         planned: list[PlannedPartition] = []
@@ -114,7 +122,7 @@ class ZenithEngine:
         for part in parts:
             backend = self._plugins.backend(part.backend)
             passes += self._lower(part, backend, config, dispatcher)
-            selections = self._select(part, dispatcher)
+            selections = self._select(part, backend, dispatcher)
             program = backend.build(part.graph, selections, config)
             inputs = tuple(slots[v] for v in part.inputs)
             for value in part.outputs:
@@ -126,16 +134,22 @@ class ZenithEngine:
             reports += _node_reports(part, backend, selections)
             copies += getattr(program, "copies", [])
             _own_weights(part.graph, program)
+        constants: dict[int, np.ndarray[Any, Any]] = {}
         if len(parts) == 1:
             graph = parts[0].graph
         else:
             _copy_weights(graph)
+            for value in graph.outputs:  # weights that no partition computes
+                if value not in slots and value.const_value is not None:
+                    slots[value] = len(slots)
+                    constants[slots[value]] = value.const_value.numpy()
         plan = ExecutionPlan(
             tensor_specs(graph.inputs),
             tensor_specs(graph.outputs),
             tuple(slots[v] for v in _outputs_of(parts, graph)),
             len(slots),
             tuple(planned),
+            constants,
         )
         explanation = Explanation(
             target=", ".join(
@@ -154,6 +168,16 @@ class ZenithEngine:
             explanation,
             config.threads or 0,
         )
+
+    def _add_bodies(self, graph: GraphIR) -> None:
+        """Give nodes of operators that plugins declare the functions that say what they mean."""
+        operators = self._plugins.operators
+        for node in graph.nodes:
+            found = operators.get(f"{node.domain}:{node.op_type}")
+            if found is not None and node.op_identifier() not in graph.model.functions:
+                function = found.function(node.overload or "")
+                graph.model.functions[function.identifier()] = function
+                graph.model.opset_imports.setdefault(node.domain, 1)
 
     def _targets(self, config: CompileConfig) -> tuple[str, ...]:
         """Backend names in order of priority; CPU and reference are always last."""
@@ -177,16 +201,19 @@ class ZenithEngine:
         names = list(backend.pipeline(config.opt_level))
         if not names:
             return []
-        report = PassManager(names).run(part.graph)
+        steps = [self._plugins.passes.get(name, name) for name in names]
+        report = PassManager(steps).run(part.graph)
         _inline_unclaimed(part.graph, (part.backend,), dispatcher)
         return [f"{part.backend}: {record}" for record in report.records]
 
-    def _select(self, part: Partition, dispatcher: KernelDispatcher) -> list[Selection]:
+    def _select(
+        self, part: Partition, backend: Backend, dispatcher: KernelDispatcher
+    ) -> list[Selection]:
         selections: list[Selection] = []
         failures: list[str] = []
         for node in part.graph.nodes:
             op = op_view(part.graph, node)
-            if known_at_compile_time(op):
+            if backend.folds_sizes and known_at_compile_time(op):
                 continue
             answer = dispatcher.select(part.backend, op)
             if isinstance(answer, Selection):
@@ -223,6 +250,8 @@ class ZenithEngine:
             if backend == targets[0]:
                 continue
             op = op_view(graph, node)
+            if known_at_compile_time(op):
+                continue
             answer = dispatcher.select(targets[0], op)
             reasons = answer if isinstance(answer, list) else []
             why = " | ".join(f"{n}: {r}" for n, r in reasons) or f"no kernel for {op.key}"
@@ -243,6 +272,16 @@ class ZenithEngine:
         if config.mode == "reduce-overhead":
             notes.append('mode="reduce-overhead": a CPU plan is one native call already')
         return notes
+
+
+def _forget_free_sizes(graph: GraphIR) -> None:
+    """Drop shapes of outputs that name a size no input has; inference says what the size is."""
+    named = {str(d) for v in graph.inputs for d in v.shape or ()}
+    for value in graph.outputs:
+        if value.producer() is not None and value.shape is not None:
+            dims = [d for d in value.shape if not isinstance(d, int)]
+            if any(str(d) not in named and str(d).isidentifier() for d in dims):
+                value.shape = None
 
 
 def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:
@@ -306,7 +345,7 @@ def _own_weights(graph: GraphIR, program: Program) -> None:
             value.const_value = ir.LazyTensor(
                 _unpacker(packed[value], value.name),
                 dtype=tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=value.name or "",
             )
         else:

@@ -23,11 +23,14 @@ class GraphExecutor:
         Models that are one native program do not come through here on a call: `CompiledModel`
         hands the framework's pointers to the program directly.
         """
-        slots: list[np.ndarray | None] = [None] * plan.n_slots
-        slots[: len(inputs)] = inputs
+        slots: dict[int, np.ndarray] = {**plan.constants, **dict(enumerate(inputs))}
+        shared = set(slots)
         for partition in plan.partitions:
             arguments = [slots[i] for i in partition.inputs]
-            results = partition.program.run_arrays(arguments, context)
-            for slot, result in zip(partition.outputs, results, strict=True):
-                slots[slot] = result
-        return [slots[i] for i in plan.output_slots]  # type: ignore[misc]
+            computed = partition.program.run_arrays(arguments, context)
+            slots.update(zip(partition.outputs, computed, strict=True))
+        results = []
+        for slot in plan.output_slots:  # every result is memory of its own
+            results.append(slots[slot].copy() if slot in shared else slots[slot])
+            shared.add(slot)
+        return results

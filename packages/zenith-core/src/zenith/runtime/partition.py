@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+import sympy
 
 from zenith.errors import NoKernelFoundError
 from zenith.ir import GraphIR
+from zenith.ir.dims import parse_dim
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
 from zenith.runtime.op_view import OpView
 
@@ -59,21 +61,26 @@ def _type(view: object) -> str:
 
 
 def assign_backends(
-    graph: GraphIR, backends: Sequence[str], dispatcher: KernelDispatcher
+    graph: GraphIR,
+    backends: Sequence[str],
+    dispatcher: KernelDispatcher,
+    folding: Collection[str] = (),
 ) -> dict[ir.Node, str]:
     """For every node the first backend, in order of priority, that has a kernel for it.
 
-    Nodes nobody can run are reported together in one `NoKernelFoundError`.
+    folding: backends that need no kernel for shape arithmetic. Nodes nobody can run are reported
+    together in one `NoKernelFoundError`.
     """
     chosen: dict[ir.Node, str] = {}
     failures: list[str] = []
     for node in graph.nodes:
         op = op_view(graph, node)
-        if known_at_compile_time(op):
-            chosen[node] = backends[0]
-            continue
+        known = known_at_compile_time(op)
         tried: list[str] = []
         for backend in backends:
+            if known and backend in folding:
+                chosen[node] = backend
+                break
             answer = dispatcher.select(backend, op)
             if isinstance(answer, Selection):
                 chosen[node] = backend
@@ -132,7 +139,10 @@ def _reads(node: ir.Node) -> list[ir.Value]:
 
 
 def _extract(source: GraphIR, backend: str, nodes: list[ir.Node]) -> Partition:
-    """Copy `nodes` into a graph whose inputs and outputs are what crosses the border."""
+    """Copy `nodes` into a graph whose inputs and outputs are what crosses the border.
+
+    Inputs that nobody reads may follow: they tell what the symbols in inner shapes are.
+    """
     inside = set(nodes)
     graph_outputs = set(source.outputs)
     inputs: dict[ir.Value, ir.Value] = {}
@@ -174,6 +184,8 @@ def _extract(source: GraphIR, backend: str, nodes: list[ir.Node]) -> Partition:
             if leaves:
                 outputs.append(old)
         copies.append(copy)
+    for value in _that_fix_sizes(source, mapped):
+        read(value)
     graph = ir.Graph(
         list(inputs.values()),
         [mapped[v] for v in outputs],
@@ -186,3 +198,27 @@ def _extract(source: GraphIR, backend: str, nodes: list[ir.Node]) -> Partition:
         graph, ir_version=source.model.ir_version, functions=list(source.model.functions.values())
     )
     return Partition(backend, GraphIR(model), list(inputs), outputs)
+
+
+def _that_fix_sizes(source: GraphIR, mapped: dict[ir.Value, ir.Value]) -> list[ir.Value]:
+    """Inputs of the model that have, as a size of their own, a symbol of the mapped values that
+    no input among these has (``b`` when only ``2*b`` crosses the border)."""
+    needed: set[sympy.Symbol] = set()
+    for value in mapped:
+        for dim in value.shape or ():
+            if not isinstance(dim, int) and dim.value is not None:
+                needed |= sympy.sympify(parse_dim(dim)).free_symbols
+    for value, copy in mapped.items():
+        if copy.producer() is None:
+            needed -= _own_symbols(value)
+    found = []
+    for value in source.inputs:
+        if value not in mapped and needed & _own_symbols(value):
+            needed -= _own_symbols(value)
+            found.append(value)
+    return found
+
+
+def _own_symbols(value: ir.Value) -> set[sympy.Symbol]:
+    dims = [parse_dim(d) for d in value.shape or () if isinstance(d, int) or d.value is not None]
+    return {d for d in dims if isinstance(d, sympy.Symbol)}

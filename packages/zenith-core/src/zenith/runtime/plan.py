@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from zenith.ir.dims import Dim
@@ -39,13 +40,17 @@ class PlannedPartition:
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """Partitions in order over a table of slots: the model's inputs, then what is computed."""
+    """Partitions in order over a table of slots: the model's inputs, then what is computed.
+
+    constants: slots of results that are weights, where no partition computes them.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     output_slots: tuple[int, ...]
     n_slots: int
     partitions: tuple[PlannedPartition, ...]
+    constants: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def native(self) -> bool:

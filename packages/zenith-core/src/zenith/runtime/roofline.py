@@ -33,7 +33,7 @@ def machine_limits() -> MachineLimits:
     x = np.ones((m, k), np.float32)
     packed = _native.pack(isa, "linear_pack_f32", np.ones((k, n), np.float32), {"transposed": 0})
     y = np.empty((m, n), np.float32)
-    params = {"epilogue": []}
+    params: dict[str, list[int]] = {"epilogue": []}
     flops = 2 * m * n * k / _best(lambda: _native.call(isa, "linear_f32", [x, packed], [y], params))
     source = np.ones(1 << 20, np.float32)
     target = np.empty_like(source)

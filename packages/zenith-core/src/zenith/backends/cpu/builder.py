@@ -217,7 +217,7 @@ class PlanBuilder:
     def _native_plan(self) -> tuple[Any, Any]:
         plan = _native.Plan(len(self.symbols))
         for storage in self.storages:
-            if storage.place == "constant":
+            if storage.array is not None:
                 plan.constant(storage.array)
             elif storage.place == "arena":
                 plan.arena(size_code(storage.bytes, self.symbols))

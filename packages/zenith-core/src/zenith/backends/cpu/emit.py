@@ -30,7 +30,9 @@ F32 = frozenset({"float32"})
 class Emit(Protocol):
     """The interface `zenith.backends.cpu.builder.NodeEmit` implements."""
 
-    op: OpView
+    @property
+    def op(self) -> OpView:
+        """The node."""
 
     def operand(self, index: int) -> Operand | None:
         """Input `index` as it lies (any strides, also 0); None when it is missing."""
@@ -42,7 +44,7 @@ class Emit(Protocol):
         """Input `index` with stride 1 (or size 1) on its last axis; other strides are free."""
 
     def channels_last(self, index: int) -> Operand:
-        """Input `index` of logical shape [N, C, *spatial], dense in memory order [N, *spatial, C]."""
+        """Input `index`, logically [N, C, *spatial], dense in memory order [N, *spatial, C]."""
 
     def output(self, index: int, order: Sequence[int] | None = None) -> Operand:
         """Memory for output `index`, dense in axis order `order` (outermost first; default

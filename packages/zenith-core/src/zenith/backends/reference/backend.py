@@ -48,7 +48,7 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
 
 def _run(op: OpView, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     feeds = {
-        v.name: array
+        str(v.name): array
         for v, array in zip(op.node.inputs, inputs, strict=True)
         if v is not None and array is not None
     }
