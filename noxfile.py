@@ -151,4 +151,6 @@ def sanitize(session: nox.Session) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    session.run("pytest", *(session.posargs or [f"{CORE}/tests/kernels", f"{CORE}/tests/runtime"]), env=env)
+    session.run(
+        "pytest", *(session.posargs or [f"{CORE}/tests/kernels", f"{CORE}/tests/runtime"]), env=env
+    )
