@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.config import CompileConfig
 from zenith.errors import NoKernelFoundError, PrecisionError
@@ -103,12 +104,8 @@ class ZenithEngine:
     ) -> CompiledModel:
         dispatcher = KernelDispatcher(self.registry, config.opt_level)
         graph.verify(types=False)
-        declared = [value.shape for value in graph.outputs]
-        _forget_free_sizes(graph)
+        _name_sizes_by_inputs(graph)
         graph, report = optimize_graph(graph, config.opt_level)
-        for value, shape in zip(graph.outputs, declared, strict=True):
-            if value.shape is None:
-                value.shape = shape
         _inline_unclaimed(graph, targets, dispatcher)
         folding = [t for t in targets if self._plugins.backend(t).folds_sizes]
         chosen = assign_backends(graph, targets, dispatcher, folding)
@@ -274,14 +271,23 @@ class ZenithEngine:
         return notes
 
 
-def _forget_free_sizes(graph: GraphIR) -> None:
-    """Drop shapes of outputs that name a size no input has; inference says what the size is."""
+def _name_sizes_by_inputs(graph: GraphIR) -> None:
+    """Infer shapes anew where an output declares a size by a name that no input has.
+
+    Inference prefers declared names to what it finds, and a plan cannot tell what they are.
+    """
     named = {str(d) for v in graph.inputs for d in v.shape or ()}
-    for value in graph.outputs:
-        if value.producer() is not None and value.shape is not None:
-            dims = [d for d in value.shape if not isinstance(d, int)]
-            if any(str(d) not in named and str(d).isidentifier() for d in dims):
-                value.shape = None
+    declared = {str(d) for v in graph.outputs for d in v.shape or () if not isinstance(d, int)}
+    if not any(name.isidentifier() and name not in named for name in declared):
+        return
+    before = {v: v.shape for node in graph.nodes for v in node.outputs}
+    for value in before:
+        value.shape = None
+        value.metadata_props.pop(SYM_DATA_KEY, None)
+    graph.infer_shapes()
+    for value, shape in before.items():
+        if value.shape is None:
+            value.shape = shape
 
 
 def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:
