@@ -140,12 +140,17 @@ def sanitize(session: nox.Session) -> None:
         "build-dir=build/sanitize",
     )
     compiler = os.environ.get("CXX", "g++")
-    library = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")  # the second: exceptions cross into Python
+    ]
     env = {
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    session.run("pytest", *(session.posargs or [f"{CORE}/tests/kernels"]), env=env)
+    session.run(
+        "pytest", *(session.posargs or [f"{CORE}/tests/kernels", f"{CORE}/tests/runtime"]), env=env
+    )

@@ -8,7 +8,21 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 import sympy
 
-__all__ = ["Dim", "ceil_div", "exactly", "floor_div", "parse_dim", "product", "symbol"]
+__all__ = [
+    "Dim",
+    "UnknownSizeError",
+    "ceil_div",
+    "exactly",
+    "floor_div",
+    "parse_dim",
+    "product",
+    "symbol",
+]
+
+
+class UnknownSizeError(ValueError):
+    """A size cannot be told at compile time, not even as an expression."""
+
 
 Dim: TypeAlias = Any  # int | sympy.Expr: sympy has no types to check against
 
@@ -28,12 +42,12 @@ def parse_dim(dim: int | str | ir.SymbolicDim | sympy.Expr | None) -> Dim:
         dim = ir.SymbolicDim(dim)
     if isinstance(dim, ir.SymbolicDim):
         if dim.value is None:
-            raise ValueError("a dimension is unknown: shapes were not inferred")
+            raise UnknownSizeError("a dimension depends on data")
         expr = dim._expr  # public accessors give only text; parsing again would lose nothing
     else:
         expr = dim
     if expr is None:
-        raise ValueError("a dimension is unknown: shapes were not inferred")
+        raise UnknownSizeError("a dimension depends on data")
     renamed = {s: symbol(s.name) for s in expr.free_symbols}
     return exactly(expr.xreplace(renamed))
 

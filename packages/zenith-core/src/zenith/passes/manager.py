@@ -31,7 +31,15 @@ class PassManager:
         report = Report()
         for step in self.passes:
             before, start = len(graph), time.perf_counter()
-            changed = step.run(graph)
+            try:
+                changed = step.run(graph)
+            except ZenithError:
+                raise
+            except Exception as error:
+                raise CompilationError(
+                    f"pass '{step.name}' failed: {type(error).__name__}: {error}",
+                    next="opt_level=0 compiles without optional passes",
+                ) from error
             seconds = time.perf_counter() - start
             report.records.append(PassRecord(step.name, changed, seconds, before, len(graph)))
             if self.debug:

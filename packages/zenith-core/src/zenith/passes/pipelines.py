@@ -12,7 +12,9 @@ __all__ = ["CANONICALIZE", "LOWER_CPU"]
 _SHAPES = ("infer_shapes", "lift_constants")
 _CLEAN = ("fold_constants", "identities", "cse", "dce")
 _PATTERNS = (
+    "fold_pad",
     "fold_batch_norm",
+    "fold_scale",
     "fuse_gelu",
     "fuse_silu",
     "fuse_softmax",

@@ -16,6 +16,8 @@ PASSES: dict[str, str] = {
     "drop_repeat_kv": "drop_repeat_kv:DropRepeatKv",
     "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
     "fold_constants": "fold_constants:FoldConstants",
+    "fold_pad": "fold_pad:FoldPad",
+    "fold_scale": "fold_scale:FoldScale",
     "fuse_add_norm": "fuse_add_norm:FuseAddNorm",
     "fuse_attention": "fuse_attention:FuseAttention",
     "fuse_conv": "fuse_conv:FuseConv",

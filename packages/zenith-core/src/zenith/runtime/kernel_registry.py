@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zenith.errors import PluginError
+from zenith.ir.dims import UnknownSizeError
 
 if TYPE_CHECKING:
     from zenith.runtime.op_view import OpView
@@ -68,7 +69,10 @@ class KernelSpec:
             value = op.inputs[position] if position < len(op.inputs) else None
             if value is not None and value.dtype not in accepted:
                 return f"input {position} is {value.dtype}, not {' or '.join(sorted(accepted))}"
-        return self.supports(op)
+        try:
+            return self.supports(op)
+        except UnknownSizeError as unknown:
+            return str(unknown)
 
     def matches(self, key: str, overload: str) -> bool:
         """Whether this row is for the operator `key` with this overload."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY
 
-from zenith.ir.dims import Dim, parse_dim, product
+from zenith.ir.dims import Dim, UnknownSizeError, parse_dim, product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ class ValueView:
     def shape(self) -> tuple[Dim, ...]:
         """Sizes: int, or a sympy expression over the graph's symbols."""
         if self.value.shape is None:
-            raise ValueError(f"value '{self.name}' has no inferred rank")
+            raise UnknownSizeError(f"the rank of '{self.name}' depends on data")
         return tuple(parse_dim(d) for d in self.value.shape)
 
     @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zenith import _native
 from zenith.backends.cpu.builder import PlanBuilder
 from zenith.backends.cpu.program import NativeProgram
+from zenith.errors import CompilationError, ZenithError
 from zenith.plugins import BackendStatus, State
 from zenith.runtime.backend import Backend
 from zenith.runtime.dispatcher import Selection
@@ -54,5 +55,13 @@ class CpuBackend(Backend):
         labels = []
         for index, selection in enumerate(selections):
             labels.append(describe_node(selection.op))
-            builder.node(index, selection.op, selection.spec.run)
+            try:
+                builder.node(index, selection.op, selection.spec.run)
+            except ZenithError:
+                raise
+            except Exception as error:
+                raise CompilationError(
+                    f"kernel row '{selection.spec.name}' failed to plan a node: "
+                    f"{type(error).__name__}: {error}\n  at     {labels[-1]}"
+                ) from error
         return builder.finish(labels)
