@@ -175,6 +175,18 @@ def test_reductions() -> None:
     )
 
 
+def test_pool_that_rounds_up_a_dynamic_image() -> None:
+    images = [torch.randn(1, 2, h, w) for h, w in ((9, 8), (12, 11), (7, 10))]
+    check_cases(
+        (images[0],),
+        {0: {2: "h", 3: "w"}},
+        [(image,) for image in images[1:]],
+        padded=lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True) * 2,
+        plain=lambda x: F.max_pool2d(x, 2, ceil_mode=True) * 2,
+        gaps=lambda x: F.max_pool2d(x, 1, 2, ceil_mode=True) * 2,
+    )
+
+
 def test_adaptive_pool_of_a_dynamic_image() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sample, other = torch.randn(1, 3, 16, 16), torch.randn(2, 3, 21, 18)

@@ -47,7 +47,8 @@ class SymbolNames:
             return size
         expr = size.node.expr
         if expr not in self._cache:
-            self._cache[expr] = exactly(self._plain(expr))
+            plain = sympy.sympify(self._plain(expr))
+            self._cache[expr] = exactly(plain.replace(sympy.ceiling, _ceiling))
         return self._cache[expr]
 
     def shape(self, sizes: Iterable[Any]) -> tuple[Dim, ...]:
@@ -62,6 +63,12 @@ class SymbolNames:
         args = [self._plain(arg) for arg in expr.args]
         rule = _PLAIN.get(type(expr).__name__)
         return rule(*args) if rule is not None else expr.func(*args)
+
+
+def _ceiling(value: Any) -> Any:
+    """sympy turns -floor(-x) into a ceiling, which the texts of ONNX sizes do not know."""
+    above, below = sympy.fraction(sympy.together(value))
+    return sympy.floor((above + below - 1) / below)
 
 
 def _int_floor_div(a: Any, b: Any) -> Any:

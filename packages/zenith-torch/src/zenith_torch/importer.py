@@ -231,7 +231,12 @@ class _Importer:
             return self.symbols.dim(val)
         if node.target is operator.getitem:
             source, position = node.args
-            return values[source][position]  # type: ignore[index]
+            assert isinstance(source, torch.fx.Node) and isinstance(position, int)
+            results = values[source]
+            if position >= len(results) and node.users:
+                reason = f"its result {position} is used"
+                return self._problem(_operator_name(source.target), node_line(source), reason, val)
+            return results[position] if position < len(results) else None
         name = _operator_name(node.target)
         if any(check in name for check in _CHECKS):
             return None

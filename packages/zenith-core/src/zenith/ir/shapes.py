@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_shape_inference import OpUsageError, ShapeInferenceError, infer_symbolic_shapes
 
-from zenith.errors import ValidationError
+from zenith.errors import CompilationError, ValidationError
 from zenith.ir._describe import describe
 
 __all__ = ["infer_shapes"]
@@ -25,6 +25,11 @@ def infer_shapes(model: ir.Model) -> None:
         where = _find(model, error)
         raise ValidationError(
             f"shapes do not fit: {error.message}{cause}" + (f"\n  {where}" if where else "")
+        ) from error
+    except ValueError as error:
+        raise CompilationError(
+            f"sizes of this model are beyond shape inference: {error}",
+            next="name fewer axes in dynamic=",
         ) from error
     for node in model.graph.all_nodes():
         for value in node.outputs:

@@ -37,13 +37,20 @@ def _max_pool(
     batched = _batched(b, x, axes)
     unbatched = batched is not x
     shape = (1, *b.out_shape) if unbatched else b.out_shape
+    strides = _per_axis(stride, axes) if stride != [] and stride != () else kernel
+    begins, ends = _per_axis(padding, axes), _per_axis(padding, axes)
+    if ceil_mode:
+        # Rounding up is padding more at the end, as long as every window touches the image.
+        wider = [p + s - 1 for p, s in zip(ends, strides, strict=True)]
+        if all(w < k for w, k in zip(wider, kernel, strict=True)):
+            ends, ceil_mode = wider, False
     result = b.op(
         "MaxPool",
         batched,
         shape=shape,
         kernel_shape=kernel,
-        strides=_per_axis(stride, axes) if stride != [] and stride != () else kernel,
-        pads=_per_axis(padding, axes) * 2,
+        strides=strides,
+        pads=begins + ends,
         dilations=_per_axis(dilation, axes),
         ceil_mode=int(ceil_mode),
     )
