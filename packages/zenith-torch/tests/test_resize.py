@@ -16,6 +16,7 @@ CASES: list[dict[str, Any]] = [
     {"size": (5, 13)},
     {"size": (5, 13), "mode": "nearest-exact"},
     {"scale_factor": 1.7, "mode": "bilinear"},
+    {"size": (7, 9), "mode": "bilinear"},
     {"size": (15, 13), "mode": "bilinear", "align_corners": True},
 ]
 

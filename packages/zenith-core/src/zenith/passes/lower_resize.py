@@ -52,7 +52,10 @@ def _lower(rw: Rewriter, node: ir.Node) -> bool:
         at = _positions(n, m, factor, coordinates)
         new += _pick(rw, x, axis, at, n, rounding if mode == "nearest" else "")
         x = new[-1].outputs[0]
-    return bool(new) and rw.replace([node], {node.outputs[0]: x}, new)
+    if not new:  # every axis keeps its size
+        new = [rw.op("Identity", [x], dtype=x.dtype, shape=after)]
+        x = new[0].outputs[0]
+    return rw.replace([node], {node.outputs[0]: x}, new)
 
 
 def _coordinates(node: ir.Node) -> str:
