@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -142,7 +143,10 @@ def _evaluate(node: ir.Node) -> list[Array] | None:
     try:
         with np.errstate(all="ignore"):
             return _reference(node, inputs)
-    except Exception:  # noqa: BLE001  it raises anything: an operator or dtype it lacks, bad data
+    except Exception as error:  # noqa: BLE001  it raises anything: an operator or dtype it lacks
+        logging.getLogger("zenith").info(
+            "node '%s' (%s) is not folded and will run: %s", node.name, node.op_type, error
+        )
         return None
 
 
