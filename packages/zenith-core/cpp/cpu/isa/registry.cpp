@@ -11,23 +11,31 @@ namespace zenith {
   IsaTables tables();            \
   }
 
-#if defined(__x86_64__)
-ZENITH_DECLARE_ISA(sse4)
-ZENITH_DECLARE_ISA(avx2)
+// The build defines ZENITH_HAVE_<isa> for every instruction set it compiled.
+#ifdef ZENITH_HAVE_avx512
 ZENITH_DECLARE_ISA(avx512)
-#else
+#endif
+#ifdef ZENITH_HAVE_avx2
+ZENITH_DECLARE_ISA(avx2)
+#endif
+#ifdef ZENITH_HAVE_sse4
+ZENITH_DECLARE_ISA(sse4)
+#endif
+#ifdef ZENITH_HAVE_neon
 ZENITH_DECLARE_ISA(neon)
 #endif
-#ifdef ZENITH_WIDE
+#ifdef ZENITH_HAVE_wide
 ZENITH_DECLARE_ISA(wide)
 #endif
 
 namespace {
 
-bool always() { return true; }
+[[maybe_unused]] bool always() { return true; }
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
@@ -36,14 +44,19 @@ bool has_avx512() {
 // Best first. "wide" is the 64-byte source on AVX2 hardware: for tests of the AVX-512 code on
 // machines without it, so it comes last and is only ever chosen by name.
 const Isa kIsas[] = {
-#if defined(__x86_64__)
+#ifdef ZENITH_HAVE_avx512
     {"avx512", 64, has_avx512, avx512::tables},
+#endif
+#ifdef ZENITH_HAVE_avx2
     {"avx2", 32, has_avx2, avx2::tables},
+#endif
+#ifdef ZENITH_HAVE_sse4
     {"sse4", 16, always, sse4::tables},
-#else
+#endif
+#ifdef ZENITH_HAVE_neon
     {"neon", 16, always, neon::tables},
 #endif
-#ifdef ZENITH_WIDE
+#ifdef ZENITH_HAVE_wide
     {"wide", 64, has_avx2, wide::tables},
 #endif
 };
