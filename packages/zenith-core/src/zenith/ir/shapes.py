@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 from onnx_shape_inference import (
@@ -99,7 +100,9 @@ def _plus(a: object, b: object, sign: int = 1) -> int | None:
     return a + sign * b if isinstance(a, int) and isinstance(b, int) else None
 
 
-_RANKS = {  # from ranks of the inputs, and lengths of those of rank 1
+_RANKS: dict[
+    str, Callable[[Sequence[Any], Sequence[Any]], int | None]
+] = {  # from ranks of the inputs, and lengths of those of rank 1
     "ConstantOfShape": lambda ranks, lengths: _plus(lengths[0], 0),
     "Expand": lambda ranks, lengths: (
         None if _plus(ranks[0], lengths[1]) is None else max(ranks[0], lengths[1])
