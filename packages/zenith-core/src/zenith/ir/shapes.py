@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_shape_inference import OpUsageError, ShapeInferenceError, infer_symbolic_shapes
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
 
 __all__ = ["infer_shapes"]

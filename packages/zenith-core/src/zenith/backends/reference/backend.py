@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,14 +47,24 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
     return found
 
 
-def _run(op: OpView, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:
     feeds = {
         str(v.name): array
         for v, array in zip(op.node.inputs, inputs, strict=True)
         if v is not None and array is not None
     }
     results = iter(_evaluator(op).run(None, feeds))
-    return [np.asarray(next(results)) if v.name else np.empty(0) for v in op.node.outputs]
+    return [_result(next(results)) if v.name else np.empty(0) for v in op.node.outputs]
+
+
+def _result(value: Any) -> Any:
+    """An array; a sequence stays a list, an empty optional None, strings are objects."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_result(item) for item in value]
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind in "UST" else array
 
 
 def _supports(op: OpView) -> str | None:
