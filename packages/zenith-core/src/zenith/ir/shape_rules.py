@@ -159,7 +159,7 @@ def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
     batch = list(left.shape)[:-2]
     for back, mine in enumerate(reversed(batch), 3):
         made = dims[-back]
-        if not isinstance(made, int) and ctx.is_generated_symbol(made.value or ""):
-            if not isinstance(mine, int) and mine.value is not None:
-                dims[-back] = mine
+        named = not isinstance(mine, int) and mine.value is not None
+        if named and not isinstance(made, int) and ctx.is_generated_symbol(made.value or ""):
+            dims[-back] = mine
     out.shape = ir.Shape(dims)
