@@ -271,7 +271,7 @@ def _check_results(
         if not _identical(mine, original):
             raise _Failed(f"input {position} was modified")
     if case.repeatable:
-        _compare(graph, first, expected)
+        _compare(graph, first, expected, case.tolerance)
     _check_memory(first, inputs)
     if not case.repeatable:
         return
@@ -286,12 +286,14 @@ def _check_results(
     _raise_damage()
 
 
-def _compare(graph: GraphIR, results: Sequence[Any], expected: Sequence[Any]) -> None:
+def _compare(
+    graph: GraphIR, results: Sequence[Any], expected: Sequence[Any], tolerance: float = 0.0
+) -> None:
     if len(results) != len(expected):
         raise _Failed(f"{len(results)} result(s), not {len(expected)}")
     for value, result, wanted in zip(graph.outputs, results, expected, strict=True):
         dtype = value.dtype.numpy().name if value.dtype is not None else _name(wanted)
-        found = difference(result, wanted, dtype)
+        found = difference(result, wanted, dtype, tolerance)
         if found:
             raise _Failed(f"output '{value.name}' {found}")
 

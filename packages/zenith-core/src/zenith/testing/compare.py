@@ -25,15 +25,15 @@ TOLERANCE = {
 }
 
 
-def difference(result: Any, expected: Any, dtype: str) -> str | None:
+def difference(result: Any, expected: Any, dtype: str, tolerance: float = 0.0) -> str | None:
     """None when `result` is `expected` within the tolerance of `dtype`, else what differs.
 
-    dtype: what the result must have; `expected` may be wider.
+    dtype: what the result must have; `expected` may be wider. tolerance: a larger one.
     """
     if expected is None or result is None:
         return None if result is expected else f"is {_kind(result)}, not {_kind(expected)}"
     if isinstance(expected, list | tuple):
-        return _sequence_difference(result, expected)
+        return _sequence_difference(result, expected, tolerance)
     if not isinstance(result, np.ndarray | np.generic):
         return f"is {_kind(result)}, not an array"
     result, expected = np.asarray(result), np.asarray(expected)
@@ -44,17 +44,17 @@ def difference(result: Any, expected: Any, dtype: str) -> str | None:
         return f"has shape {list(result.shape)}, not {list(expected.shape)}"
     if dtype not in TOLERANCE or text:
         return _unequal(result, expected)
-    error = relative_error(result, expected)
-    if error <= TOLERANCE[dtype]:
+    error, allowed = relative_error(result, expected), max(TOLERANCE[dtype], tolerance)
+    if error <= allowed:
         return None
-    return f"is off by {error:.2e}, allowed for {dtype} is {TOLERANCE[dtype]:g}{_worst(result, expected)}"
+    return f"is off by {error:.2e}, allowed is {allowed:g} ({dtype}){_worst(result, expected)}"
 
 
-def _sequence_difference(result: Any, expected: Any) -> str | None:
+def _sequence_difference(result: Any, expected: Any, tolerance: float) -> str | None:
     if not isinstance(result, list | tuple) or len(result) != len(expected):
         return f"is {_kind(result)}, not a sequence of {len(expected)}"
     for index, (ours, theirs) in enumerate(zip(result, expected, strict=True)):
-        found = difference(ours, theirs, np.asarray(theirs).dtype.name)
+        found = difference(ours, theirs, np.asarray(theirs).dtype.name, tolerance)
         if found:
             return f"element {index} {found}"
     return None

@@ -4,6 +4,7 @@ Inside `guarded()` every array that numpy allocates, by whoever, lies in pages o
 byte (rounded up to 16) before a page without access. Code that runs over the end dies there and
 then, with its own stack; bytes before the start and in the rounding are checked when the array
 is freed or on `damage()`. numpy's allocator is exchanged by its public C interface (NEP 49).
+Only the first arrays of each `guarded()` are: a program that makes one per element would crawl.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 __all__ = ["damage", "guarded"]
 
 _PAGE, _ALIGN, _FILL = mmap.PAGESIZE, 16, 0xA5
+_BUDGET = 4000  # arrays guarded in one `guarded()`
 _SET_HANDLER = 304  # of numpy's table of C functions, where indices never change
 _PROT_NONE, _PROT_RW, _PRIVATE_ANONYMOUS = 0, 3, 0x22
 _FAILED = ctypes.c_void_p(-1).value
@@ -56,18 +58,32 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.malloc.restype, _libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+_libc.realloc.restype = ctypes.c_void_p
+_libc.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.free.restype, _libc.free.argtypes = None, [ctypes.c_void_p]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _blocks: dict[int, _Block] = {}
 _damage: list[str] = []
+_spare: list[int] = []  # mappings of one page, to use again
+_left = 0
 
 
 def _map(size: int) -> int | None:
+    global _left
     size = max(size, 1)
+    if _left <= 0:
+        plain: int | None = _libc.malloc(size)
+        return plain
+    _left -= 1
     pages = -(-size // _PAGE) * _PAGE
-    base = _libc.mmap(None, pages + _PAGE, _PROT_RW, _PRIVATE_ANONYMOUS, -1, 0)
-    if base == _FAILED:
-        return None
-    _libc.mprotect(base + pages, _PAGE, _PROT_NONE)
+    if pages == _PAGE and _spare:
+        base = _spare.pop()
+    else:
+        base = _libc.mmap(None, pages + _PAGE, _PROT_RW, _PRIVATE_ANONYMOUS, -1, 0)
+        if base == _FAILED:
+            return None
+        _libc.mprotect(base + pages, _PAGE, _PROT_NONE)
     block = _Block(base, pages, size)
     ctypes.memset(base, _FILL, block.start - base)
     ctypes.memset(block.start + size, _FILL, base + pages - block.start - size)
@@ -89,9 +105,15 @@ def _inspect(block: _Block) -> None:
 
 
 def _unmap(pointer: int) -> None:
-    block = _blocks.pop(pointer)
+    block = _blocks.pop(pointer, None)
+    if block is None:
+        _libc.free(pointer)
+        return
     _inspect(block)
-    _libc.munmap(block.base, block.pages + _PAGE)
+    if block.pages == _PAGE and len(_spare) < 256:
+        _spare.append(block.base)
+    else:
+        _libc.munmap(block.base, block.pages + _PAGE)
 
 
 @_MALLOC
@@ -109,6 +131,9 @@ def _calloc(_context: object, count: int, size: int) -> int | None:
 
 @_REALLOC
 def _realloc(_context: object, pointer: int | None, size: int) -> int | None:
+    if pointer and pointer not in _blocks:
+        plain: int | None = _libc.realloc(pointer, size)
+        return plain
     fresh = _map(size)
     if pointer and fresh is not None:
         ctypes.memmove(fresh, pointer, min(size, _blocks[pointer].size))
@@ -150,7 +175,8 @@ _guard: object = None
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Arrays allocated inside, in this thread, end at a page that may not be touched."""
-    global _guard
+    global _guard, _left
+    _left = _BUDGET
     if _guard is None:
         _guard = _capsule()
     before = _set_handler(_guard)

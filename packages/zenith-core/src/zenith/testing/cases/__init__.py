@@ -39,6 +39,7 @@ class Case:
     expected: results; None means: ask the reference evaluator, in float64.
     oracle: what to ask it with instead of `model`, for dtypes it computes too coarsely.
     repeatable: False for operators whose results are random.
+    tolerance: of the expected results themselves, where they are rounded.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     oracle: bytes | None = None
     overload: str = ""
     repeatable: bool = True
+    tolerance: float = 0.0
 
     @property
     def nbytes(self) -> int:

@@ -40,6 +40,7 @@ def cases() -> Iterator[Case]:
                 given,
                 tuple(_value(x) for x in outputs),
                 repeatable=node.op_type not in RANDOM_RESULTS,
+                tolerance=test.rtol,
             )
 
 
