@@ -152,7 +152,10 @@ _handler = _Handler(b"zenith_guard", 1, None, _malloc, _calloc, _realloc, _free)
 
 def _capsule() -> object:
     new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+    )
     return new(ctypes.addressof(_handler), b"mem_handler", None)
 
 

@@ -59,7 +59,11 @@ class Case:
 
 
 def random(
-    shape: Sequence[int], dtype: str = "float32", low: float = -2.0, high: float = 2.0, seed: int = 0
+    shape: Sequence[int],
+    dtype: str = "float32",
+    low: float = -2.0,
+    high: float = 2.0,
+    seed: int = 0,
 ) -> np.ndarray[Any, Any]:
     """Uniform values of any dtype; the same for the same arguments."""
     rng = np.random.default_rng([seed, *shape])
@@ -102,7 +106,10 @@ def make(
     wide = None
     if oracle and expected is None and any(x.dtype.name in _NARROW for x in given):
         wide = build(
-            [x.astype(np.float32) if x is not None and x.dtype.name in _NARROW else x for x in inputs]
+            [
+                x.astype(np.float32) if x is not None and x.dtype.name in _NARROW else x
+                for x in inputs
+            ]
         )
     return Case(
         f"{op}/{dtype}/{what}",
