@@ -88,23 +88,21 @@ def make(
     constants: Collection[int] = (),
     outputs: int = 1,
     expected: Sequence[Any] | None = None,
-    domain: str = "",
+    function: ir.Function | None = None,
     repeatable: bool = True,
-    oracle: bool = True,
     **attributes: Any,
 ) -> Case:
-    """A case of standard operator `op`.
+    """A case of standard operator `op`, or of the fused one that `function` declares.
 
     what: what is special about it. inputs: None is a missing optional one.
     constants: positions whose value the model holds. expected: of numpy, else the reference's.
-    oracle: False where the narrow inputs must not be widened for the reference.
     """
     given = [x for x in inputs if x is not None]
     dtype = given[0].dtype.name if given else "none"
-    key = f"{domain or 'ai.onnx'}:{op}"
-    build = functools.partial(_model, op, domain, constants, outputs, attributes)
+    domain, overload = (function.domain, function.overload) if function else ("", "")
+    build = functools.partial(_model, op, function, constants, outputs, attributes)
     wide = None
-    if oracle and expected is None and any(x.dtype.name in _NARROW for x in given):
+    if expected is None and any(x.dtype.name in _NARROW for x in given):
         wide = build(
             [
                 x.astype(np.float32) if x is not None and x.dtype.name in _NARROW else x
@@ -113,19 +111,20 @@ def make(
         )
     return Case(
         f"{op}/{dtype}/{what}",
-        key,
+        f"{domain or 'ai.onnx'}:{op}",
         dtype,
         build(inputs),
         tuple(x for i, x in enumerate(inputs) if x is not None and i not in constants),
         None if expected is None else tuple(expected),
         wide,
-        repeatable=repeatable,
+        overload,
+        repeatable,
     )
 
 
 def _model(
     op: str,
-    domain: str,
+    function: ir.Function | None,
     constants: Collection[int],
     outputs: int,
     attributes: dict[str, Any],
@@ -133,7 +132,7 @@ def _model(
 ) -> bytes:
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     results = [f"y{i}" for i in range(outputs)]
-    node = onnx.helper.make_node(op, names, results, "node", domain=domain, **attributes)
+    node = onnx.helper.make_node(op, names, results, "node", **attributes)
     feeds, weights = [], []
     for i, (name, x) in enumerate(zip(names, inputs, strict=True)):
         if x is None:
@@ -147,9 +146,12 @@ def _model(
         [node], op, feeds, [onnx.ValueInfoProto(name=r) for r in results], weights
     )
     imports = [onnx.helper.make_opsetid("", OPSET)]
-    if domain:
-        imports.append(onnx.helper.make_opsetid(domain, 1))
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    if function is not None:
+        node, meaning = model.graph.node[0], ir.to_proto(function)
+        node.domain, node.overload = meaning.domain, meaning.overload
+        model.opset_import.append(onnx.helper.make_opsetid(meaning.domain, 1))
+        model.functions.append(meaning)
     return model.SerializeToString()
 
 

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from zenith.testing.cases import Case, array, make, random
 
+Array = np.ndarray[Any, Any]
 ANY = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
+
+
+def _elements(x: Array, index: Array, axis: int) -> Array:
+    """GatherElements by its definition; `index` may be smaller than `x` along other axes."""
+    where = list(np.indices(index.shape))
+    where[axis] = index
+    return np.asarray(x[tuple(where)])
 
 
 def cases() -> Iterator[Case]:
@@ -19,9 +30,10 @@ def cases() -> Iterator[Case]:
     yield make("Gather", "int32 index", [x, array([3, 0], "int32")])
     yield make("Gather", "no index", [x, array([])])
     for dtype in ANY:
-        yield make("Gather", "axis 0", [random((5, 4), dtype, 0, 9), array([4, 0])])
-    yield make("GatherElements", "axis 0", [x, array([[[0, 1, 2], [4, -1, 0]]])])
-    yield make("GatherElements", "axis 2", [x, array([[[2, 1]], [[0, -3]]])], axis=2)
+        yield make("Gather", "rows", [random((5, 4), dtype, 0, 9), array([4, 0])])
+    for axis, index in {0: [[[0, 1, 2], [4, -1, 0]]], 2: [[[2, 1]], [[0, -3]]]}.items():
+        inputs, wanted = [x, array(index)], _elements(x, array(index), axis)
+        yield make("GatherElements", f"axis {axis}", inputs, expected=[wanted], axis=axis)
     yield make("GatherND", "rows", [x, array([[0], [4]])])
     yield make("GatherND", "elements", [x, array([[0, 1, 2], [4, -1, 0]])])
     yield make(

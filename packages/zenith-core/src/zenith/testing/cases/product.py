@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from zenith.testing.cases import Case, array, make, random
 
 MATMUL = {
@@ -133,10 +135,12 @@ def _pools() -> Iterator[Case]:
         count_include_pad=1,
     )
     yield make("MaxPool", "indices", [x], kernel_shape=[2, 2], strides=[2, 2], outputs=2)
-    for op in ("GlobalAveragePool", "GlobalMaxPool"):
-        yield make(op, "2-D", [x])
-        yield make(op, "1-D", [x[:, :, 0].copy()])
-        yield make(op, "3-D", [random((1, 2, 3, 4, 5))])
+    for op, reduce in {"GlobalAveragePool": np.mean, "GlobalMaxPool": np.max}.items():
+        for given in (x[:, :, 0].copy(), x, random((1, 2, 3, 4, 5))):
+            wanted = reduce(
+                given.astype("float64"), axis=tuple(range(2, given.ndim)), keepdims=True
+            )
+            yield make(op, f"{given.ndim - 2}-D", [given], expected=[wanted])
 
 
 def _norms() -> Iterator[Case]:
@@ -157,7 +161,10 @@ def _norms() -> Iterator[Case]:
     yield make("InstanceNormalization", "2-D", [x, *four[:2]])
     yield make("GroupNormalization", "two groups", [x, *four[:2]], num_groups=2)
     yield make("LRN", "3", [x], size=3, alpha=0.01, beta=0.7, bias=1.1)
-    yield make("MeanVarianceNormalization", "default", [x])
+    wide, over = x.astype("float64"), (0, 2, 3)
+    centred = wide - wide.mean(over, keepdims=True)
+    wanted = centred / (np.sqrt(np.mean(centred**2, over, keepdims=True)) + 1e-9)
+    yield make("MeanVarianceNormalization", "default", [x], expected=[wanted])
 
 
 def _attention() -> Iterator[Case]:
