@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,15 +158,16 @@ def _model(
 def all_cases(ops: Collection[str] | None = None) -> Iterator[Case]:
     """Every case whose operator is among `ops` (None: all), ours first."""
     seen: set[str] = set()
-    for module in _families():
-        for case in module:
-            if ops is None or case.op in ops:
-                assert case.name not in seen, case.name
-                seen.add(case.name)
-                yield case
+    for case in _each(ops):
+        if ops is None or case.op in ops:
+            assert case.name not in seen, case.name
+            seen.add(case.name)
+            yield case
 
 
-def _families() -> Iterator[Iterable[Case]]:
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    for name in sorted(names, key="official".__eq__):
-        yield importlib.import_module(f"{__name__}.{name}").cases()
+def _each(ops: Collection[str] | None) -> Iterator[Case]:
+    from zenith.testing.cases import official
+
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "official"):
+        yield from importlib.import_module(f"{__name__}.{module}").cases()
+    yield from official.cases(ops)
