@@ -126,7 +126,7 @@ def _schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | Non
 def _attributes(op_type: str, version: int, domain: str) -> tuple[dict[str, int], frozenset[str]]:
     """Attribute types by name, and the names of those that must be given."""
     schema = onnx.defs.get_schema(op_type, version, domain)
-    types = {name: int(a.type.value) for name, a in schema.attributes.items()}
+    types = {name: int(a.type) for name, a in schema.attributes.items()}  # type: ignore[call-overload]
     return types, frozenset(n for n, a in schema.attributes.items() if a.required)
 
 
@@ -503,7 +503,7 @@ def _span(low: int, high: int) -> str:
 
 
 def _type_name(kind: int) -> str:
-    name: str = AttributeProto.AttributeType.Name(kind)  # type: ignore[arg-type]
+    name: str = AttributeProto.AttributeType.Name(kind)
     return name
 
 

@@ -95,12 +95,12 @@ def check_name(name: object, what: str, where: str, *, empty: bool = True) -> No
 
 def is_external(tensor: TensorProto) -> bool:
     """Whether the data lies in another file."""
-    return bool(tensor.data_location == TensorProto.EXTERNAL)
+    return tensor.data_location == TensorProto.EXTERNAL
 
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of the data of a tensor whose type has a fixed size; rounded up to whole bytes."""
-    return (math.prod(tensor.dims) * _BITS[tensor.data_type] + 7) // 8
+    return (int(math.prod(tensor.dims)) * _BITS[tensor.data_type] + 7) // 8
 
 
 def check_tensor(tensor: TensorProto, where: str) -> None:
@@ -109,7 +109,7 @@ def check_tensor(tensor: TensorProto, where: str) -> None:
     if kind not in _TYPES:
         raise ValidationError(f"{where} has element type number {kind}, which does not exist")
     count = _check_dims(tensor.dims, where)
-    label = TensorProto.DataType.Name(kind)  # type: ignore[arg-type]
+    label = TensorProto.DataType.Name(kind)
     shape = f"{label}{_shape(tensor.dims)}"
     if math.prod(max(size, 1) for size in tensor.dims) * _BITS.get(kind, 64) // 8 > MAX_BYTES:
         raise ValidationError(f"{where} is {shape}: more bytes than 64 bits can count")

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import sympy
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, TensorProto
 
 from zenith.errors import DeviceOutOfMemoryError, ValidationError
@@ -89,12 +89,13 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
     if not data:
         raise ValidationError(f"{what} is empty", next="check that the file arrived whole")
     try:
-        return onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise ValidationError(
             f"{what} is no ONNX model: {error}",
             next="check that the file arrived whole, and that it is ONNX in protobuf form",
         ) from error
+    return model
 
 
 def _read_model(path: str) -> bytes:
