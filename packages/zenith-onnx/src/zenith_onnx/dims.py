@@ -34,8 +34,8 @@ def name_sizes(
     fresh = _fresh_names(plain)
     renamed: dict[str, str] = {}
     for value in inputs:
-        if value.shape is None:
-            continue
+        if value.shape is None or not isinstance(value.type, ir.TensorType):
+            continue  # elements of a sequence differ in size
         axes = wanted.get(str(value.name), {})
         dims: list[int | str] = []
         for axis, dim in enumerate(value.shape):

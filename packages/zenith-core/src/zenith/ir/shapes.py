@@ -20,6 +20,7 @@ from onnx_shape_inference import (
 )
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names

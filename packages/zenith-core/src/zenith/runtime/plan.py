@@ -79,4 +79,9 @@ def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     from zenith.runtime.op_view import ValueView
 
     views = [ValueView(v) for v in values]
-    return tuple(TensorSpec(v.name, v.dtype, v.shape) for v in views)
+    return tuple(
+        TensorSpec(v.name, v.dtype, v.shape)
+        if isinstance(v.value.type, ir.TensorType)
+        else TensorSpec(v.name, str(v.value.type), ())  # a sequence or an optional
+        for v in views
+    )

@@ -1,0 +1,114 @@
+"""Shape rules that correct the inference package where it takes data it cannot see for absent.
+
+Axes or sizes that are computed at run time leave sizes open; the package's own rules guess. Rules
+here call the package's own first choice when the content is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+from onnx_shape_inference import registry
+
+__all__: list[str] = []
+
+_OPSET = 28  # of GraphIR: these rules win over older ones
+registry.collect()
+_Rule = Callable[[Any, ir.Node], None]
+
+
+def _corrects(*op_types: str) -> Callable[[Callable[[Any, ir.Node, _Rule], None]], None]:
+    """Register a rule that also gets the package's own."""
+
+    def register(rule: Callable[[Any, ir.Node, _Rule], None]) -> None:
+        for op_type in op_types:
+            own = registry.get("", op_type, version=_OPSET)
+            assert own is not None, op_type
+
+            def corrected(ctx: Any, node: ir.Node, own: _Rule = own) -> None:
+                rule(ctx, node, own)
+
+            registry.register("", op_type, since_version=_OPSET)(corrected)
+
+    return register
+
+
+def _computed(node: ir.Node, index: int) -> ir.Value | None:
+    """The input at `index` when its content is only known at run time."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or ir.convenience.get_const_tensor(value) is not None:
+        return None
+    return value
+
+
+def _length(value: ir.Value) -> int | None:
+    """How many elements a vector has, if that is fixed."""
+    if value.shape is None or len(value.shape) != 1 or not isinstance(value.shape[0], int):
+        return None
+    return value.shape[0]
+
+
+def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None) -> None:
+    """Every size a symbol of its own."""
+    shape = None if rank is None else ir.Shape([ctx.new_symbolic_dim() for _ in range(rank)])
+    ctx.set_shape_and_dtype(value, shape, dtype)
+
+
+@_corrects("Squeeze")
+def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(node, 1)
+    if axes is None or data is None:
+        return own(ctx, node)
+    count = _length(axes)
+    known = data.shape is not None and count is not None
+    _open(ctx, node.outputs[0], len(data.shape) - count if known else None, data.dtype)  # type: ignore[arg-type,operator]
+
+
+@_corrects(
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+)
+def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(node, 1)
+    if axes is None or data is None or data.shape is None:
+        return own(ctx, node)
+    count, rank = _length(axes), len(data.shape)
+    keep = node.attributes.get("keepdims")
+    if keep is None or keep.as_int():
+        _open(ctx, node.outputs[0], rank, data.dtype)
+    elif count:
+        _open(ctx, node.outputs[0], rank - count, data.dtype)
+    else:
+        _open(ctx, node.outputs[0], None, data.dtype)
+
+
+@_corrects("Split")
+def _split(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data = node.inputs[0]
+    if _computed(node, 1) is None or data is None or data.shape is None:
+        return own(ctx, node)
+    attribute = node.attributes.get("axis")
+    axis = attribute.as_int() if attribute is not None else 0
+    for output in node.outputs:
+        dims = list(data.shape)
+        dims[axis] = ctx.new_symbolic_dim()
+        ctx.set_shape_and_dtype(output, ir.Shape(dims), data.dtype)
+
+
+@_corrects("Unique")
+def _unique(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axis = node.inputs[0], node.attributes.get("axis")
+    if axis is None or data is None or ir.convenience.get_const_tensor(data) is not None:
+        return own(ctx, node)
+    found = ctx.new_symbolic_dim()
+    shape = None
+    length = ctx.new_symbolic_dim()
+    if data.shape is not None:
+        dims = list(data.shape)
+        length, dims[axis.as_int()] = dims[axis.as_int()], found
+        shape = ir.Shape(dims)
+    ctx.set_shape_and_dtype(node.outputs[0], shape, data.dtype)
+    for output, size in zip(node.outputs[1:], (found, length, found), strict=False):
+        ctx.set_shape_and_dtype(output, ir.Shape([size]), ir.DataType.INT64)
