@@ -22,6 +22,7 @@ from onnx import AttributeProto, TensorProto
 
 from zenith.errors import DeviceOutOfMemoryError, ValidationError
 from zenith.ir.dims import parse_dim
+from zenith.runtime.memory_manager import memory_bytes
 from zenith_onnx.check import check, guarded
 from zenith_onnx.check_tensor import is_external, quoted, tensor_bytes
 
@@ -203,7 +204,7 @@ def _embed(model: onnx.ModelProto, directory: str | None) -> None:
                 f"{files.total_bytes}: they overlap",
                 next="save the model again with its external data",
             )
-        memory = _memory_bytes()
+        memory = memory_bytes()
         if total > memory:
             raise DeviceOutOfMemoryError(
                 f"the model's weights are {total} bytes, this machine has {memory}",
@@ -248,16 +249,6 @@ def _number(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ValidationError(f"{what} {quoted(text)} is not a number of bytes")
     return int(text)
-
-
-def _memory_bytes() -> int:
-    """What this process may use: the machine's memory, or less in a container."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            return min(total, int(file.read()))
-    except (OSError, ValueError):  # no such group, or "max"
-        return total
 
 
 class _Files:
