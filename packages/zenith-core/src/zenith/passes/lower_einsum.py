@@ -182,9 +182,7 @@ class _Builder:
 
     def _without(self, term: _Term, value: ir.Value, axes: Sequence[int]) -> _Term:
         kept = [i for i in range(len(term.labels)) if i not in axes]
-        return _Term(
-            value, tuple(term.labels[i] for i in kept), tuple(term.sizes[i] for i in kept)
-        )
+        return _Term(value, tuple(term.labels[i] for i in kept), tuple(term.sizes[i] for i in kept))
 
     def diagonals(self, term: _Term) -> _Term:
         """Repeated labels: the two axes as one of n * n elements, of which every n + 1st."""
@@ -274,9 +272,7 @@ class _Builder:
         groups = [[label] for label in batch] + [list(rows), list(columns)]
         return self._reshaped(term.value, [[(term, label) for label in g] for g in groups])
 
-    def _reshaped(
-        self, value: ir.Value, axes: Sequence[Sequence[tuple[_Term, str]]]
-    ) -> ir.Value:
+    def _reshaped(self, value: ir.Value, axes: Sequence[Sequence[tuple[_Term, str]]]) -> ir.Value:
         """`value` with, for each new axis, the product of sizes of those labels."""
         fixed: list[int | None] = []
         for axis in axes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.views import ANY, known, known_ints, need, reshaped, unbound
-from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import KernelSpec
 from zenith.runtime.op_view import OpView

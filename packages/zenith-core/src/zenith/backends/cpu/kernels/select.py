@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zenith import _native
-from zenith.backends.cpu.kernels.computed import as_bits
 from zenith.backends.cpu.kernels.views import ANY
 from zenith.runtime.kernel_registry import KernelSpec
 from zenith.runtime.op_view import OpView
@@ -19,6 +18,13 @@ __all__ = ["SPECS"]
 Array: TypeAlias = NDArray[Any]
 Inputs: TypeAlias = list[Array | None]
 _BFLOAT16 = 16  # dtype code of a tensor that reaches the runtime as uint16
+
+
+def as_bits(array: Array) -> Array:
+    """The same bytes under a dtype the native runtime reads from numpy (bfloat16 as uint16)."""
+    if array.dtype.isbuiltin == 1:
+        return array
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
 
 def _code(x: Array) -> int:
