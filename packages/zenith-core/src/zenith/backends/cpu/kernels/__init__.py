@@ -22,6 +22,10 @@ FAMILIES = (
     "move",
     "gather",
     "generate",
+    "random",
+    "signal",
+    "select",
+    "computed",
     "late",
 )
 
