@@ -49,7 +49,8 @@ class _Widener:
             return False
         casts: dict[ir.Value, ir.Node] = {}
         inputs = [self._widened(v, casts) for v in node.inputs]
-        new = ir.node(
+        new = ir.Node(
+            "",
             node.op_type,
             inputs,
             [_wide_attribute(a) for a in node.attributes.values()],

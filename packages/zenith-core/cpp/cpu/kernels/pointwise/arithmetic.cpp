@@ -129,14 +129,18 @@ struct Bits {
   static T bor(T a, T b) { return static_cast<T>(a | b); }
   static T bxor(T a, T b) { return static_cast<T>(a ^ b); }
   static T bnot(T a) { return static_cast<T>(~a); }
-  // Shifts are those of the unsigned type; by its width or more they give 0.
+  // A negative count, or one of the type's width or more, shifts everything out. Signed numbers
+  // shift right with their sign.
   static T shl(T a, T b) {
     const W count = static_cast<W>(b);
     return count < kBits ? static_cast<T>(static_cast<W>(a) << count) : T{0};
   }
   static T shr(T a, T b) {
     const W count = static_cast<W>(b);
-    return count < kBits ? static_cast<T>(static_cast<W>(a) >> count) : T{0};
+    const T gone = a < T{0} ? static_cast<T>(-1) : T{0};
+    return count < kBits ? static_cast<T>(a >> count) : gone;
+  }
+};
   }
 };
 

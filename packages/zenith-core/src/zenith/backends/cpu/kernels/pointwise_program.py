@@ -373,10 +373,7 @@ def _swiglu(p: Program, op: OpView, xs: list[Value | None]) -> Value:
 
 
 def _shift(p: Program, op: OpView, xs: list[Value | None]) -> Value:
-    x, count = _args(xs)
-    if not x.dtype.startswith("uint"):
-        raise Unsupported(f"no native {x.dtype} for a shift")
-    return p.op("shl" if op.attr("direction") == "LEFT" else "shr", x, count)
+    return p.op("shl" if op.attr("direction") == "LEFT" else "shr", *_args(xs))
 
 
 TEMPLATES: dict[str, Template] = {
