@@ -141,8 +141,6 @@ struct Bits {
     return count < kBits ? static_cast<T>(a >> count) : gone;
   }
 };
-  }
-};
 
 uint8_t logical_not(uint8_t a) { return a == 0; }
 

@@ -49,6 +49,7 @@ class PlanBuilder:
         self.packed: dict[ir.Value, PackedConstant] = {}
         self.constants: dict[ir.Value, np.ndarray] = {}
         self.symbols: list[sympy.Symbol] = []
+        self.guards: dict[tuple[Dim, Dim], None] = {}
         for index, value in enumerate(inputs):
             view = self.view(value)
             for dim in view.shape:
@@ -160,6 +161,9 @@ class PlanBuilder:
         why: str = "",
     ) -> None:
         """Append one kernel call."""
+        for operand in inputs:
+            if operand is not None:
+                self.guards.update(dict.fromkeys(operand.guards))
         self.steps.append(Step(self.current, kernel, tuple(inputs), tuple(outputs), params, why))
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -241,6 +245,9 @@ class PlanBuilder:
                 static,
                 dynamic,
             )
+        for size, target in self.guards:
+            fits = sympy.Mul(size - 1, size - target, evaluate=False)
+            plan.guard(code(fits), f"a size {size} broadcasts to {target}: it is neither 1 nor that")
         return plan, tensor_id
 
 
