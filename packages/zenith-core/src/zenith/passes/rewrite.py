@@ -282,6 +282,8 @@ class Rewriter:
                 w.shape = v.shape
                 if SYM_DATA_KEY in v.metadata_props:
                     w.metadata_props[SYM_DATA_KEY] = v.metadata_props[SYM_DATA_KEY]
+            elif w.shape is None:
+                w.shape = v.shape
             name = v.name
             if v.is_graph_output():
                 v.replace_all_uses_with(w, replace_graph_outputs=True)

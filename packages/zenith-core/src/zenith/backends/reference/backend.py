@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from zenith.ir.reference import as_array, reference_evaluator
 from zenith.runtime.backend import CallableBackend
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
@@ -42,7 +43,7 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
         )
         opsets = [onnx.helper.make_opsetid("", 28)]
         model = onnx.helper.make_model(graph, opset_imports=opsets)
-        found = _evaluators[op] = ReferenceEvaluator(model)
+        found = _evaluators[op] = reference_evaluator(model)
     return found
 
 
@@ -53,7 +54,7 @@ def _run(op: OpView, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         if v is not None and array is not None
     }
     results = iter(_evaluator(op).run(None, feeds))
-    return [np.asarray(next(results)) if v.name else np.empty(0) for v in op.node.outputs]
+    return [as_array(next(results)) if v.name else np.empty(0) for v in op.node.outputs]
 
 
 def _supports(op: OpView) -> str | None:
