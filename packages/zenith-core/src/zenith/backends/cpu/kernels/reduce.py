@@ -68,7 +68,8 @@ def _late_reason(op: OpView) -> str | None:
     """For rows that read the axes, or the rank, when the node runs."""
     x, given = op.inputs[0], op.input(1)
     assert x is not None
-    if x.value.shape is not None and (
+    ranked = x.value.shape is not None and op.outputs[0].value.shape is not None
+    if ranked and (
         given is None or (given.known is not None and all(_is_int(a) for a in given.known))
     ):
         return "everything is known before it runs"
