@@ -26,6 +26,7 @@ FAMILIES = (
     "signal",
     "select",
     "computed",
+    "composed",
     "late",
 )
 
