@@ -10,6 +10,7 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
     "conv",
     "pool",
     "attention",
