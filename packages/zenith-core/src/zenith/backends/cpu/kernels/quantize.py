@@ -197,7 +197,9 @@ def _single_reason(op: OpView, indices: Sequence[int | None]) -> str | None:
 def _tail(e: Emit) -> list[Operand | None]:
     """Scale and zero point of the output."""
     places = _PLACES[e.op.type]
-    return [None if i is None else e.operand(i) for i in (places.y_scale, places.y_zero)]
+    if places.y_scale is None or places.y_zero is None:
+        return [None, None]
+    return [_scale(e, places.y_scale), e.operand(places.y_zero)]
 
 
 # MatMul: scales and zero points are one value, one per row of a, or one per column of b.
@@ -234,6 +236,24 @@ def _matmul_reason(op: OpView) -> str | None:
     if y.dtype not in _BYTES | {"int32"}:
         return f"output is {y.dtype}"
     return _single_reason(op, (places.y_scale, places.y_zero))
+
+
+def _scale(e: Emit, index: int) -> Operand:
+    """A scale as float32."""
+    scale = e.dense(index)
+    if scale.dtype == "float32":
+        return scale
+    wide = e.temp("float32", scale.shape)
+    flat = (1, 1, scale.size)
+    one = e.const(np.ones((1, 1, 1), np.float32)).expand(flat)
+    e.step(
+        "dequantize_linear",
+        [_view(scale, flat), one, None],
+        [_view(wide, flat)],
+        block=1,
+        precision=0,
+    )
+    return wide
 
 
 def _packed_matrix(op: OpView) -> np.ndarray | None:
@@ -275,7 +295,8 @@ def _emit_matmul(e: Emit) -> None:
     def side(index: int | None, axis: int) -> Operand | None:
         if index is None or op.input(index) is None:
             return None
-        return _side(e.dense(index), shape, axis)
+        is_scale = index in (places.a_scale, places.b_scale)
+        return _side(_scale(e, index) if is_scale else e.dense(index), shape, axis)
 
     e.step(
         "matmul_i8",
@@ -409,7 +430,7 @@ def _product_row(
     dtypes = {i: _BYTES for i in (places.a, places.b, places.a_zero, places.b_zero)}
     for index in (places.a_scale, places.b_scale, places.y_scale):
         if index is not None:
-            dtypes[index] = F32
+            dtypes[index] = _FLOATS if op_type == "QLinearMatMul" else F32
     name = {"MatMulInteger": "matmul_integer", "ConvInteger": "conv_integer"}.get(op_type)
     name = name or {"QLinearMatMul": "qlinear_matmul", "QLinearConv": "qlinear_conv"}[op_type]
     return KernelSpec(
