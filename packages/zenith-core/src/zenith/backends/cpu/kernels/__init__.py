@@ -10,6 +10,8 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
+    "quantize",
     "conv",
     "pool",
     "attention",
