@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from zenith.ir.control import captured
 from zenith.ir.reference import as_array, reference_evaluator
 from zenith.runtime.backend import CallableBackend
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -31,7 +32,7 @@ _evaluators: weakref.WeakKeyDictionary[OpView, ReferenceEvaluator] = weakref.Wea
 def _evaluator(op: OpView) -> ReferenceEvaluator:
     found = _evaluators.get(op)
     if found is None:
-        node = ir.to_proto(op.node)
+        node = _with_constants(op.node)
         graph = onnx.helper.make_graph(
             [node],
             "node",
@@ -48,6 +49,19 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
         model = onnx.helper.make_model(graph, opset_imports=opsets)
         found = _evaluators[op] = reference_evaluator(model)
     return found
+
+
+def _with_constants(node: ir.Node) -> onnx.NodeProto:
+    """The node as a proto; constants that its subgraphs read from outside move into them."""
+    proto = ir.to_proto(node)
+    for attribute in proto.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        for value in captured(node.attributes[attribute.name].as_graph()):
+            if value.const_value is not None:
+                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
+                attribute.g.initializer.append(ir.to_proto(tensor))
+    return proto
 
 
 def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:
@@ -85,4 +99,6 @@ def _cost(op: OpView) -> Cost:
     return Cost()
 
 
-REFERENCE_ROW = KernelSpec("onnx_reference", "*", _run, supports=_supports, cost=_cost)
+REFERENCE_ROW = KernelSpec(
+    "onnx_reference", "*", _run, supports=_supports, cost=_cost, tensors_only=False
+)
