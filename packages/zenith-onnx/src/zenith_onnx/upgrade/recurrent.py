@@ -42,9 +42,7 @@ def one_scan_per_sample(site: Site, opset: int) -> None:
         new.name, new.type = f"{node.name}.result{index}", old.type
     outer = ir.Graph(samples, inner.outputs, nodes=[inner], name=f"{body.name}.batch")
     attributes = [ir.AttrGraph("body", outer), ir.AttrInt64("num_scan_inputs", len(operands))]
-    whole = ir.Node(
-        "", "Scan", operands, attributes, num_outputs=len(node.outputs), name=node.name
-    )
+    whole = ir.Node("", "Scan", operands, attributes, num_outputs=len(node.outputs), name=node.name)
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, whole)
