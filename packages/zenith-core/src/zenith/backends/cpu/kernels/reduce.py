@@ -213,7 +213,7 @@ SPECS = [
         for name in ("CumSum", "CumProd")
     ),
     *(
-        KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late, dtypes={0: dtypes},
+        KernelSpec(f"{name.lower()}_bound_late", f"ai.onnx:{name}", run_late, dtypes={0: dtypes},
                    supports=_late_reason, cost=lambda op: Cost(), call=True)
         for name, dtypes in _LATE.items()
     ),
