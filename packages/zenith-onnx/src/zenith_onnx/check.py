@@ -30,6 +30,7 @@ from zenith_onnx.check_tensor import (
     check_type,
     quoted,
 )
+from zenith_onnx.upgrade import STEPS
 
 __all__ = ["Limits", "check", "guarded"]
 
@@ -339,11 +340,12 @@ class _Checker:
                 next="add the domain to opset_import",
             )
         schema = _schema(node.op_type, version, domain)
-        if schema is None or schema.deprecated:
+        if schema is None or (schema.deprecated and node.op_type not in STEPS):
             label = f"{domain}.{node.op_type}" if domain else f"{node.op_type} (opset {version})"
             self.unknown.setdefault(label, []).append(where)
             return
-        self.standard(node, schema, names, version, domain, where)
+        if schema.inputs or not schema.deprecated:
+            self.standard(node, schema, names, version, domain, where)
 
     def standard(
         self,

@@ -114,15 +114,26 @@ struct PanelProduct {
   int64_t col;
 };
 
+// How many passes over a panel its depth takes. All panels of a product go alike, so that equal
+// columns give equal sums: a Softmax of large logits tells the last bit.
+constexpr int64_t depth_passes(int64_t depth) {
+  return most(1, ceil_div(depth, kDepth + kDepth / 3));
+}
+
 // The last panel of an N that kNR does not divide: each tile goes through a buffer.
 [[gnu::noinline]] void multiply_tail(const PanelProduct& p, const Epilogue& epilogue) {
   alignas(64) float buffer[kMR * kNR];
   const int64_t tiles = ceil_div(p.rows, kMR);
+  const int64_t passes = depth_passes(p.depth);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = p.rows * t / tiles;
     const int64_t rows = p.rows * (t + 1) / tiles - first;
-    kTiles[rows](
-        {p.a + first * p.a_row, p.a_row, p.a_step, p.panel, p.depth, buffer, kNR, false, p.panel});
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t from = p.depth * pass / passes;
+      kTiles[rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step,
+                    p.panel + from * kNR, p.depth * (pass + 1) / passes - from, buffer, kNR,
+                    pass > 0, p.panel});
+    }
     apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, buffer, kNR);
     for (int64_t i = 0; i < rows; ++i) {
       std::memcpy(p.y + (first + i) * p.y_row, buffer + i * kNR, static_cast<size_t>(p.cols) * 4);
@@ -133,7 +144,7 @@ struct PanelProduct {
 [[gnu::noinline]] void multiply_panel(const PanelProduct& p, const Epilogue& epilogue) {
   if (p.cols < kNR) return multiply_tail(p, epilogue);
   const int64_t tiles = ceil_div(p.rows, kMR);
-  const int64_t passes = most(1, ceil_div(p.depth, kDepth + kDepth / 3));
+  const int64_t passes = depth_passes(p.depth);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t from = p.depth * pass / passes;
     const int64_t depth = p.depth * (pass + 1) / passes - from;
