@@ -42,6 +42,7 @@ class Limits:
     calls: functions calling functions.
     nodes: nodes after functions are inlined, if that is also more than `growth` times what the
         file holds.
+    edges: inputs of one node, and outputs: replacing one takes time with their number.
     list_items: items of a list attribute of a standard operator other than Constant.
     text_bytes: bytes of a string attribute of the same.
     """
@@ -50,6 +51,7 @@ class Limits:
     calls: int = 64
     nodes: int = 100_000
     growth: int = 8
+    edges: int = 4096
     list_items: int = 1 << 16
     text_bytes: int = 1 << 16
 
@@ -313,6 +315,12 @@ class _Checker:
     ) -> None:
         if not node.op_type:
             raise ValidationError(f"{where} does not name an operator")
+        edges = max(len(node.input), len(node.output))
+        if edges > self.limits.edges:
+            raise ValidationError(
+                f"{where} has {len(node.input)} inputs and {len(node.output)} outputs; the limit "
+                f"is {self.limits.edges}"
+            )
         domain = "" if node.domain == "ai.onnx" else node.domain
         key = (node.domain, node.op_type, node.overload)
         function = self.functions.get(key)
