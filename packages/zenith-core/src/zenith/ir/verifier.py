@@ -32,9 +32,7 @@ def schema(op_type: str) -> onnx.defs.OpSchema | None:
 
 
 @functools.cache
-def _signature(
-    op_type: str, domain: str = "", version: int = OPSET
-) -> _Signature | None:
+def _signature(op_type: str, domain: str = "", version: int = OPSET) -> _Signature | None:
     """(min inputs, max inputs, min outputs, max outputs, attributes, required attributes)."""
     if not onnx.defs.has(op_type, version, domain):
         return None

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir import OPSET, GraphIR
+from zenith.ir.reference import as_array, reference_evaluator
 from zenith.passes.cse import is_random
 from zenith.passes.rewrite import Rewriter, array, attr, ints, scalar, static_shape
 
@@ -229,8 +229,8 @@ def _reference(node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         onnx.helper.make_graph([proto], "fold", infos, results),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
-    found = ReferenceEvaluator(model).run(None, feeds)
-    return [np.asarray(x) for x in found]
+    found = reference_evaluator(model).run(None, feeds)
+    return [as_array(x) for x in found]
 
 
 def _view(node: ir.Node, inputs: list[Array | None]) -> Array | None:
