@@ -214,7 +214,7 @@ def feeds(compiled: Any, inputs: list[Any] | None, rng: random.Random) -> dict[s
         values = generator.integers(-5, 9, shape)
         try:
             result[spec.name] = values.astype(numpy_dtype(spec.dtype))
-        except (TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError):
             result[spec.name] = values.astype(np.float32)
     return result
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from zenith.plugins import BackendStatus
 
@@ -151,7 +152,7 @@ def _fits_in_memory(op: OpView) -> None:
     for value in op.node.outputs:
         dims = value.shape.dims if value.shape is not None else ()
         sizes = [d for d in dims if isinstance(d, int)]
-        if value.dtype is None or len(sizes) != len(dims):
+        if value.dtype is None or value.dtype == ir.DataType.STRING or len(sizes) != len(dims):
             continue
         needed = math.prod(sizes) * max(int(value.dtype.itemsize), 1)
         if needed > memory_bytes():
