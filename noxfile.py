@@ -99,6 +99,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Spoiled ONNX models and graphs, each in a bounded process. `-- --seconds 600 --seed 7`."""
+    session.install(CORE, ONNX_ADAPTER)
+    session.run("python", "tests/fuzz/fuzz_onnx.py", *(session.posargs or ["--seconds", "120"]))
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Wheels and sdists of all packages in dist/, then a smoke test in a clean environment."""
     session.install("build")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from zenith.plugins import BackendStatus
 
@@ -84,6 +86,8 @@ class CallableProgram:
     def __init__(self, graph: GraphIR, selections: Sequence[Selection]) -> None:
         self._inputs = list(graph.inputs)
         self._outputs = list(graph.outputs)
+        for selection in selections:
+            _fits_in_memory(selection.op)
         self._steps = [(s.op, s.spec.run, s.spec.name) for s in selections]
         self._constants = {
             value: np.array(value.const_value.numpy())
@@ -138,6 +142,25 @@ def own_results(results: Sequence[Any], taken: Sequence[Any]) -> list[Any]:
         return dense
 
     return [own(value) for value in results]
+
+
+def _fits_in_memory(op: OpView) -> None:
+    """Raise where a result is known to be more than this machine's memory."""
+    from zenith.errors import DeviceOutOfMemoryError
+    from zenith.runtime.memory_manager import memory_bytes
+
+    for value in op.node.outputs:
+        dims = value.shape.dims if value.shape is not None else ()
+        sizes = [d for d in dims if isinstance(d, int)]
+        if value.dtype is None or value.dtype == ir.DataType.STRING or len(sizes) != len(dims):
+            continue
+        needed = math.prod(sizes) * max(int(value.dtype.itemsize), 1)
+        if needed > memory_bytes():
+            raise DeviceOutOfMemoryError(
+                f"'{value.name}', a result of node '{op.node.name}' ({op.key}), has {needed} "
+                f"bytes; this machine has {memory_bytes()}",
+                next="check the sizes that the model's constants ask for",
+            )
 
 
 def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:
