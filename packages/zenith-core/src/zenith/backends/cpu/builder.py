@@ -62,6 +62,7 @@ class PlanBuilder:
         self.packed: dict[ir.Value, PackedConstant] = {}
         self.constants: dict[ir.Value, np.ndarray] = {}
         self.symbols: list[sympy.Symbol] = []
+        self.guards: dict[tuple[Dim, Dim], None] = {}
         for index, value in enumerate(inputs):
             view = self.view(value)
             for dim in view.shape:
@@ -173,6 +174,9 @@ class PlanBuilder:
         why: str = "",
     ) -> None:
         """Append one kernel call."""
+        for operand in inputs:
+            if operand is not None:
+                self.guards.update(dict.fromkeys(operand.guards))
         self.steps.append(Step(self.current, kernel, tuple(inputs), tuple(outputs), params, why))
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -254,6 +258,9 @@ class PlanBuilder:
                 static,
                 dynamic,
             )
+        for size, target in self.guards:
+            fits = sympy.Mul(size - 1, size - target, evaluate=False)
+            plan.guard(code(fits), f"size {size} broadcasts to {target}, and is neither 1 nor that")
         return plan, tensor_id
 
 

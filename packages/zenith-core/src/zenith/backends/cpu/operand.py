@@ -40,6 +40,7 @@ class Operand:
     """A view: storage id, dtype (numpy name), shape, strides and offset in elements.
 
     A stride of 0 repeats an axis; a negative one walks it backwards from `offset`.
+    guards: pairs (size, target): the view is right where the size is 1 or the target's.
     """
 
     storage: int
@@ -47,6 +48,7 @@ class Operand:
     shape: tuple[Dim, ...]
     strides: tuple[Dim, ...]
     offset: Dim = 0
+    guards: tuple[tuple[Dim, Dim], ...] = ()
 
     @property
     def rank(self) -> int:
@@ -103,16 +105,21 @@ class Operand:
     def expand(self, shape: Sequence[Dim]) -> Operand:
         """Broadcast to `shape` (numpy rules) with stride 0 on repeated axes.
 
-        Raises ValueError for a symbolic size that may be 1 or the target's: a view is one or the
-        other when the plan is built.
+        A symbolic size may be 1 or the target's: then its stride is an expression that is 0 for a
+        size of 1, and the plan checks when it is bound that the size is one of the two.
         """
         lead = len(shape) - self.rank
         strides: list[Dim] = [0] * lead
+        guards = list(self.guards)
         for n, s, target in zip(self.shape, self.strides, shape[lead:], strict=True):
-            if not same(n, target) and n != 1:
-                raise ValueError(f"size {n} cannot be told to be 1 or {target}")
-            strides.append(s if same(n, target) else 0)
-        return replace(self, shape=tuple(shape), strides=tuple(strides))
+            if n == 1 or same(n, target):
+                strides.append(0 if n == 1 else s)
+            elif isinstance(n, int) and isinstance(target, int):
+                raise ValueError(f"size {n} does not broadcast to {target}")
+            else:
+                strides.append(exactly(s * sympy.Min(1, n - 1)))
+                guards.append((n, target))
+        return replace(self, shape=tuple(shape), strides=tuple(strides), guards=tuple(guards))
 
     def reshape(self, shape: Sequence[Dim]) -> Operand | None:
         """The same elements in row-major order as `shape`, or None when that is not a view."""

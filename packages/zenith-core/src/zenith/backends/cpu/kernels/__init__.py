@@ -22,6 +22,7 @@ FAMILIES = (
     "move",
     "gather",
     "generate",
+    "late",
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 
 from zenith.backends.cpu.emit import Emit
-from zenith.backends.cpu.operand import Operand, same
+from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView, ValueView
@@ -126,14 +126,6 @@ def _input(op: OpView, index: int) -> ValueView:
     return value
 
 
-def _supports_expand(op: OpView) -> str | None:
-    shape, target = _input(op, 0).shape, op.outputs[0].shape
-    for n, wanted in zip(reversed(shape), reversed(target), strict=False):
-        if n != 1 and not same(n, wanted):
-            return f"size {n} cannot be told to be 1 or {wanted}"
-    return unbound(op)
-
-
 def _emit_expand(e: Emit) -> None:
     e.alias(0, need(e, 0).expand(e.op.outputs[0].shape))
 
@@ -216,7 +208,7 @@ SPECS = [
     _view("Transpose", _emit_transpose),
     _view("Squeeze", _emit_squeeze, _supports_squeeze),
     _view("Unsqueeze", _emit_unsqueeze, _supports_unsqueeze),
-    _view("Expand", _emit_expand, _supports_expand),
+    _view("Expand", _emit_expand),
     _view("Slice", _emit_slice, _supports_slice),
     _view("Split", _emit_split),
 ]
