@@ -409,6 +409,9 @@ class PluginManager:
                         f"{plugin.owner}"
                     )
                 getattr(offer, kind)[name] = item
+                if kind == "backends":
+                    with contextlib.suppress(AttributeError):  # for messages; slots are fine too
+                        item.owner = plugin.owner
 
     def _builtin_passes(self) -> Collection[str]:
         from zenith.passes.registry import PASSES  # only when a plugin has passes
