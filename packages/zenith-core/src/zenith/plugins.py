@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 GROUP = "zenith"
+PROBE_SECONDS = 30.0  # a device that does not answer by then is broken
 DEFAULT_PLUGINS = ("zenith.backends.cpu.plugin", "zenith.backends.reference.plugin")
 
 
@@ -215,7 +216,7 @@ class PluginManager:
                 with self._isolated(plugin):
                     if plugin.state is State.BROKEN:  # through another backend of its own
                         raise _RejectedError(plugin.why)
-                    status = self.backends[name].probe()
+                    status = _within(PROBE_SECONDS, self.backends[name].probe)
                     if getattr(status, "state", None) not in (State.READY, State.UNAVAILABLE):
                         raise _RejectedError(f"probe() of backend '{name}' gave {status!r}")
                     self._status[name] = BackendStatus(State(status.state), status.why)
@@ -506,6 +507,27 @@ class PluginManager:
             next=f"install the adapter of its framework (torch: pip install zenith-torch); "
             f"this model comes from '{framework}'",
         )
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """What `function` returns or raises; one that does not come back is a `_RejectedError`."""
+    answer: list[Any] = []
+    failure: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            answer.append(function())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="zenith-probe")
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not answer:
+        raise _RejectedError(f"probe() did not answer within {seconds:g} s")
+    return answer[0]
 
 
 def _names(text: str | None) -> frozenset[str] | None:
