@@ -74,6 +74,12 @@ def writes_far_after_end(a, b):
     return [a + b]
 
 
+def reads_after_end(a, b):
+    """Harmless as a rule, and a crash where the array ends at the end of what is mapped."""
+    ctypes.string_at(a.ctypes.data, a.nbytes + 64)
+    return [a + b]
+
+
 def writes_before_start(a, b):
     result = a + b
     ctypes.memset(result.ctypes.data - 8, 1, 8)
@@ -147,6 +153,7 @@ KERNELS = (
     wrong_values,
     writes_after_end,
     writes_far_after_end,
+    reads_after_end,
     writes_before_start,
     modifies_input,
     same_memory_again,

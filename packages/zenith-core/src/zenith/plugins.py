@@ -186,7 +186,9 @@ class PluginManager:
         for module in builtins:
             self._add_builtin(module)
         points = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        self._add_entry_points(sorted(points, key=lambda point: (point.name, point.value)))
+        self._add_entry_points(
+            sorted(points, key=lambda p: (p.name, p.value, p.dist.name if p.dist else ""))
+        )
         self._name_missing()
 
     # What there is.
@@ -450,6 +452,8 @@ class PluginManager:
         plugin.state = State.BROKEN
         self._trace(f"{plugin.name}: broken: {plugin.why}")
         self._offers.pop(plugin.name, None)
+        for name in plugin.backends:  # probed before it broke, perhaps
+            self._status[name] = BackendStatus(State.BROKEN, plugin.why)
         if self._hooks.has_plugin(plugin.name):
             self._hooks.unregister(name=plugin.name)
 
