@@ -343,17 +343,29 @@ def _conv_reason(op: OpView) -> str | None:
     return _single_reason(op, (places.a_zero, places.a_scale, places.y_scale, places.y_zero))
 
 
-def _conv_weights(e: Emit, groups: int) -> tuple[Operand, int]:
-    """w [M, C, *kernel] as [groups, kernel * C, M / groups], and whether it is packed."""
+def _conv_constant(op: OpView) -> np.ndarray | None:
+    """Constant weights less their zero points, as int16; None if computed."""
+    places = _PLACES[op.type]
+    w, zero = _given(op, places.b), op.input(places.b_zero)
+    if w.const is None or (zero is not None and zero.const is None):
+        return None
+    array = w.const.astype(np.int16)
+    if zero is not None and zero.const is not None:
+        array = array - zero.const.astype(np.int16).reshape(-1, *[1] * (w.rank - 1))
+    return array
+
+
+def _conv_weights(e: Emit, groups: int, depthwise: bool) -> tuple[Operand, int]:
+    """w [M, C, *kernel] as [groups, kernel * C, M / groups], or [kernel, M] if `depthwise`; and
+    whether its zero points are taken off."""
     places = _PLACES[e.op.type]
-    w, zero = _given(e.op, places.b), e.op.input(places.b_zero)
+    w, array = _given(e.op, places.b), _conv_constant(e.op)
     taps = product(w.shape[2:])
     split = (groups, w.shape[0] // groups, w.shape[1], taps)
     merged = (groups, taps * w.shape[1], w.shape[0] // groups)
-    if w.const is not None and (zero is None or zero.const is not None):
-        array = w.const.astype(np.int16)
-        if zero is not None and zero.const is not None:
-            array = array - zero.const.astype(np.int16).reshape(-1, *[1] * (w.rank - 1))
+    if array is not None and depthwise:
+        return e.const(array.reshape(groups, taps).T), 1
+    if array is not None:
         array = array.reshape(split).transpose(0, 3, 2, 1).reshape(merged)
         return e.packed_array(np.ascontiguousarray(array), "integer_pack_i16"), 1
     turned = _view(e.dense(places.b), split).transpose((0, 3, 2, 1))
@@ -371,12 +383,11 @@ def _channels(operand: Operand, shape: Sequence[Dim]) -> Operand:
 
 def _emit_conv(e: Emit) -> None:
     op, places = e.op, _PLACES[e.op.type]
-    x = e.operand(places.a)
-    assert x is not None
     w = _given(op, places.b)
     groups, channels = int(op.attr("group", 1)), int(w.shape[0])
     window = window_of(op, w.shape[2:])
-    weights, packed = _conv_weights(e, groups)
+    depthwise = groups == channels and w.shape[1] == 1 and _conv_constant(op) is not None
+    weights, packed = _conv_weights(e, groups, depthwise)
     zero = None
     if not packed and op.input(places.b_zero) is not None:
         zero = _channels(e.dense(places.b_zero), (groups, channels // groups))
@@ -384,9 +395,9 @@ def _emit_conv(e: Emit) -> None:
     if places.b_scale is not None:
         scale = _channels(e.dense(places.b_scale), (channels,))
     e.step(
-        "conv_i8",
+        "conv_i8" if not depthwise else "depthwise_i8",
         [
-            _volume(as_pixels(x)),
+            _volume(as_pixels(e.channels_last(places.a))),
             weights,
             e.operand(places.a_zero),
             zero,
