@@ -24,6 +24,12 @@ FAMILIES = (
     "move",
     "gather",
     "generate",
+    "random",
+    "signal",
+    "select",
+    "computed",
+    "composed",
+    "late",
 )
 
 
