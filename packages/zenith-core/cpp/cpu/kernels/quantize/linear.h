@@ -91,7 +91,9 @@ const char* run_linear(const Call& call) {
   const int64_t axis = x.shape[1], inner = x.shape[2], rows = x.shape[0] * axis;
   const TensorRef missing{nullptr, DType::kF32, -1, {}, {}};
   const Factor scale{&call.in[1], p.scale_type, 1};
-  const Factor zero{call.n_in > 2 ? &call.in[2] : &missing, kQuantize ? p.y_type : p.x_type, 0};
+  // Without a zero point nothing may happen to -0: x + -0 and x - 0 are x.
+  const Factor zero{call.n_in > 2 ? &call.in[2] : &missing, kQuantize ? p.y_type : p.x_type,
+                    kQuantize ? -0.0f : 0.0f};
   const Range range = range_of(p.y_type);
   const bool whole = !is_float(p.y_type);
   const int64_t pieces = inner > kTaskElements ? (inner + kTaskElements - 1) / kTaskElements : 1;
