@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "all_specs"]
 FAMILIES = (
     "gemm",
     "rnn",
+    "recurrent",
     "quantize",
     "conv",
     "pool",
