@@ -32,7 +32,6 @@ PASSES: dict[str, str] = {
     "identities": "identities:RemoveIdentities",
     "infer_shapes": "infer_shapes:InferShapes",
     "lift_constants": "lift_constants:LiftConstants",
-    "lower_resize": "lower_resize:LowerResize",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }

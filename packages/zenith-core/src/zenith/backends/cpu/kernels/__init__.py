@@ -12,6 +12,7 @@ FAMILIES = (
     "gemm",
     "conv",
     "pool",
+    "resize",
     "attention",
     "softmax",
     "norm",
