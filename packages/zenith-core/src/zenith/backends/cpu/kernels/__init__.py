@@ -18,6 +18,7 @@ FAMILIES = (
     "norm",
     "rotary",
     "pointwise",
+    "sample",
     "reduce",
     "views",
     "move",
