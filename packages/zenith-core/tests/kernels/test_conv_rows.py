@@ -142,11 +142,6 @@ def test_max_pool_same_lower(make_row: Callable[..., Any]) -> None:
     )
 
 
-def test_indices_have_no_kernel(make_row: Callable[..., Any]) -> None:
-    row = make_row(pool.SPECS, "MaxPool", [_draw(1, 2, 4, 4)], kernel_shape=[2, 2], outputs=2)
-    assert row.reason() in (None, "the Indices output has no kernel")
-
-
 def _residual_net(size: int, c: int) -> onnx.ModelProto:
     """relu(conv3x3(relu(conv3x3(x))) + x), then a pool."""
     weights = {f"w{i}": _draw(c, c, 3, 3) / np.float32(3 * c**0.5) for i in (0, 1)}

@@ -31,7 +31,7 @@ def _check(row: Any, *wanted: np.ndarray, tolerance: float = 1e-5) -> None:
             np.testing.assert_allclose(y, w, rtol=tolerance, atol=tolerance)
 
 
-def _ort(op: str, inputs: list[np.ndarray], opset: int = 22, **attributes: Any) -> np.ndarray:
+def _ort(op: str, inputs: list[np.ndarray], opset: int = 21, **attributes: Any) -> np.ndarray:
     names = [f"x{i}" for i in range(len(inputs))]
     node = onnx.helper.make_node(op, names, ["y"], **attributes)
     infos = [
@@ -94,9 +94,7 @@ def test_grid_sample_survives_any_grid(make_row: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("coordinates", ["half_pixel", "output_half_pixel"])
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_roi_align(
-    make_row: Callable[..., Any], mode: str, coordinates: str, ratio: int
-) -> None:
+def test_roi_align(make_row: Callable[..., Any], mode: str, coordinates: str, ratio: int) -> None:
     x = _draw(2, 21, 9, 8)
     rois = np.array(
         [[0, 0, 7, 7], [1.3, 2.1, 6.7, 5.2], [-4, -3, 20, 30], [5, 5, 5.5, 5.2]], np.float32
@@ -214,9 +212,7 @@ def test_lp_normalization(make_row: Callable[..., Any], p: int, axis: int) -> No
 
 @pytest.mark.parametrize("training", [0, 1])
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 7), (2, 3, 4, 5), (2, 3, 2, 3, 2)])
-def test_batch_norm(
-    make_row: Callable[..., Any], training: int, shape: tuple[int, ...]
-) -> None:
+def test_batch_norm(make_row: Callable[..., Any], training: int, shape: tuple[int, ...]) -> None:
     c = shape[1]
     inputs = [_draw(*shape), _draw(c), _draw(c), _draw(c), _draw(c) ** 2]
     options: dict[str, Any] = {"training_mode": training, "momentum": 0.7}

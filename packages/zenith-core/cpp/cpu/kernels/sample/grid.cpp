@@ -48,7 +48,8 @@ AxisTaps taps_of(const GridParams& p, float v, int64_t size) {
   x = tame(x);
   if (p.mode == kNearest) x = __builtin_rintf(x);
   if (x < low || x > high) {
-    if (p.padding == kBorder) x = x < 0 ? 0 : x > n - 1 ? n - 1 : x;
+    // Cubic taps are clamped one by one, as PyTorch and ONNX Runtime do.
+    if (p.padding == kBorder && p.mode != kCubic) x = x < 0 ? 0 : x > n - 1 ? n - 1 : x;
     if (p.padding == kReflection) x = reflect(x, low, high);
   }
   AxisTaps taps{};
