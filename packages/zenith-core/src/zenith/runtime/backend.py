@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from zenith.runtime.dispatcher import Selection
     from zenith.runtime.op_view import OpView
 
-__all__ = ["Backend", "BackendStatus", "CallableBackend", "Program"]
+__all__ = [
+    "Backend",
+    "BackendStatus",
+    "CallableBackend",
+    "CallableProgram",
+    "Program",
+    "own_results",
+]
 
 
 class Program(Protocol):
-    """A compiled partition. Tensors cross its edge as dense numpy arrays or raw pointers."""
+    """A compiled partition. Tensors cross its edge as numpy arrays or raw pointers; a sequence is
+    a list, an absent optional None."""
 
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
@@ -35,7 +43,8 @@ class Backend:
     """Base of all backends. A pure Python backend subclasses `CallableBackend` instead."""
 
     name: str = ""
-    folds_sizes: bool = False  # its plans compute shape arithmetic themselves, without kernels
+    # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
+    plans_sizes: bool = False
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
@@ -85,22 +94,27 @@ class CallableProgram:
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        from zenith.errors import KernelError
+        from zenith.errors import DeviceOutOfMemoryError, KernelError
 
-        env: dict[Any, np.ndarray] = dict(self._constants)
+        env: dict[Any, Any] = dict(self._constants)
         env.update(zip(self._inputs, inputs, strict=True))
         for op, run, name in self._steps:
             arguments = [None if v is None else env[v] for v in op.node.inputs]
             try:
                 results = run(op, arguments)
+            except MemoryError as cause:
+                raise DeviceOutOfMemoryError(
+                    f"no memory for node '{op.node.name}' ({op.key}): {cause}",
+                    next="use smaller inputs",
+                ) from cause
             except Exception as cause:
                 raise KernelError(
                     f"kernel '{name}' failed on node '{op.node.name}' ({op.key}): {cause}"
                 ) from cause
             _check_results(op, name, results)
             env.update(zip(op.node.outputs, results, strict=False))
-        mine = {id(a) for a in (*inputs, *self._constants.values())}
-        return [_own(env[v], mine) for v in self._outputs]
+        results = [env[v] for v in self._outputs]
+        return own_results(results, [*inputs, *self._constants.values()])
 
     def to_text(self) -> str:
         return "\n".join(
@@ -108,13 +122,22 @@ class CallableProgram:
         )
 
 
-def _own(array: np.ndarray, taken: set[int]) -> np.ndarray:
-    """The result row-major in memory that no input, constant or other result has."""
-    dense = np.asarray(array, order="C")
-    if dense.base is not None or id(dense) in taken:
-        dense = dense.copy()
-    taken.add(id(dense))
-    return dense
+def own_results(results: Sequence[Any], taken: Sequence[Any]) -> list[Any]:
+    """Results in row-major memory that none of `taken` and no other result has."""
+    ids = {id(a) for value in taken for a in (value if isinstance(value, list) else [value])}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own(item) for item in value]
+        if value is None:
+            return None
+        dense = np.asarray(value, order="C")
+        if dense.base is not None or id(dense) in ids:
+            dense = dense.copy()
+        ids.add(id(dense))
+        return dense
+
+    return [own(value) for value in results]
 
 
 def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:

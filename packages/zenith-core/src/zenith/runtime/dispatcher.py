@@ -27,11 +27,18 @@ class KernelDispatcher:
         self._registry = registry
         self._opt_level = opt_level
 
-    def select(self, backend: str, op: OpView) -> Selection | list[tuple[str, str]]:
-        """A `Selection`, or the (kernel, reason) list of everything that declined."""
+    def select(
+        self, backend: str, op: OpView, *, call: bool | None = None
+    ) -> Selection | list[tuple[str, str]]:
+        """A `Selection`, or the (kernel, reason) list of everything that declined.
+
+        call: only rows of this kind (`KernelSpec.call`); None for both.
+        """
         declined: list[tuple[str, str]] = []
         candidates = self._registry.candidates(backend, op)
         for position, spec in enumerate(candidates):
+            if call is not None and spec.call != call:
+                continue
             reason = self._excluded(spec) or spec.reason_against(op)
             if reason is not None:
                 declined.append((spec.name, reason))

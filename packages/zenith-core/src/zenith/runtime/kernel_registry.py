@@ -50,7 +50,9 @@ class KernelSpec:
     cost: flops and bytes of one execution.
     run: what runs. The CPU backend's native kernels give an emitter ``(Emit) -> None`` that
         appends steps to the plan; a `CallableBackend` takes ``(op, inputs) -> outputs`` over
-        numpy arrays.
+        numpy arrays (None for a missing optional input).
+    call: `run` is such a callable in a backend whose other kernels are planned. It allocates its
+        results, so their sizes may follow from data; the executor calls it between two plans.
     tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
     """
 
@@ -61,6 +63,7 @@ class KernelSpec:
     dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
     supports: Callable[[OpView], str | None] = _yes
     cost: Callable[[OpView], Cost] = _tensor_traffic
+    call: bool = False
     tags: frozenset[str] = frozenset()
 
     def reason_against(self, op: OpView) -> str | None:

@@ -10,6 +10,8 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
+    "quantize",
     "conv",
     "pool",
     "resize",
@@ -24,6 +26,12 @@ FAMILIES = (
     "move",
     "gather",
     "generate",
+    "random",
+    "signal",
+    "select",
+    "computed",
+    "composed",
+    "late",
 )
 
 
