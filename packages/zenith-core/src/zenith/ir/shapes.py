@@ -7,11 +7,9 @@ their results and the inputs of their bodies are widened until nothing changes a
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import onnx_ir as ir
 from onnx_shape_inference import (
@@ -22,6 +20,7 @@ from onnx_shape_inference import (
 )
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names
@@ -44,79 +43,12 @@ def infer_shapes(model: ir.Model) -> None:
         _run(model)
     else:
         _Bodies(model, controls).infer()
-    _adopt_batches(model)
     for node in model.graph.all_nodes():
         for value in node.outputs:
             _normalise(value)
 
 
-def _adopt_batches(model: ir.Model) -> None:
-    """A product of batches of sizes a and b has, like any broadcast here, batches of size a.
-
-    The package makes up a name for it. Whether b is 1 or a is checked where the sizes are known.
-    """
-    names: dict[str, int | ir.SymbolicDim] = {}
-    for node in model.graph.all_nodes():
-        left, out = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if node.op_type != "MatMul" or left is None or left.shape is None or out.shape is None:
-            continue
-        batch = list(left.shape)[:-2]
-        for mine, made in zip(reversed(batch), reversed(list(out.shape)[: len(out.shape) - 2])):
-            if not isinstance(made, int) and not isinstance(mine, int):
-                text, known = made.value or "", dim_names(mine)
-                if text.startswith("_d") and text.isidentifier() and text not in known:
-                    names.setdefault(text, mine)
-    if not names:
-        return
-    for value in _values(model.graph):
-        if value.shape is not None and any(str(d) in names for d in value.shape):
-            value.shape = ir.Shape(names.get(str(d), d) for d in value.shape)
-
-
 def _run(model: ir.Model) -> None:
-    """The package, and where only the sizes of a result depend on data, at least its rank."""
-    _infer(model)
-    while late := {n: r for n in model.graph.all_nodes() if (r := _late_rank(n)) is not None}:
-        taken = {s for v in _values(model.graph) for s in _symbols(v.shape)}
-        fresh = (ir.SymbolicDim(f"_l{i}") for i in itertools.count() if f"_l{i}" not in taken)
-        for node, rank in late.items():
-            node.outputs[0].shape = ir.Shape([next(fresh) for _ in range(rank)])
-        _infer(model)
-
-
-def _late_rank(node: ir.Node) -> int | None:
-    """The rank of a result of unknown shape, where the length of an input says it."""
-    if node.op_type not in _RANKS or node.domain != "" or node.outputs[0].shape is not None:
-        return None
-    ranks = [None if v is None or v.shape is None else v.shape.rank() for v in node.inputs]
-    lengths = [
-        v.shape[0] if r == 1 and v is not None and v.shape is not None else None
-        for v, r in zip(node.inputs, ranks, strict=True)
-    ]
-    return _RANKS[node.op_type](ranks, lengths)
-
-
-def _plus(a: object, b: object, sign: int = 1) -> int | None:
-    return a + sign * b if isinstance(a, int) and isinstance(b, int) else None
-
-
-_RANKS: dict[
-    str, Callable[[Sequence[Any], Sequence[Any]], int | None]
-] = {  # from ranks of the inputs, and lengths of those of rank 1
-    "ConstantOfShape": lambda ranks, lengths: _plus(lengths[0], 0),
-    "Expand": lambda ranks, lengths: (
-        None if _plus(ranks[0], lengths[1]) is None else max(ranks[0], lengths[1])
-    ),
-    "Pad": lambda ranks, lengths: ranks[0],
-    "Resize": lambda ranks, lengths: ranks[0],
-    "Slice": lambda ranks, lengths: ranks[0],
-    "Squeeze": lambda ranks, lengths: _plus(ranks[0], lengths[1], -1) if len(lengths) > 1 else None,
-    "Tile": lambda ranks, lengths: ranks[0],
-    "Unsqueeze": lambda ranks, lengths: _plus(ranks[0], lengths[1]),
-}
-
-
-def _infer(model: ir.Model) -> None:
     try:
         infer_symbolic_shapes(model, policy="refine", warn_on_missing=False)
     except OpUsageError as error:

@@ -83,11 +83,13 @@ class ExecutionPlan:
 def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     """Specs of graph inputs or outputs."""
     views = [ValueView(v) for v in values]
-    return tuple(TensorSpec(v.name, v.dtype, _shape(v)) for v in views)
+    return tuple(_spec(view) for view in views)
 
 
-def _shape(view: ValueView) -> tuple[Dim, ...] | None:
+def _spec(view: ValueView) -> TensorSpec:
+    if not isinstance(view.value.type, ir.TensorType | None):
+        return TensorSpec(view.name, str(view.value.type), None)  # a sequence or an optional
     try:
-        return view.shape
+        return TensorSpec(view.name, view.dtype, view.shape)
     except UnknownSizeError:
-        return None
+        return TensorSpec(view.name, view.dtype, None)
