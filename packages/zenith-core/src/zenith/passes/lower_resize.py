@@ -40,7 +40,10 @@ def _lower(rw: Rewriter, node: ir.Node) -> bool:
     if rounding not in _ROUNDING if mode == "nearest" else not float_type(x):
         return False
     axes = [axis % len(before) for axis in attr(node, "axes", range(len(before)))]
-    factors = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    factors = array(given)
+    if given is not None and factors is None:
+        return False  # the true factor is not the ratio of the sizes
     new: list[ir.Node] = []
     for position, axis in enumerate(axes):
         n, m = before[axis], after[axis]

@@ -5,11 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import onnx_ir as ir
 import sympy
 
+from zenith.errors import CompilationError
 from zenith.ir.dims import Dim, exactly, product
 
-__all__ = ["Operand", "channels_last_order", "dense_strides", "same"]
+__all__ = [
+    "DTYPES",
+    "Operand",
+    "channels_last_order",
+    "dense_strides",
+    "dtype_code",
+    "item_bytes",
+    "same",
+]
+
+# numpy name (also of ml_dtypes) -> ONNX name of the type the native runtime sees. It has none for
+# float8 and for 4 and 2 bit types: their elements are bytes, one each, as in numpy.
+_NATIVE_NAMES = {
+    "float32": "FLOAT", "float64": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
+    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "bool": "BOOL",
+    "float8_e4m3fn": "UINT8", "float8_e4m3fnuz": "UINT8", "float8_e5m2": "UINT8",
+    "float8_e5m2fnuz": "UINT8", "float8_e8m0fnu": "UINT8", "float4_e2m1fn": "UINT8",
+    "int4": "UINT8", "uint4": "UINT8", "int2": "UINT8", "uint2": "UINT8",
+}  # fmt: skip
+
+DTYPES = frozenset(_NATIVE_NAMES)
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes per element of a numpy dtype name in the plan's memory."""
+    return int(ir.DataType(dtype_code(dtype)).itemsize)
+
+
+def dtype_code(dtype: str) -> int:
+    """ONNX code of the type under which the native runtime addresses a dtype."""
+    if dtype not in _NATIVE_NAMES:
+        raise CompilationError(f"the CPU backend has no tensors of dtype {dtype}")
+    return int(ir.DataType[_NATIVE_NAMES[dtype]])
 
 
 def channels_last_order(rank: int) -> tuple[int, ...]:

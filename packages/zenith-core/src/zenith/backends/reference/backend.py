@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from zenith.ir.reference import as_array, reference_evaluator
 from zenith.runtime.backend import CallableBackend
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
@@ -30,7 +31,7 @@ _evaluators: weakref.WeakKeyDictionary[OpView, ReferenceEvaluator] = weakref.Wea
 def _evaluator(op: OpView) -> ReferenceEvaluator:
     found = _evaluators.get(op)
     if found is None:
-        node = _with_constants(op.node)
+        node = ir.to_proto(op.node)
         graph = onnx.helper.make_graph(
             [node],
             "node",
@@ -45,23 +46,8 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
         if op.domain != "ai.onnx":
             opsets.append(onnx.helper.make_opsetid(op.domain, _version(op)))
         model = onnx.helper.make_model(graph, opset_imports=opsets)
-        found = _evaluators[op] = ReferenceEvaluator(model)
+        found = _evaluators[op] = reference_evaluator(model)
     return found
-
-
-def _with_constants(node: ir.Node) -> onnx.NodeProto:
-    """The node as a proto; constants that its subgraphs read from outside move into them."""
-    proto = ir.to_proto(node)
-    for attribute in proto.attribute:
-        if attribute.type != onnx.AttributeProto.GRAPH:
-            continue
-        nested = node.attributes[attribute.name].as_graph()
-        read = {v for inner in nested.all_nodes() for v in inner.inputs if v is not None}
-        for value in read:
-            if value.is_initializer() and value.graph is node.graph and value.const_value:
-                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
-                attribute.g.initializer.append(ir.to_proto(tensor))
-    return proto
 
 
 def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:
@@ -78,8 +64,7 @@ def _result(value: Any) -> Any:
         return None
     if isinstance(value, list):
         return [_result(item) for item in value]
-    array = np.asarray(value)
-    return array.astype(object) if array.dtype.kind in "UST" else array
+    return as_array(value)
 
 
 def _supports(op: OpView) -> str | None:

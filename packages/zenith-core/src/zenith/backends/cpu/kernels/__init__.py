@@ -10,6 +10,8 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
+    "quantize",
     "conv",
     "pool",
     "attention",
@@ -26,6 +28,7 @@ FAMILIES = (
     "signal",
     "select",
     "computed",
+    "composed",
     "late",
 )
 

@@ -8,17 +8,14 @@ from typing import Any
 import sympy
 
 from zenith.backends.cpu.emit import Emit
-from zenith.backends.cpu.operand import Operand
+from zenith.backends.cpu.operand import DTYPES, Operand
 from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["ANY", "SPECS", "known", "known_ints", "need", "nonnegative", "reshaped", "unbound"]
 
-ANY = frozenset(
-    {"float32", "float64", "float16", "bfloat16", "bool"}
-    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-)
+ANY = DTYPES
 
 
 def need(e: Emit, index: int) -> Operand:

@@ -1,0 +1,126 @@
+"""Run in float32 what a backend has no float16 or bfloat16 kernel for.
+
+Such a node becomes Cast -> the node in float32 -> Cast back, so each operator still rounds its
+result once, as the standard says. Constants are widened at compile time. What the backend claims in
+half precision (moving data, casts, selection) is left alone. Which nodes those are is not listed
+here: `claims` asks the backend's own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from zenith.ir import GraphIR
+from zenith.passes.rewrite import Rewriter, array, const_shape
+
+__all__ = ["widen_half"]
+
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+# Attributes that name the type of a result or of intermediate values.
+_TYPE_ATTRIBUTES = frozenset(
+    {"dtype", "output_dtype", "precision", "softmax_precision", "stash_type", "to"}
+)
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_EAGER = 4096  # elements of a constant that is widened at once; larger ones when they are read
+
+
+def widen_half(graph: GraphIR, claims: Callable[[ir.Node], bool]) -> int:
+    """Widen the nodes of `graph` (its top level) that `claims` accepts in float32 only; how many.
+
+    claims: whether the backend has a kernel for a node, which need not be in the graph.
+    """
+    widener = _Widener(graph, claims)
+    return sum(widener.widen(node) for node in graph.nodes)
+
+
+class _Widener:
+    def __init__(self, graph: GraphIR, claims: Callable[[ir.Node], bool]) -> None:
+        self._rewriter = Rewriter(graph)
+        self._claims = claims
+        self._wide: dict[ir.Value, ir.Value] = {}
+
+    def widen(self, node: ir.Node) -> bool:
+        if node.domain not in ("", "ai.onnx") or not _touches_half(node):
+            return False
+        if any(a.type in _GRAPHS for a in node.attributes.values()) or self._claims(node):
+            return False
+        casts: dict[ir.Value, ir.Node] = {}
+        inputs = [self._widened(v, casts) for v in node.inputs]
+        new = ir.Node(
+            "",
+            node.op_type,
+            inputs,
+            [_wide_attribute(a) for a in node.attributes.values()],
+            num_outputs=len(node.outputs),
+            name=node.name,
+        )
+        results: dict[ir.Value, ir.Value] = {}
+        rounding: list[ir.Node] = []
+        for old, out in zip(node.outputs, new.outputs, strict=True):
+            half = old.dtype in _HALF
+            out.type = ir.TensorType(ir.DataType.FLOAT) if half else old.type
+            out.shape = old.shape
+            used = bool(old.uses()) or old.is_graph_output()
+            if not old.name:
+                out.name = ""
+            elif half and used:
+                assert old.dtype is not None
+                rounding.append(_cast(out, old.dtype, f"round({old.name})"))
+                results[old] = rounding[-1].outputs[0]
+            else:
+                results[old] = out
+        if not self._claims(new):
+            for made in (*rounding, new, *casts.values()):
+                for k in range(len(made.inputs)):
+                    made.replace_input_with(k, None)
+            return False
+        if not self._rewriter.replace([node], results, [*casts.values(), new, *rounding]):
+            return False
+        self._wide |= {value: cast.outputs[0] for value, cast in casts.items()}
+        return True
+
+    def _widened(self, value: ir.Value | None, casts: dict[ir.Value, ir.Node]) -> ir.Value | None:
+        """`value` in float32: a constant, an earlier cast of it, or a new one put into `casts`."""
+        if value is None or value.dtype not in _HALF:
+            return value
+        if value in self._wide:
+            return self._wide[value]
+        shape = const_shape(value)
+        if shape is None:
+            if value not in casts:
+                casts[value] = _cast(value, ir.DataType.FLOAT, f"widen({value.name})")
+            return casts[value].outputs[0]
+
+        def data() -> np.ndarray:
+            half = array(value)
+            assert half is not None
+            return half.astype(np.float32)
+
+        name = f"{value.name}_float32"
+        if int(np.prod(shape, dtype=np.int64)) <= _EAGER:
+            wide = self._rewriter.constant(data(), name)
+        else:
+            wide = self._rewriter.lazy(data, ir.DataType.FLOAT, shape, name)
+        self._wide[value] = wide
+        return wide
+
+
+def _touches_half(node: ir.Node) -> bool:
+    return any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs))
+
+
+def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
+    if attribute.name in _TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT:
+        if attribute.value in (int(t) for t in _HALF):
+            return ir.AttrInt64(attribute.name, int(ir.DataType.FLOAT))
+    return attribute
+
+
+def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
+    node = ir.node("Cast", [value], {"to": int(to)}, name=name)
+    node.outputs[0].type = ir.TensorType(to)
+    node.outputs[0].shape = value.shape
+    return node
