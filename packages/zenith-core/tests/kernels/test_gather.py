@@ -305,8 +305,7 @@ def test_scatter_rows(make_row: Maker, reduction: str, permuted: Any) -> None:
         make_row(SPECS, "ScatterND", inputs, permuted=permuted, reduction=reduction).check()
     make_row(SPECS, "ScatterND", [x, np.array([[3], [0], [1]]), updates]).check()
     halves = [x.astype(np.float16), at, updates.astype(np.float16)]
-    row = make_row(SPECS, "ScatterElements", halves, **attributes)
-    assert (row.reason() is None) == (reduction == "none")
+    make_row(SPECS, "ScatterElements", halves, **attributes).check()
 
 
 def test_tensor_scatter_one_hot_and_topk_rows(make_row: Maker) -> None:
