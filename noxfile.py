@@ -16,7 +16,8 @@ nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
 CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
-PACKAGES = (CORE, TORCH_ADAPTER)
+ONNX_ADAPTER = "packages/zenith-onnx"
+PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
 
 # torch goes in first and on its own: this version comes as a CPU build, others bring GPU libraries.
 # Never torchvision or torchaudio beside it: a mismatched one breaks the import of transformers.
@@ -31,7 +32,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARAL
 def install_zenith(session: nox.Session, *, wide: bool = False) -> None:
     """Build and install the packages. `wide` also builds the 64-byte-vector kernels for AVX2."""
     session.install(CORE, "-C", f"cmake.define.ZENITH_WIDE={'ON' if wide else 'OFF'}")
-    session.install(TORCH_ADAPTER)
+    session.install(TORCH_ADAPTER, ONNX_ADAPTER)
 
 
 def install_models(session: nox.Session) -> None:
@@ -53,7 +54,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests: kernels, passes, plugins, the adapters, whole models. Arguments go to pytest."""
     install_models(session)
-    session.install(PYTEST, "onnxruntime")
+    session.install(PYTEST, "onnxruntime", "pillow")  # Pillow: ONNX's ImageDecoder cases
     install_zenith(session, wide=True)
     session.run("pytest", *(session.posargs or ["packages", "tests"]), env=OFFLINE)
 
@@ -116,6 +117,7 @@ def build(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "-q", TORCH, external=True)
     session.run(python, "-m", "pip", "install", "-q", *wheels, external=True)
     session.run(python, "-I", smoke, "torch", external=True)
+    session.run(python, "-I", smoke, "onnx", external=True)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

@@ -21,7 +21,10 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Zenith on this machine.")
 _console = Console()
 
-_PACKAGES = ("zenith-core", "zenith-torch", "numpy", "onnx", "onnx-ir", "onnxscript", "torch")
+_PACKAGES = (
+    *("zenith-core", "zenith-torch", "zenith-onnx"),
+    *("numpy", "onnx", "onnx-ir", "onnxscript", "torch"),
+)
 _COLOURS = {"ready": "green", "unavailable": "yellow", "blocked": "yellow"}
 
 

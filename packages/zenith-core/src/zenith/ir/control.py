@@ -33,9 +33,9 @@ def captured(graph: ir.Graph) -> list[ir.Value]:
         inner.update(node.outputs)
         for nested in subgraphs(node).values():
             inner.update(nested.inputs, nested.initializers.values())
-    for value in _used(graph):
-        if value not in inner:
-            found[value] = None
+    for used in _used(graph):
+        if used not in inner:
+            found[used] = None
     return list(found)
 
 
@@ -54,7 +54,7 @@ def closed(graph: ir.Graph, model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
     """
     copy = graph.clone(allow_outer_scope_values=True)
     outer: list[ir.Value] = []
-    stand_in: dict[ir.Value, ir.Value] = {}
+    stand_in: dict[ir.Value | None, ir.Value] = {}
     for value in captured(graph):
         mine = ir.Value(name=value.name, shape=value.shape, type=value.type)
         mine.metadata_props.update(value.metadata_props)
@@ -66,9 +66,9 @@ def closed(graph: ir.Graph, model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
             outer.append(value)
         stand_in[value] = mine
     for node in ir.traversal.RecursiveGraphIterator(copy):
-        for index, value in enumerate(node.inputs):
-            if value in stand_in:
-                node.replace_input_with(index, stand_in[value])
+        for index, source in enumerate(node.inputs):
+            if source in stand_in:
+                node.replace_input_with(index, stand_in[source])
         for nested in subgraphs(node).values():
             _pass_through(nested, stand_in)
     _pass_through(copy, stand_in)
@@ -86,7 +86,7 @@ def _used(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.outputs
 
 
-def _pass_through(graph: ir.Graph, stand_in: dict[ir.Value, ir.Value]) -> None:
+def _pass_through(graph: ir.Graph, stand_in: dict[ir.Value | None, ir.Value]) -> None:
     """Outputs that are outer values, or one value twice, become outputs of an Identity."""
     seen: set[ir.Value] = set()
     for index, value in enumerate(graph.outputs):

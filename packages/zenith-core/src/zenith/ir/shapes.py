@@ -20,6 +20,7 @@ from onnx_shape_inference import (
 )
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names
@@ -42,33 +43,9 @@ def infer_shapes(model: ir.Model) -> None:
         _run(model)
     else:
         _Bodies(model, controls).infer()
-    _adopt_batches(model)
     for node in model.graph.all_nodes():
         for value in node.outputs:
             _normalise(value)
-
-
-def _adopt_batches(model: ir.Model) -> None:
-    """A product of batches of sizes a and b has, like any broadcast here, batches of size a.
-
-    The package makes up a name for it. Whether b is 1 or a is checked where the sizes are known.
-    """
-    names: dict[str, int | ir.SymbolicDim] = {}
-    for node in model.graph.all_nodes():
-        left, out = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if node.op_type != "MatMul" or left is None or left.shape is None or out.shape is None:
-            continue
-        batch = list(left.shape)[:-2]
-        for mine, made in zip(reversed(batch), reversed(list(out.shape)[: len(out.shape) - 2])):
-            if not isinstance(made, int) and not isinstance(mine, int):
-                text, known = made.value or "", dim_names(mine)
-                if text.startswith("_d") and text.isidentifier() and text not in known:
-                    names.setdefault(text, mine)
-    if not names:
-        return
-    for value in _values(model.graph):
-        if value.shape is not None and any(str(d) in names for d in value.shape):
-            value.shape = ir.Shape(names.get(str(d), d) for d in value.shape)
 
 
 def _run(model: ir.Model) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["CANONICALIZE", "LOWER_CPU"]
 
 _SHAPES = ("infer_shapes", "lift_constants")
-_CLEAN = ("fold_constants", "identities", "cse", "dce")
+_CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
     "fold_pad",
     "fold_batch_norm",
@@ -29,8 +29,9 @@ _PATTERNS = (
 _EXACT = (
     *_SHAPES,
     "fold_constants",
+    "inline_if",
     "unflatten_linear",
-    *_CLEAN[1:],
+    *_CLEAN[2:],
     *_PATTERNS,
     "infer_shapes",
     *_CLEAN,

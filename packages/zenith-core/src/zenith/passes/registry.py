@@ -31,6 +31,7 @@ PASSES: dict[str, str] = {
     "fuse_softmax": "fuse_softmax:FuseSoftmax",
     "identities": "identities:RemoveIdentities",
     "infer_shapes": "infer_shapes:InferShapes",
+    "inline_if": "inline_if:InlineIf",
     "lift_constants": "lift_constants:LiftConstants",
     "lower_resize": "lower_resize:LowerResize",
     "merge_qkv": "merge_qkv:MergeQkv",

@@ -94,7 +94,7 @@ class CallableProgram:
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        from zenith.errors import KernelError
+        from zenith.errors import DeviceOutOfMemoryError, KernelError
 
         env: dict[Any, Any] = dict(self._constants)
         env.update(zip(self._inputs, inputs, strict=True))
@@ -102,6 +102,10 @@ class CallableProgram:
             arguments = [None if v is None else env[v] for v in op.node.inputs]
             try:
                 results = run(op, arguments)
+            except MemoryError as cause:
+                raise DeviceOutOfMemoryError(
+                    f"node '{op.node.name}' ({op.key}): {cause}", next="use smaller inputs"
+                ) from cause
             except Exception as cause:
                 raise KernelError(
                     f"kernel '{name}' failed on node '{op.node.name}' ({op.key}): {cause}"

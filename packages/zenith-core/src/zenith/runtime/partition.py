@@ -151,7 +151,9 @@ def partition(
     choices = set(chosen.values())
     if len(choices) <= 1 and EXECUTOR not in {c.backend for c in choices}:
         choice = next(iter(choices), Choice("cpu"))
-        return [Partition(choice, graph.nodes, graph, list(graph.inputs), list(graph.outputs))]
+        return [
+            Partition(choice, list(graph.nodes), graph, list(graph.inputs), list(graph.outputs))
+        ]
     return _Groups(graph, chosen, planning).partitions()
 
 

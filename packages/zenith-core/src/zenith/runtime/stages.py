@@ -314,7 +314,7 @@ def _node_reports(
                 name=f"{where}{op.node.name or ''}",
                 op=op.key + (f".{op.overload}" if op.overload else ""),
                 backend=part.backend,
-                kernel=backend.kernel_name(selection),
+                kernel=selection.spec.name if part.choice.call else backend.kernel_name(selection),
                 dtype=op.outputs[0].dtype if op.outputs else "",
                 why=selection.why,
                 candidates=selection.lost,

@@ -247,7 +247,7 @@ class PlanBuilder:
             )
         for size, target in self.guards:
             fits = sympy.Mul(size - 1, size - target, evaluate=False)
-            plan.guard(code(fits), f"a size {size} broadcasts to {target}: it is neither 1 nor that")
+            plan.guard(code(fits), f"size {size} broadcasts to {target}, and is neither 1 nor that")
         return plan, tensor_id
 
 

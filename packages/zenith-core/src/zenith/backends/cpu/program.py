@@ -210,6 +210,7 @@ def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int
                 f"input '{spec.name}' is {dtype}, the model takes {spec.dtype}",
                 next=f"convert it, or compile with a sample of dtype {dtype}",
             )
+        assert spec.shape is not None, "a plan knows the ranks of its inputs"
         if len(shape) != len(spec.shape):
             raise ValidationError(
                 f"input '{spec.name}' has shape {list(shape)}, the model takes {spec}"
@@ -230,7 +231,7 @@ def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int
                     f'dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}}',
                 )
     for spec, (_, shape) in zip(inputs, key, strict=True):
-        for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
+        for axis, (dim, size) in enumerate(zip(spec.shape or (), shape, strict=True)):
             if not isinstance(dim, int | sympy.Symbol) and dim.subs(dims) != size:
                 raise ValidationError(
                     f"input '{spec.name}' has {size} at axis {axis}, the model needs {dim} = "

@@ -23,6 +23,7 @@ FAMILIES = (
     "gather",
     "generate",
     "composed",
+    "late",
 )
 
 

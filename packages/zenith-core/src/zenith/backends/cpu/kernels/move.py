@@ -118,7 +118,9 @@ def _emit_depth_to_space(e: Emit) -> None:
 def _emit_space_to_depth(e: Emit) -> None:
     block, out = e.op.attr("blocksize"), e.op.outputs[0].shape
     n, c = need(e, 0).shape[:2]
-    _rearrange(e, [n, c, out[2], block, out[3], block], [0, 3, 5, 1, 2, 4])
+    depth_first = e.op.attr("mode", "DCR") == "DCR"
+    perm = [0, 3, 5, 1, 2, 4] if depth_first else [0, 1, 3, 5, 2, 4]
+    _rearrange(e, [n, c, out[2], block, out[3], block], perm)
 
 
 def _supports_trilu(op: OpView) -> str | None:

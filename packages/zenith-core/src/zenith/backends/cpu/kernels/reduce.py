@@ -9,7 +9,6 @@ import numpy as np
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.compose import REDUCTIONS, pointwise, reduced
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
-from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
@@ -25,11 +24,6 @@ _NATIVE = {
     "ReduceSumSquare": _FLOATS | _WORDS,
     "ReduceMax": _FLOATS | _INTEGERS | {"bool"},
     "ReduceMin": _FLOATS | _INTEGERS | {"bool"},
-}
-_LATE = {
-    **{name: _NATIVE.get(name, _FLOATS | _WORDS) for name in (*REDUCTIONS, "ReduceLogSumExp")},
-    "CumSum": _FLOATS | _WORDS,
-    "CumProd": _FLOATS | _WORDS,
 }
 
 
@@ -62,18 +56,6 @@ def _supports(op: OpView) -> str | None:
 
 def _is_int(x: object) -> bool:
     return isinstance(x, int)
-
-
-def _late_reason(op: OpView) -> str | None:
-    """For rows that read the axes, or the rank, when the node runs."""
-    x, given = op.inputs[0], op.input(1)
-    assert x is not None
-    ranked = x.value.shape is not None and op.outputs[0].value.shape is not None
-    if ranked and (
-        given is None or (given.known is not None and all(_is_int(a) for a in given.known))
-    ):
-        return "everything is known before it runs"
-    return None
 
 
 def _cost(op: OpView) -> Cost:
@@ -211,10 +193,5 @@ SPECS = [
         KernelSpec(name.lower(), f"ai.onnx:{name}", _emit_cumulative, dtypes={0: _FLOATS | _WORDS},
                    supports=_cumsum_supports)
         for name in ("CumSum", "CumProd")
-    ),
-    *(
-        KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late, dtypes={0: dtypes},
-                   supports=_late_reason, cost=lambda op: Cost(), call=True)
-        for name, dtypes in _LATE.items()
     ),
 ]  # fmt: skip

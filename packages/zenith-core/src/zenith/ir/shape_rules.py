@@ -1,0 +1,165 @@
+"""Shape rules that correct the inference package where it takes data it cannot see for absent.
+
+Axes or sizes that are computed at run time leave sizes open; the package's own rules guess. Rules
+here call the package's own first choice when the content is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+from onnx_shape_inference import registry
+
+__all__: list[str] = []
+
+_OPSET = 28  # of GraphIR: these rules win over older ones
+registry.collect()
+_Rule = Callable[[Any, ir.Node], None]
+
+
+def _corrects(*op_types: str) -> Callable[[Callable[[Any, ir.Node, _Rule], None]], None]:
+    """Register a rule that also gets the package's own."""
+
+    def register(rule: Callable[[Any, ir.Node, _Rule], None]) -> None:
+        for op_type in op_types:
+            own = registry.get("", op_type, version=_OPSET)
+            assert own is not None, op_type
+
+            def corrected(ctx: Any, node: ir.Node, own: _Rule = own) -> None:
+                rule(ctx, node, own)
+
+            registry.register("", op_type, since_version=_OPSET)(corrected)
+
+    return register
+
+
+def _computed(ctx: Any, node: ir.Node, index: int) -> ir.Value | None:
+    """The input at `index` when its content is only known at run time."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or ir.convenience.get_const_tensor(value) is not None:
+        return None
+    return value if ctx.get_symbolic_value(value) is None else None
+
+
+def _length(value: ir.Value) -> int | None:
+    """How many elements a vector has, if that is fixed."""
+    if value.shape is None or len(value.shape) != 1 or not isinstance(value.shape[0], int):
+        return None
+    return value.shape[0]
+
+
+def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None) -> None:
+    """Every size a symbol of its own."""
+    shape = None if rank is None else ir.Shape([ctx.new_symbolic_dim() for _ in range(rank)])
+    ctx.set_shape_and_dtype(value, shape, dtype)
+
+
+@_corrects("Squeeze")
+def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(ctx, node, 1)
+    if axes is None or data is None:
+        return own(ctx, node)
+    count = _length(axes)
+    known = data.shape is not None and count is not None
+    _open(ctx, node.outputs[0], len(data.shape) - count if known else None, data.dtype)  # type: ignore[arg-type,operator]
+
+
+@_corrects(
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+)
+def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(ctx, node, 1)
+    if axes is None or data is None or data.shape is None:
+        return own(ctx, node)
+    count, rank = _length(axes), len(data.shape)
+    keep = node.attributes.get("keepdims")
+    if keep is None or keep.as_int():
+        _open(ctx, node.outputs[0], rank, data.dtype)
+    elif count:
+        _open(ctx, node.outputs[0], rank - count, data.dtype)
+    else:
+        _open(ctx, node.outputs[0], None, data.dtype)
+
+
+@_corrects("Split")
+def _split(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data = node.inputs[0]
+    if _computed(ctx, node, 1) is None or data is None or data.shape is None:
+        return own(ctx, node)
+    attribute = node.attributes.get("axis")
+    axis = attribute.as_int() if attribute is not None else 0
+    for output in node.outputs:
+        dims = list(data.shape)
+        dims[axis] = ctx.new_symbolic_dim()
+        ctx.set_shape_and_dtype(output, ir.Shape(dims), data.dtype)
+
+
+@_corrects("Unique")
+def _unique(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axis = node.inputs[0], node.attributes.get("axis")
+    if axis is None or data is None or ir.convenience.get_const_tensor(data) is not None:
+        return own(ctx, node)
+    found = ctx.new_symbolic_dim()
+    shape = None
+    length = ctx.new_symbolic_dim()
+    if data.shape is not None:
+        dims = list(data.shape)
+        length, dims[axis.as_int()] = dims[axis.as_int()], found
+        shape = ir.Shape(dims)
+    ctx.set_shape_and_dtype(node.outputs[0], shape, data.dtype)
+    for output, size in zip(node.outputs[1:], (found, length, found), strict=False):
+        ctx.set_shape_and_dtype(output, ir.Shape([size]), ir.DataType.INT64)
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+@_corrects("ConstantOfShape", "Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
+def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Where only the sizes depend on data, the rank does not."""
+    own(ctx, node)
+    if node.outputs[0].shape is not None:
+        return
+    data = node.inputs[0]
+    assert data is not None
+    rank, dtype = _rank(data), data.dtype
+    says = node.inputs[1] if len(node.inputs) > 1 else None
+    count = None if says is None else _length(says)
+    if node.op_type == "Expand":
+        rank = None if rank is None or count is None else max(rank, count)
+    elif node.op_type == "Unsqueeze":
+        rank = _sum(rank, count)
+    elif node.op_type == "ConstantOfShape":
+        value = node.attributes.get("value")
+        dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+        rank = _length(data)
+    if rank is not None:
+        _open(ctx, node.outputs[0], rank, dtype)
+
+
+@_corrects("MatMul")
+def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """A product of batches of sizes a and b has, like any broadcast here, batches of size a.
+
+    Whether b is 1 or a is checked where the sizes are known.
+    """
+    own(ctx, node)
+    left, out = node.inputs[0], node.outputs[0]
+    if left is None or left.shape is None or out.shape is None:
+        return
+    dims = list(out.shape)
+    batch = list(left.shape)[:-2]
+    for back, mine in enumerate(reversed(batch), 3):
+        made = dims[-back]
+        named = not isinstance(mine, int) and mine.value is not None
+        if named and not isinstance(made, int) and ctx.is_generated_symbol(made.value or ""):
+            dims[-back] = mine
+    out.shape = ir.Shape(dims)
