@@ -82,6 +82,7 @@ def _inlined(node: ir.Node) -> onnx.ModelProto:
             assert data is not None
             tensor = ir.to_proto(ir.Tensor(data, dtype=value.dtype, name=name))
             graph.initializer.append(tensor)
+            graph.value_info.append(_info(value, name))  # the inliner asks for its type
         else:
             graph.input.append(_info(value, name))
     for k, value in enumerate(node.outputs):
@@ -89,6 +90,10 @@ def _inlined(node: ir.Node) -> onnx.ModelProto:
         proto.output.append(name)
         if name:
             graph.output.append(_info(value, name))
+    present = {a.name for a in proto.attribute}
+    for name, attribute in onnx.defs.get_schema(node.op_type, OPSET, "").attributes.items():
+        if name not in present and attribute.default_value.type:  # the inliner leaves them out
+            proto.attribute.append(attribute.default_value)
     graph.node.append(proto)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     return onnx.inliner.inline_selected_functions(
