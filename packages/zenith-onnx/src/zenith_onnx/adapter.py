@@ -14,8 +14,9 @@ from zenith.errors import UnsupportedOperationError, ValidationError
 from zenith.ir import OPSET, GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith.runtime.numpy_signature import NumpySignature
+from zenith_onnx.check import guarded
 from zenith_onnx.dims import name_sizes
-from zenith_onnx.load import load
+from zenith_onnx.load import forget_metadata, load
 from zenith_onnx.upgrade import needs_types, upgrade
 
 __all__ = ["import_model"]
@@ -27,13 +28,15 @@ def import_model(
     source: Source, dynamic: Mapping[str | int, Mapping[int, str]] | None = None
 ) -> ImportedModel:
     """GraphIR and call signature of an ONNX model; `source` is left as it was."""
-    model = _read(source)
-    _drop_default_inputs(model)
-    name_sizes(model.graph.inputs, dynamic)
-    _to_graph_opset(model)
-    graph = GraphIR(model)
-    _infer_sizes(graph)
-    return ImportedModel(graph, NumpySignature(graph))
+    with guarded("reading the ONNX model"):
+        model = _read(source)
+        forget_metadata(model)
+        _drop_default_inputs(model)
+        name_sizes(model.graph.inputs, dynamic)
+        _to_graph_opset(model)
+        graph = GraphIR(model)
+        _infer_sizes(graph)
+        return ImportedModel(graph, NumpySignature(graph))
 
 
 def _read(source: Source) -> ir.Model:

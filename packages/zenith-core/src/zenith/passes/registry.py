@@ -33,6 +33,7 @@ PASSES: dict[str, str] = {
     "infer_shapes": "infer_shapes:InferShapes",
     "inline_if": "inline_if:InlineIf",
     "lift_constants": "lift_constants:LiftConstants",
+    "lower_einsum": "lower_einsum:LowerEinsum",
     "lower_resize": "lower_resize:LowerResize",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",

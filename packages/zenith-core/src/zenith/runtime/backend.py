@@ -104,7 +104,8 @@ class CallableProgram:
                 results = run(op, arguments)
             except MemoryError as cause:
                 raise DeviceOutOfMemoryError(
-                    f"node '{op.node.name}' ({op.key}): {cause}", next="use smaller inputs"
+                    f"no memory for node '{op.node.name}' ({op.key}): {cause}",
+                    next="use smaller inputs",
                 ) from cause
             except Exception as cause:
                 raise KernelError(

@@ -19,9 +19,11 @@ from zenith.config import CompileConfig
 from zenith.errors import NoKernelFoundError
 from zenith.events import events
 from zenith.ir import GraphIR
-from zenith.ir.control import closed, subgraphs
+from zenith.ir.control import closed, is_control, subgraphs
 from zenith.ir.dims import dim_names
 from zenith.passes import PassManager, optimize_graph
+from zenith.passes.expand_functions import expand_functions
+from zenith.passes.widen_half import widen_half
 from zenith.runtime.backend import Backend, CallableProgram, Program
 from zenith.runtime.control import Body, ControlProgram
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
@@ -88,8 +90,8 @@ class Stages:
         """Canonicalize, and choose a backend for every node, bodies included."""
         _name_sizes_by_inputs(graph)
         graph, report = optimize_graph(graph, self._config.opt_level)
-        _inline_unclaimed(graph, self._targets, self._dispatcher)
         self.passes += [f"{where}{record}" for record in report.records]
+        self._adapt(graph, where)
         found = assign_backends(graph, self._targets, self._dispatcher, self._planning)
         self._failures += found.failures
         bodies: dict[ir.Node, dict[str, tuple[Unit, list[ir.Value]]]] = {}
@@ -103,6 +105,29 @@ class Stages:
             elif choice.backend != self._targets[0]:
                 self._note_fallback(op_view(graph, node), choice.backend)
         return Unit(graph, found.chosen, bodies)
+
+    def _adapt(self, graph: GraphIR, where: str) -> None:
+        """Put what no native backend runs into terms that one does run."""
+        _inline_unclaimed(graph, self._targets, self._dispatcher)
+        native = self._targets[: self._targets.index("reference")]
+
+        def claims(node: ir.Node) -> bool:
+            op = op_view(graph, node)
+            return is_control(node) or any(
+                isinstance(self._dispatcher.select(target, op), Selection) for target in native
+            )
+
+        if not native:
+            return
+        expanded = expand_functions(graph, claims)
+        widened = widen_half(graph, claims)
+        if expanded or widened:
+            graph.infer_shapes()
+        self.passes += [
+            f"{where}{name}: {count} changed"
+            for name, count in (("expand_functions", expanded), ("widen_half", widened))
+            if count
+        ]
 
     def _note_fallback(self, op: OpView, backend: str) -> None:
         first = self._targets[0]

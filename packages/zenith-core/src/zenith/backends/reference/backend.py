@@ -31,7 +31,7 @@ _evaluators: weakref.WeakKeyDictionary[OpView, ReferenceEvaluator] = weakref.Wea
 def _evaluator(op: OpView) -> ReferenceEvaluator:
     found = _evaluators.get(op)
     if found is None:
-        node = _with_constants(op.node)
+        node = ir.to_proto(op.node)
         graph = onnx.helper.make_graph(
             [node],
             "node",
@@ -48,21 +48,6 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
         model = onnx.helper.make_model(graph, opset_imports=opsets)
         found = _evaluators[op] = reference_evaluator(model)
     return found
-
-
-def _with_constants(node: ir.Node) -> onnx.NodeProto:
-    """The node as a proto; constants that its subgraphs read from outside move into them."""
-    proto = ir.to_proto(node)
-    for attribute in proto.attribute:
-        if attribute.type != onnx.AttributeProto.GRAPH:
-            continue
-        nested = node.attributes[attribute.name].as_graph()
-        read = {v for inner in nested.all_nodes() for v in inner.inputs if v is not None}
-        for value in read:
-            if value.is_initializer() and value.graph is node.graph and value.const_value:
-                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
-                attribute.g.initializer.append(ir.to_proto(tensor))
-    return proto
 
 
 def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:

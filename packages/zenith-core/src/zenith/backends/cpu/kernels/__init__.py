@@ -10,6 +10,8 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
+    "quantize",
     "conv",
     "pool",
     "attention",
@@ -22,6 +24,10 @@ FAMILIES = (
     "move",
     "gather",
     "generate",
+    "random",
+    "signal",
+    "select",
+    "computed",
     "composed",
     "late",
 )

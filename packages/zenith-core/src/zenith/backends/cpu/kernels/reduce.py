@@ -9,6 +9,7 @@ import numpy as np
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.compose import REDUCTIONS, pointwise, reduced
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
+from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
@@ -24,6 +25,11 @@ _NATIVE = {
     "ReduceSumSquare": _FLOATS | _WORDS,
     "ReduceMax": _FLOATS | _INTEGERS | {"bool"},
     "ReduceMin": _FLOATS | _INTEGERS | {"bool"},
+}
+_LATE = {
+    **{name: _NATIVE.get(name, _FLOATS | _WORDS) for name in (*REDUCTIONS, "ReduceLogSumExp")},
+    "CumSum": _FLOATS | _WORDS,
+    "CumProd": _FLOATS | _WORDS,
 }
 
 
@@ -56,6 +62,18 @@ def _supports(op: OpView) -> str | None:
 
 def _is_int(x: object) -> bool:
     return isinstance(x, int)
+
+
+def _late_reason(op: OpView) -> str | None:
+    """For rows that read the axes, or the rank, when the node runs."""
+    x, given = op.inputs[0], op.input(1)
+    assert x is not None
+    ranked = x.value.shape is not None and op.outputs[0].value.shape is not None
+    if ranked and (
+        given is None or (given.known is not None and all(_is_int(a) for a in given.known))
+    ):
+        return "everything is known before it runs"
+    return None
 
 
 def _cost(op: OpView) -> Cost:
@@ -100,9 +118,7 @@ def _emit_integer_reduce(e: Emit) -> None:
         pointwise(e, lambda p, v, n: p.op("div", v, n), [total, count], y)
     else:
         name = "sqrt" if kind == "ReduceL2" else "log"
-        pointwise(
-            e, lambda p, v: p.cast(p.op(name, p.cast(v, "float64")), dtype), [total], y
-        )
+        pointwise(e, lambda p, v: p.cast(p.op(name, p.cast(v, "float64")), dtype), [total], y)
 
 
 def _emit_log_sum_exp(e: Emit) -> None:
@@ -125,9 +141,7 @@ def _emit_log_sum_exp(e: Emit) -> None:
     powers = pointwise(e, lambda p, v, m: p.op("exp", p.op("sub", v, m)), [x, shift])
     total = reduced(e, "ReduceSum", powers, axes)
     y = _placed(e.output(0), axes, x.rank)
-    pointwise(
-        e, lambda p, m, s: p.cast(p.op("add", m, p.op("log", s)), dtype), [shift, total], y
-    )
+    pointwise(e, lambda p, m, s: p.cast(p.op("add", m, p.op("log", s)), dtype), [shift, total], y)
 
 
 def _rank_reason(op: OpView) -> str | None:
@@ -193,5 +207,10 @@ SPECS = [
         KernelSpec(name.lower(), f"ai.onnx:{name}", _emit_cumulative, dtypes={0: _FLOATS | _WORDS},
                    supports=_cumsum_supports)
         for name in ("CumSum", "CumProd")
+    ),
+    *(
+        KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late(1), dtypes={0: dtypes},
+                   supports=_late_reason, cost=lambda op: Cost(), call=True)
+        for name, dtypes in _LATE.items()
     ),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView, ValueView
 
-__all__ = ["ANY", "SPECS", "known", "need", "nonnegative", "reshaped", "unbound"]
+__all__ = ["ANY", "SPECS", "known", "known_ints", "need", "nonnegative", "reshaped", "unbound"]
 
 ANY = DTYPES
 
@@ -29,6 +29,14 @@ def known(op: OpView, index: int) -> tuple[Dim, ...] | None:
     """Content of a small integer input where it can be told at compile time."""
     value = op.input(index)
     return None if value is None else value.known
+
+
+def known_ints(op: OpView, index: int) -> list[int] | None:
+    """The same where every number is known now, not only when sizes are."""
+    found = known(op, index)
+    if found is None or not all(isinstance(item, int) for item in found):
+        return None
+    return [int(item) for item in found]
 
 
 def _symbols(dims: Sequence[Dim]) -> set[Any]:
@@ -88,8 +96,8 @@ def _emit_transpose(e: Emit) -> None:
 def _squeezed_axes(op: OpView, shape: Sequence[Dim]) -> list[int] | None:
     if op.input(1) is None:
         return [axis for axis, n in enumerate(shape) if n == 1]
-    axes = known(op, 1)
-    return None if axes is None else [int(axis) % len(shape) for axis in axes]
+    axes = known_ints(op, 1)
+    return None if axes is None else [axis % len(shape) for axis in axes]
 
 
 def _supports_squeeze(op: OpView) -> str | None:
@@ -107,12 +115,12 @@ def _emit_squeeze(e: Emit) -> None:
 
 
 def _supports_unsqueeze(op: OpView) -> str | None:
-    return None if known(op, 1) is not None else "axes are computed from data"
+    return None if known_ints(op, 1) is not None else "axes are computed from data"
 
 
 def _emit_unsqueeze(e: Emit) -> None:
     x, rank = need(e, 0), e.op.outputs[0].rank
-    for axis in sorted(int(axis) % rank for axis in known(e.op, 1) or ()):
+    for axis in sorted(axis % rank for axis in known_ints(e.op, 1) or ()):
         x = x.unsqueeze(axis)
     e.alias(0, x)
 
