@@ -15,7 +15,7 @@ import zenith
 from zenith.ir import OPSET, GraphIR
 from zenith.passes import PassManager
 from zenith.passes.expand_functions import expand_functions
-from zenith.passes.widen_half import widen_half
+from zenith.passes.widen_half import widen_half, would_widen
 from zenith.plugins import plugin_manager
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
 from zenith.runtime.kernel_registry import KernelRegistry
@@ -156,3 +156,30 @@ def test_a_body_that_does_not_run_is_not_taken() -> None:
     before = graph.to_text()
     assert expand_functions(graph, lambda node: node.op_type == "Reshape") == 0
     assert graph.to_text() == before
+
+
+def test_a_half_function_is_widened_not_expanded() -> None:
+    graph = graph_of("(float16[2,4] x) => (float16[2,4] y)", "y = Gelu(x)")
+    claims = cpu_claims(graph)
+    assert expand_functions(graph, claims) == 0
+    assert widen_half(graph, claims) == 1
+    assert kinds(graph) == ["Cast", "Gelu", "Cast"]
+
+
+def test_a_trial_leaves_no_constants_behind() -> None:
+    graph = graph_of("(float16[2,4] x) => (float16[2,4] y)", "y = Mul(x, w)",
+                     {"w": np.ones((2, 4), np.float16)})  # fmt: skip
+    claims = cpu_claims(graph)
+    before = graph.to_text()
+    assert widen_half(graph, lambda node: False) == 0
+    assert would_widen(graph, graph.nodes[0], claims)
+    assert graph.to_text() == before
+
+
+def test_the_engine_widens_and_says_so() -> None:
+    graph = graph_of("(float16[B,4] x) => (float16[B,4] y)", "y = Softmax(x)")
+    compiled = zenith.compile(graph, fallback="error")
+    explanation = compiled.explain()
+    assert not explanation.fallbacks
+    assert {"float32", "float16"} == {node.dtype for node in explanation.nodes}
+    assert any("widen_half: 1" in line for line in explanation.passes)

@@ -14,9 +14,10 @@ import onnx.inliner
 import onnx_ir as ir
 
 from zenith.ir import OPSET, GraphIR
+from zenith.ir.control import is_control
 from zenith.passes.manager import PassManager
 from zenith.passes.rewrite import Rewriter, array, const_shape
-from zenith.passes.widen_half import widen_half
+from zenith.passes.widen_half import widen_half, would_widen
 
 __all__ = ["expand_functions"]
 
@@ -30,12 +31,14 @@ def expand_functions(
 ) -> int:
     """Expand the nodes of `graph` that `claims` refuses and whose whole body it accepts; how many.
 
+    A node in half precision that `widen_half` makes native is left to it.
+
     claims: whether the backend has a kernel for a node, which need not be in the graph.
     """
     rewriter = Rewriter(graph)
     changed = 0
     for node in graph.nodes:
-        if not _is_function(node) or claims(node):
+        if not _is_function(node) or claims(node) or would_widen(graph, node, claims):
             continue
         body = _body(node, claims, depth)
         if body is not None:
@@ -61,6 +64,8 @@ def _body(node: ir.Node, claims: Callable[[ir.Node], bool], depth: int) -> Graph
         return None
     if any(n.op_type == node.op_type for n in body.nodes):
         return None
+    if any(is_control(n) for n in body.nodes):
+        return None  # bodies of control flow read values of this graph by name
     widen_half(body, claims)
     if depth > 1:
         expand_functions(body, claims, depth=depth - 1)
