@@ -134,6 +134,7 @@ def topk_reference(x: Array, k: int, largest: bool) -> tuple[Array, Array]:
     wide = x.astype(np.float64 if x.dtype.kind == "f" else object)
     rows = []
     for row in wide.reshape(-1, x.shape[-1]):
+
         def rank(i: int, row: Any = row) -> Any:
             nan = row[i] != row[i]
             key = (1, 0) if nan else (0, row[i])
@@ -252,8 +253,10 @@ def test_bfloat16_is_a_number(make_row: Maker) -> None:
             v, k = TopK(x, three)
             s = ScatterElements<axis = 0, reduction = "add">(x, i, x0) x0 = Slice(x, a, b)
         }"""
-    text = text.replace("x0 = Slice(x, a, b)", "").replace("i, x0)", "i, u)").replace(
-        "int64[1,9] i)", "int64[1,9] i, bfloat16[1,9] u)"
+    text = (
+        text.replace("x0 = Slice(x, a, b)", "")
+        .replace("i, x0)", "i, u)")
+        .replace("int64[1,9] i)", "int64[1,9] i, bfloat16[1,9] u)")
     )
     import onnx
 
