@@ -1,4 +1,4 @@
-"""The operators of the zenith domain, which the fusing passes make. Their bodies say what is right."""
+"""The fused operators of the zenith domain. Their bodies say what is right."""
 
 from __future__ import annotations
 
