@@ -19,6 +19,7 @@ KNOWN = {
     "Concat/float32/onnx:concat_1d_axis_0",
     "Concat/float32/onnx:concat_1d_axis_negative_1",
     "MatMul/float32/onnx:matmul_4d_1d",
+    "ReduceSumSquare/int32/last",  # onnx.reference gives int64
 }
 
 

@@ -110,11 +110,11 @@ def cases() -> Iterator[Case]:
     yield make("Round", "halves", [halves], expected=[np.rint(halves)])
     for dtype in ("float32", "int32", "int64"):
         x = random((3, 5), dtype, -5, 5)
-        low, high = array(-1, dtype), array(2, dtype)
-        yield make("Clip", "both", [x, low, high], constants=(1, 2))
-        yield make("Clip", "both computed", [x, low, high])
-        yield make("Clip", "low only", [x, low], constants=(1,))
-        yield make("Clip", "high only", [x, None, high], constants=(2,))
+        least, most = array(-1, dtype), array(2, dtype)
+        yield make("Clip", "both", [x, least, most], constants=(1, 2))
+        yield make("Clip", "both computed", [x, least, most])
+        yield make("Clip", "low only", [x, least], constants=(1,))
+        yield make("Clip", "high only", [x, None, most], constants=(2,))
         yield make("Clip", "neither", [x])
     yield make(
         "Clip", "nan", [special, array(-1, "float32"), array(1, "float32")], constants=(1, 2)
