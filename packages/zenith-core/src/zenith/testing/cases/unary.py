@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ SPECIAL_OPS = (
 )
 SHAPES = {"odd": (3, 7, 5), "empty": (2, 0, 3), "scalar": (), "one": (1,), "large": (3, 1025)}
 STEPS = ("Ceil", "Floor", "Round", "Sign", "ThresholdedRelu", "Shrink", "HardSigmoid")
-ATTRIBUTES: dict[str, dict[str, object]] = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Celu": {"alpha": 1.5},
     "Elu": {"alpha": 0.7},
     "Gelu": {"approximate": "tanh"},
