@@ -1,4 +1,4 @@
-"""The conformance kit as a third party runs it: on our own backends, on the demo, on a broken one."""
+"""The conformance kit as a third party runs it: on our backends, on the demo, on a broken one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ KNOWN = {
     "Concat/float32/onnx:concat_1d_axis_0",
     "Concat/float32/onnx:concat_1d_axis_negative_1",
     "MatMul/float32/onnx:matmul_4d_1d",
+    "ReduceSumSquare/int32/last",  # onnx.reference gives int64
 }
 
 
@@ -60,7 +61,7 @@ def test_cpu(tmp_path: Path) -> None:
 def test_reference(tmp_path: Path) -> None:
     """A part: the whole takes minutes, in Python, and is the nox session `conformance`."""
     environ = dict(os.environ)
-    _, report, text = run_kit(tmp_path, environ, "reference", "--zenith-cases=[ADR]*[dlu]/*")
+    _, report, text = run_kit(tmp_path, environ, "reference", "--zenith-cases=R*/*")
     assert report is not None, text
     assert bad(report) == {}
     assert report["counts"]["pass"] > 100

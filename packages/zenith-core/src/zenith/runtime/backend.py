@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from zenith.ir import GraphIR
     from zenith.runtime.context import ExecutionContext
     from zenith.runtime.dispatcher import Selection
-    from zenith.runtime.op_view import OpView
 
 __all__ = [
     "Backend",
@@ -125,7 +124,7 @@ class CallableProgram:
             except Exception as cause:
                 raise KernelError(
                     f"{where} failed on node '{op.node.name}' ({op.key}): "
-                    f"{cause or type(cause).__name__}"
+                    f"{str(cause) or type(cause).__name__}"
                 ) from cause
             wrong = _wrong_results(checks, results, sizes)
             if wrong:

@@ -187,7 +187,7 @@ def _result(work: Callable[[], None], kernels: list[str]) -> Result:
         outcome, reason = "skipped-as-declared", str(declined)
     except ZenithError as error:
         outcome, reason = "fail", f"{type(error).__name__}: {error.message}"
-    except BaseException as error:  # whatever a kernel raises is an outcome; SystemExit too
+    except BaseException as error:  # noqa: BLE001  whatever a kernel raises is an outcome
         last = "".join(traceback.format_exc(limit=-3))
         outcome, reason = "fail", f"{type(error).__name__} escaped: {error}\n{last}"
     return Result(outcome, reason, list(kernels), time.perf_counter() - started)
@@ -344,7 +344,7 @@ def _identical(a: Any, b: Any) -> bool:
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype.kind in "OSUT":
         return a.shape == b.shape and bool(np.all(a == b))
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
 def _copied(value: Any) -> Any:
