@@ -16,7 +16,10 @@ nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
 CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
-PACKAGES = (CORE, TORCH_ADAPTER)
+ONNX_ADAPTER = "packages/zenith-onnx"
+PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
+
+DEMO_PLUGIN = "tests/demo_plugin"
 
 # torch goes in first and on its own: this version comes as a CPU build, others bring GPU libraries.
 # Never torchvision or torchaudio beside it: a mismatched one breaks the import of transformers.
@@ -31,7 +34,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARAL
 def install_zenith(session: nox.Session, *, wide: bool = False) -> None:
     """Build and install the packages. `wide` also builds the 64-byte-vector kernels for AVX2."""
     session.install(CORE, "-C", f"cmake.define.ZENITH_WIDE={'ON' if wide else 'OFF'}")
-    session.install(TORCH_ADAPTER)
+    session.install(TORCH_ADAPTER, ONNX_ADAPTER)
 
 
 def install_models(session: nox.Session) -> None:
@@ -53,9 +56,24 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests: kernels, passes, plugins, the adapters, whole models. Arguments go to pytest."""
     install_models(session)
-    session.install(PYTEST, "onnxruntime")
+    session.install(PYTEST, "onnxruntime", "pillow")  # Pillow: ONNX's ImageDecoder cases
     install_zenith(session, wide=True)
-    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=OFFLINE)
+    session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
+    env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}
+    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=env)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The conformance kit on every backend here, the whole of it; reports in build/conformance."""
+    session.install(PYTEST, "pillow")
+    install_zenith(session)
+    session.install("--no-deps", DEMO_PLUGIN)
+    (ROOT / "build" / "conformance").mkdir(parents=True, exist_ok=True)
+    for backend in session.posargs or ("cpu", "demo", "reference"):
+        report = f"--zenith-report=build/conformance/{backend}.json"
+        line = ["--pyargs", "zenith.testing", f"--zenith-backend={backend}", report]
+        session.run("pytest", *line, "-q", "-rN", "--zenith-timeout=300")
 
 
 @nox.session
@@ -98,6 +116,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Spoiled ONNX models and graphs, each in a bounded process. `-- --seconds 600 --seed 7`."""
+    session.install(CORE, ONNX_ADAPTER)
+    session.run("python", "tests/fuzz/fuzz_onnx.py", *(session.posargs or ["--seconds", "120"]))
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Wheels and sdists of all packages in dist/, then a smoke test in a clean environment."""
     session.install("build")
@@ -116,6 +141,7 @@ def build(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "-q", TORCH, external=True)
     session.run(python, "-m", "pip", "install", "-q", *wheels, external=True)
     session.run(python, "-I", smoke, "torch", external=True)
+    session.run(python, "-I", smoke, "onnx", external=True)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

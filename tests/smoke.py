@@ -1,6 +1,6 @@
 """Run by `nox -s build` in a clean environment: what the built wheels give a user.
 
-usage: python smoke.py core | torch
+usage: python smoke.py core | torch | onnx
 """
 
 from __future__ import annotations
@@ -51,6 +51,19 @@ def torch() -> None:
     t.testing.assert_close(compiled(x), wanted, rtol=1e-5, atol=1e-6)
 
 
+def onnx() -> None:
+    import numpy as np
+    import onnx as o
+
+    import zenith
+
+    text = """<ir_version: 3, opset_import: ["" : 9]>
+    old (float[N,3] x) => (float[N,3] y) { y = Clip <min = 0.0, max = 1.0> (x) }"""
+    compiled = zenith.compile(o.parser.parse_model(text), fallback="error")
+    x = np.array([[-1.0, 0.5, 2.0]], dtype=np.float32)
+    np.testing.assert_array_equal(compiled(x), np.clip(x, 0, 1))
+
+
 if __name__ == "__main__":
-    {"core": core, "torch": torch}[sys.argv[1]]()
+    {"core": core, "torch": torch, "onnx": onnx}[sys.argv[1]]()
     sys.stdout.write(f"smoke test '{sys.argv[1]}' passed\n")

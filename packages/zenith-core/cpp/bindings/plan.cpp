@@ -138,6 +138,10 @@ void bind_plan(py::module_& m) {
              return self.add_step(isa, kernel, std::move(inputs), std::move(outputs),
                                   params_of(params), sizes);
            })
+      .def("guard",
+           [](Plan& self, const py::object& size, std::string message) {
+             self.add_guard(size_of(self, size), std::move(message));
+           })
       .def("bind", &Plan::bind, py::arg("dims"), py::arg("threads"))
       .def_property_readonly("n_steps", &Plan::n_steps)
       .def_property_readonly("constant_bytes", &Plan::constant_bytes);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <new>
 #include <numeric>
 #include <queue>
 #include <stdexcept>
@@ -61,10 +62,10 @@ std::vector<int64_t> place_blocks(const std::vector<Lifetime>& blocks, int64_t* 
     } else if (!gaps.empty() && gaps.rbegin()->first + gaps.rbegin()->second == top) {
       offsets[i] = gaps.rbegin()->first;  // grow the last gap instead of starting above it
       gaps.erase(std::prev(gaps.end()));
-      top = offsets[i] + bytes;
+      if (__builtin_add_overflow(offsets[i], bytes, &top)) throw std::bad_alloc();
     } else {
       offsets[i] = top;
-      top += bytes;
+      if (__builtin_add_overflow(top, bytes, &top)) throw std::bad_alloc();
     }
     live.emplace(blocks[i].last, i);
   }

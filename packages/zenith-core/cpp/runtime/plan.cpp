@@ -214,6 +214,10 @@ int32_t Plan::add_step(const std::string& isa, const std::string& kernel_name,
   return index;
 }
 
+void Plan::add_guard(Size size, std::string message) {
+  guards_.emplace_back(size, std::move(message));
+}
+
 int64_t Plan::constant_bytes() const {
   int64_t total = 0;
   for (const Storage& storage : storages_) {
@@ -225,6 +229,9 @@ int64_t Plan::constant_bytes() const {
 std::shared_ptr<BoundPlan> Plan::bind(const std::vector<int64_t>& dims, int threads) {
   if (static_cast<int32_t>(dims.size()) != n_symbols_) {
     throw std::invalid_argument("bind needs a value for every symbol");
+  }
+  for (const auto& [size, message] : guards_) {
+    if (evaluate(size, dims) != 0) throw std::invalid_argument(message);
   }
   auto bound = std::make_shared<BoundPlan>();
   bound->plan_ = shared_from_this();

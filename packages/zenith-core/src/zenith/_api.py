@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zenith.config import CompileConfig
-from zenith.errors import ConfigurationError
+from zenith.errors import (
+    CompilationError,
+    ConfigurationError,
+    DeviceOutOfMemoryError,
+    ZenithError,
+)
 from zenith.plugins import plugin_manager
 
 if TYPE_CHECKING:
@@ -91,22 +97,45 @@ def compile(
     from zenith.runtime.engine import ZenithEngine
     from zenith.runtime.numpy_signature import NumpySignature
 
-    if isinstance(model, GraphIR):
-        imported = ImportedModel(model, NumpySignature(model))
-    else:
-        imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
+    with _only_our_errors():
+        if isinstance(model, GraphIR):
+            imported = ImportedModel(model, NumpySignature(model))
+        else:
+            imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
 
-    signature = imported.signature
-    samples = []
-    if config.tolerance is not None:
-        call = split_sample(sample_input)
-        if call is None:
-            raise ConfigurationError(
-                "tolerance is checked on sample_input, and there is none",
-                next="zenith.compile(model, sample_input=(x,), tolerance=...)",
-            )
-        samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
-    return ZenithEngine(plugins=plugins).compile(imported.graph, config, signature, samples=samples)
+        signature = imported.signature
+        samples = []
+        if config.tolerance is not None:
+            call = split_sample(sample_input)
+            if call is None:
+                raise ConfigurationError(
+                    "tolerance is checked on sample_input, and there is none",
+                    next="zenith.compile(model, sample_input=(x,), tolerance=...)",
+                )
+            samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+        engine = ZenithEngine(plugins=plugins)
+        return engine.compile(imported.graph, config, signature, samples=samples)
+
+
+@contextmanager
+def _only_our_errors() -> Iterator[None]:
+    """What a library raises on a graph it did not expect becomes an error of ours, with the cause.
+
+    Warnings that the caller made errors stay what they are.
+    """
+    try:
+        yield
+    except (ZenithError, Warning):
+        raise
+    except MemoryError as cause:
+        raise DeviceOutOfMemoryError(
+            "no memory left to compile this model", next="use a machine with more memory"
+        ) from cause
+    except Exception as cause:
+        raise CompilationError(
+            f"this model cannot be compiled: {type(cause).__name__}: {cause}",
+            next="check the model; if it is sound, please report it with the cause above",
+        ) from cause
 
 
 def optimize(model: Any, **options: Any) -> CompiledModel:

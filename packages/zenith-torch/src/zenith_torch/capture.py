@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -207,7 +207,8 @@ def _register_caches() -> None:
     except ImportError:
         return
     if DynamicCache not in pytree.SUPPORTED_NODES:
-        register_dynamic_cache_export_support()  # type: ignore[no-untyped-call]
+        register: Callable[[], None] = register_dynamic_cache_export_support
+        register()
     if EncoderDecoderCache not in pytree.SUPPORTED_NODES:
         pytree.register_pytree_node(
             EncoderDecoderCache,

@@ -73,6 +73,9 @@ class Plan : public std::enable_shared_from_this<Plan> {
                    std::vector<int32_t> out, std::vector<NamedParam> params,
                    const std::vector<std::pair<std::string, Size>>& dynamic);
 
+  // bind() throws std::invalid_argument(message) unless `size` is 0.
+  void add_guard(Size size, std::string message);
+
   // Sizes, arena offsets and params for these dims. Throws std::invalid_argument when a size is
   // negative or a tensor would leave its storage.
   std::shared_ptr<BoundPlan> bind(const std::vector<int64_t>& dims, int threads);
@@ -100,6 +103,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
   std::vector<Storage> storages_;
   std::vector<TensorDesc> tensors_;
   std::vector<Step> steps_;
+  std::vector<std::pair<Size, std::string>> guards_;
   std::shared_ptr<BlockPool> blocks_;
 };
 

@@ -12,6 +12,7 @@ __all__ = [
     "Dim",
     "UnknownSizeError",
     "ceil_div",
+    "dim_names",
     "exactly",
     "floor_div",
     "parse_dim",
@@ -50,6 +51,15 @@ def parse_dim(dim: int | str | ir.SymbolicDim | sympy.Expr | None) -> Dim:
         raise UnknownSizeError("a dimension depends on data")
     renamed = {s: symbol(s.name) for s in expr.free_symbols}
     return exactly(expr.xreplace(renamed))
+
+
+def dim_names(dim: int | ir.SymbolicDim) -> set[str]:
+    """Names of the symbols in a dim."""
+    if isinstance(dim, int) or dim.value is None:
+        return set()
+    if dim.value.isidentifier():
+        return {dim.value}
+    return {s.name for s in sympy.sympify(parse_dim(dim)).free_symbols}
 
 
 def exactly(expr: Dim) -> Dim:

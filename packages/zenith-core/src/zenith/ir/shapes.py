@@ -1,21 +1,54 @@
-"""Shape inference of GraphIR: the one place that calls the inference package."""
+"""Shape inference of GraphIR: the one place that calls the inference package.
+
+The package types straight-line graphs. What a loop may do to the sizes of its state, and in which
+branch a result was made, is worked out here: control-flow nodes are hidden from the package, and
+their results and the inputs of their bodies are widened until nothing changes any more.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import onnx_ir as ir
-from onnx_shape_inference import OpUsageError, ShapeInferenceError, infer_symbolic_shapes
+from onnx_shape_inference import (
+    SYM_DATA_KEY,
+    OpUsageError,
+    ShapeInferenceError,
+    infer_symbolic_shapes,
+)
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
+from zenith.ir.control import reads, subgraphs
+from zenith.ir.dims import dim_names
 
 __all__ = ["infer_shapes"]
+
+_HIDDEN = "zenith.hidden"
+_TYPED_HERE = frozenset({"If", "Loop", "Scan"})
+_Dim = int | ir.SymbolicDim
 
 
 def infer_shapes(model: ir.Model) -> None:
     """Set dtype and shape of every value in place; dims that are numbers become ints."""
-    for index, node in enumerate(model.graph.all_nodes()):
+    nodes = list(model.graph.all_nodes())
+    for index, node in enumerate(nodes):
         if not node.name:
             node.name = f"node_{index}"
+    controls = [n for n in nodes if n.op_type in _TYPED_HERE and n.domain in ("", "ai.onnx")]
+    if not controls:
+        _run(model)
+    else:
+        _Bodies(model, controls).infer()
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            _normalise(value)
+
+
+def _run(model: ir.Model) -> None:
     try:
         infer_symbolic_shapes(model, policy="refine", warn_on_missing=False)
     except OpUsageError as error:
@@ -31,9 +64,6 @@ def infer_shapes(model: ir.Model) -> None:
             f"sizes of this model are beyond shape inference: {error}",
             next="name fewer axes in dynamic=",
         ) from error
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            _normalise(value)
 
 
 def _find(model: ir.Model, error: ShapeInferenceError) -> str:
@@ -43,8 +73,249 @@ def _find(model: ir.Model, error: ShapeInferenceError) -> str:
     return ""
 
 
+class _Bodies:
+    """Types of control-flow nodes: a fixed point over all of them."""
+
+    def __init__(self, model: ir.Model, controls: Sequence[ir.Node]) -> None:
+        self.model = model
+        self.controls = list(reversed(controls))  # inner ones first
+        self.taken = {s for v in _values(model.graph) for s in _symbols(v.shape)}
+        self.rankless: set[ir.Value] = set()  # of which even the rank varies
+        self.started: set[ir.Value] = set()
+        self.minted: set[str] = set()
+        self.widened = self.changed = False
+        owned = {v for node in controls for v in node.outputs}
+        self.inferred = {
+            v: v.shape for n in model.graph.all_nodes() for v in n.outputs if v not in owned
+        }
+
+    def infer(self) -> None:
+        for node in self.controls:
+            for value in node.outputs:  # declared ones may promise what no loop keeps
+                value.shape = None
+        self._forget()
+        self.changed = True
+        while self.changed:
+            self.changed = self.widened = False
+            with self._hidden():
+                _run(self.model)
+            for node in self.controls:
+                getattr(self, f"_{node.op_type.lower()}")(node)
+            if self.widened:
+                self._forget()
+        for value, shape in self.inferred.items():
+            if value.shape is None:
+                value.shape = shape
+
+    @contextmanager
+    def _hidden(self) -> Iterator[None]:
+        try:
+            for node in self.controls:
+                node.domain = _HIDDEN
+            yield
+        finally:
+            for node in self.controls:
+                node.domain = ""
+
+    def _forget(self) -> None:
+        """Let the package find every shape anew: some rest on a narrower one."""
+        for value in self.inferred:
+            value.shape = None
+            value.metadata_props.pop(SYM_DATA_KEY, None)
+            value.const_value = None
+
+    # The three kinds of node.
+
+    def _if(self, node: ir.Node) -> None:
+        branches = [node.attributes[n].as_graph() for n in ("then_branch", "else_branch")]
+        for value, a, b in zip(node.outputs, *(g.outputs for g in branches), strict=True):
+            self._type(value, a, b)
+            if value.dtype is not None or a.shape is not None or b.shape is not None:
+                self._shape(node, value, _join(_dims(a), _dims(b)))
+
+    def _loop(self, node: ir.Node) -> None:
+        body = node.attributes["body"].as_graph()
+        for value, dtype in zip(
+            body.inputs[:2], (ir.DataType.INT64, ir.DataType.BOOL), strict=True
+        ):
+            value.type = value.type or ir.TensorType(dtype)
+            value.shape = ir.Shape(())
+        count = len(node.inputs) - 2
+        for index in range(count):
+            self._state(node, node.inputs[index + 2], body.inputs[index + 2],
+                        body.outputs[index + 1], node.outputs[index])  # fmt: skip
+        for value, result in zip(node.outputs[count:], body.outputs[count + 1 :], strict=True):
+            self._type(value, result)
+            dims = _dims(result)
+            self._shape(node, value, None if dims is None else (None, *dims))
+
+    def _scan(self, node: ir.Node) -> None:
+        body = node.attributes["body"].as_graph()
+        slices = node.attributes["num_scan_inputs"].as_int()
+        states = len(node.inputs) - slices
+        for index in range(states):
+            self._state(node, node.inputs[index], body.inputs[index], body.outputs[index],
+                        node.outputs[index])  # fmt: skip
+        length: _Dim | None = None
+        axes = _ints(node, "scan_input_axes", slices)
+        for value, axis, formal in zip(
+            node.inputs[states:], axes, body.inputs[states:], strict=True
+        ):
+            assert value is not None
+            self._type(formal, value)
+            dims = _dims(value)
+            if dims is not None:
+                at = axis % len(dims)
+                length = length if isinstance(length, int) else dims[at]
+                self._set(formal, (*dims[:at], *dims[at + 1 :]))
+        outputs = node.outputs[states:]
+        axes = _ints(node, "scan_output_axes", len(outputs))
+        for value, axis, result in zip(outputs, axes, body.outputs[states:], strict=True):
+            self._type(value, result)
+            dims = _dims(result)
+            if dims is not None:
+                at = axis % (len(dims) + 1)
+                self._shape(node, value, (*dims[:at], length, *dims[at:]))
+
+    # What they have in common.
+
+    def _state(
+        self,
+        node: ir.Node,
+        initial: ir.Value | None,
+        formal: ir.Value,
+        result: ir.Value,
+        output: ir.Value,
+    ) -> None:
+        """A value carried from one iteration to the next."""
+        for value in (formal, output):
+            self._type(value, *(v for v in (initial, result) if v is not None))
+        if initial is None or formal in self.rankless:
+            return
+        before = _dims(initial)
+        if before is None:
+            return
+        if formal not in self.started:  # what it declares may not be kept
+            self.started.add(formal)
+            formal.shape = None
+            self._set(formal, before)
+        mine = _dims(formal)
+        after = _dims(result)
+        joined = _join(mine, before) if _rank(mine) == len(before) else None
+        if joined is not None and after is not None:
+            joined = _join(joined, after)
+        elif after is None and result.dtype is not None and self._settled(result):
+            joined = None
+        self._set(formal, joined)
+        self._shape(node, output, _dims(formal))
+
+    def _settled(self, value: ir.Value) -> bool:
+        """Whether an unknown rank is final: everything its node reads is known by now."""
+        producer = value.producer()
+        return producer is None or all(
+            v is None or v.shape is not None or v in self.rankless for v in producer.inputs
+        )
+
+    def _type(self, value: ir.Value, *sources: ir.Value) -> None:
+        if value.type is None:
+            for source in sources:
+                if source.type is not None:
+                    value.type = source.type
+                    self.changed = True
+                    return
+
+    def _shape(self, node: ir.Node, value: ir.Value, dims: Sequence[_Dim | None] | None) -> None:
+        """The shape of a result, in symbols that mean something outside the node."""
+        if dims is not None:
+            outside = _known_outside(node)
+            dims = [d if d is not None and dim_names(d) <= outside else None for d in dims]
+        self._set(value, dims)
+
+    def _set(self, value: ir.Value, dims: Sequence[_Dim | None] | None) -> None:
+        """Widen a shape to `dims`; None is a size of its own. A name once given stays."""
+        if dims is None:
+            if value.shape is not None and value not in self.rankless:
+                self.widened = True
+            if value not in self.rankless:
+                self.rankless.add(value)
+                self.changed = True
+            value.shape = None
+            return
+        old = value.shape
+        if old is not None and old.rank() == len(dims):
+            new = [
+                mine if d is None and not isinstance(mine, int) and mine.value in self.minted else d
+                for mine, d in zip(old, dims, strict=True)
+            ]
+        else:
+            new = list(dims)
+        shape = ir.Shape([self._fresh() if d is None else d for d in new])
+        if old is None or list(old) != list(shape):
+            self.widened = self.widened or old is not None
+            self.changed = True
+            value.shape = shape
+
+    def _fresh(self) -> ir.SymbolicDim:
+        number = len(self.taken)
+        while f"_c{number}" in self.taken:
+            number += 1
+        self.taken.add(f"_c{number}")
+        self.minted.add(f"_c{number}")
+        return ir.SymbolicDim(f"_c{number}")
+
+
+def _rank(dims: Sequence[object] | None) -> int:
+    return -1 if dims is None else len(dims)
+
+
+def _join(
+    a: Sequence[_Dim | None] | None, b: Sequence[_Dim | None] | None
+) -> list[_Dim | None] | None:
+    """What two shapes have in common; None for an unknown rank, and for sizes that differ."""
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return [x if x is not None and x == y else None for x, y in zip(a, b, strict=True)]
+
+
+def _dims(value: ir.Value) -> list[_Dim | None] | None:
+    if value.shape is None:
+        return None
+    return [d if isinstance(d, int) or d.value is not None else None for d in value.shape]
+
+
+def _symbols(shape: ir.Shape | None) -> set[str]:
+    return set().union(*(dim_names(d) for d in shape or ()))
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
+        for nested in subgraphs(node).values():
+            yield from nested.inputs
+
+
+def _known_outside(node: ir.Node) -> set[str]:
+    """Symbols in sizes and contents of what the node reads."""
+    found: set[str] = set()
+    for value in reads(node):
+        found |= _symbols(value.shape)
+        for item in json.loads(value.metadata_props.get(SYM_DATA_KEY, "[]")):
+            if isinstance(item, str):
+                found |= dim_names(ir.SymbolicDim(item))
+    return found
+
+
+def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:
+    found = node.attributes.get(name)
+    return [0] * count if found is None else list(found.as_ints())
+
+
 def _normalise(value: ir.Value) -> None:
-    """Dims such as SymbolicDim("8"), which the package yields at times, become ints."""
+    """Dims such as SymbolicDim("8"), which the package yields at times, become ints; only integers
+    have contents that are sizes."""
+    if value.dtype is not None and value.dtype.is_floating_point():
+        value.metadata_props.pop(SYM_DATA_KEY, None)
     shape = value.shape
     if shape is None:
         return

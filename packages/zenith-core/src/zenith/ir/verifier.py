@@ -18,6 +18,7 @@ DOMAIN = "zenith"
 DOMAIN_VERSION = 1
 
 _Functions = Mapping[tuple[str, str, str], ir.Function]
+_Signature = tuple[int, int, int, int, frozenset[str], frozenset[str]]
 
 
 @functools.cache
@@ -31,10 +32,12 @@ def schema(op_type: str) -> onnx.defs.OpSchema | None:
 
 
 @functools.cache
-def _signature(op_type: str) -> tuple[int, int, int, int, frozenset[str], frozenset[str]] | None:
+def _signature(op_type: str, domain: str = "", version: int = OPSET) -> _Signature | None:
     """(min inputs, max inputs, min outputs, max outputs, attributes, required attributes)."""
-    found = schema(op_type)
-    if found is None:
+    if not onnx.defs.has(op_type, version, domain):
+        return None
+    found = onnx.defs.get_schema(op_type, version, domain)
+    if found.deprecated:
         return None
     required = frozenset(n for n, a in found.attributes.items() if a.required)
     return (
@@ -54,14 +57,15 @@ def verify(model: ir.Model, *, types: bool) -> None:
         raise ValidationError(f"the graph imports ai.onnx opset {imports.get('')}, not {OPSET}")
     if imports.get(DOMAIN, DOMAIN_VERSION) != DOMAIN_VERSION:
         raise ValidationError(f"the graph imports {DOMAIN} {imports[DOMAIN]}, not {DOMAIN_VERSION}")
-    _Verifier(model.functions, types).graph(model.graph, frozenset())
+    _Verifier(model.functions, imports, types).graph(model.graph, frozenset())
     for function in model.functions.values():
-        _Verifier(model.functions, False).graph(function.graph, frozenset())
+        _Verifier(model.functions, imports, False).graph(function.graph, frozenset())
 
 
 class _Verifier:
-    def __init__(self, functions: _Functions, types: bool) -> None:
+    def __init__(self, functions: _Functions, imports: Mapping[str, int], types: bool) -> None:
         self.functions = functions
+        self.imports = imports
         self.types = types
 
     def graph(self, graph: ir.Graph, outer: frozenset[ir.Value]) -> None:
@@ -118,7 +122,12 @@ class _Verifier:
                 if (value.shape is None or value.type is None) and (value.name or value.uses()):
                     self.type(value, describe(node))
         if node.domain in ("", "ai.onnx"):
-            self.standard(node)
+            self.standard(node, _signature(node.op_type), f"ai.onnx opset {OPSET}")
+            return
+        version = self.imports.get(node.domain, 0)
+        signature = _signature(node.op_type, node.domain, version)
+        if signature is not None:  # ONNX's other domains: ai.onnx.ml, ai.onnx.preview...
+            self.standard(node, signature, f"{node.domain} opset {version}")
             return
         function = self.functions.get((node.domain, node.op_type, node.overload or ""))
         if function is None:
@@ -138,12 +147,9 @@ class _Verifier:
         required = {n for n, a in function.attributes.items() if a.value is None}
         self.attributes(node, frozenset(function.attributes), frozenset(required))
 
-    def standard(self, node: ir.Node) -> None:
-        signature = _signature(node.op_type)
+    def standard(self, node: ir.Node, signature: _Signature | None, where: str) -> None:
         if signature is None:
-            raise ValidationError(
-                f"ai.onnx opset {OPSET} has no operator '{node.op_type}'\n  {describe(node)}"
-            )
+            raise ValidationError(f"{where} has no operator '{node.op_type}'\n  {describe(node)}")
         min_in, max_in, min_out, max_out, allowed, required = signature
         count = len(node.inputs)
         if not min_in <= count <= max_in:

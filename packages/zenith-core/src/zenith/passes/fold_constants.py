@@ -12,43 +12,53 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir import OPSET, GraphIR
+from zenith.ir.reference import as_array, reference_evaluator
 from zenith.passes.cse import is_random
-from zenith.passes.rewrite import Rewriter, array, attr, ints, static_shape
+from zenith.passes.rewrite import Rewriter, array, attr, ints, scalar, static_shape
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 # Operators whose result is a view of their input: no size limit, no copy.
-_VIEWS = frozenset(
-    {"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-)
+_VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+# Operators that pick items of their inputs, or positions of items: how many, the data says.
+_PICKS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+_WINDOWED = frozenset({"Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"})
 
 
 @dataclass(frozen=True)
 class FoldConstants:
     """Evaluate nodes of constant inputs with the reference evaluator, views with numpy.
 
+    A model may come from anywhere: what folding allocates is bounded by the model's own size, and
+    the size of a result is known before it is computed.
+
     limit: bytes of a result that is worth keeping; a bigger one is folded only if every user of it
-    folds as well.
+        folds as well.
+    most: bytes that all results of a run may have together; more if the model's constants have.
+    work: multiplications that a folded product may take.
     """
 
     name: ClassVar[str] = "fold_constants"
     limit: int = 16 << 20
+    most: int = 256 << 20
+    work: int = 1 << 30
 
     def run(self, graph: GraphIR) -> int:
         rewriter = Rewriter(graph)
         nodes = graph.nodes
         candidates = self._candidates(nodes)
+        left = max(self.most, 4 * sum(_nbytes(v) or 0 for v in graph.initializers.values()))
         changed = 0
         for node in nodes:
             results = self._known(node)
-            if results is None and node in candidates and self._worthwhile(node, candidates):
+            if results is None and node in candidates and self._worthwhile(node, candidates, left):
                 results = _evaluate(node)
             if results is not None:
                 changed += _replace(rewriter, node, results)
+                left -= sum(r.nbytes for r in results) if node.op_type not in _VIEWS else 0
         return changed
 
     def _candidates(self, nodes: Sequence[ir.Node]) -> set[ir.Node]:
@@ -63,18 +73,23 @@ class FoldConstants:
                 found.add(node)
         return found
 
-    def _worthwhile(self, node: ir.Node, candidates: set[ir.Node]) -> bool:
+    def _worthwhile(self, node: ir.Node, candidates: set[ir.Node], left: int) -> bool:
         """Are all inputs constants by now, and is the result small or a view?"""
         if not all(v is None or _constant(v) for v in node.inputs):
             return False
         if node.op_type in _VIEWS:
             return True
+        total = 0
         for value in node.outputs:
-            if _nbytes(value) <= self.limit:
+            size = _result_bytes(node, value)
+            if size is None:
+                return False
+            total += size
+            if size <= self.limit:
                 continue
             if value.is_graph_output() or any(u.node not in candidates for u in value.uses()):
                 return False
-        return True
+        return total <= left and _work(node) <= self.work
 
     def _known(self, node: ir.Node) -> list[Array] | None:
         """The result of a shape computation whose content shape inference has found."""
@@ -108,13 +123,58 @@ def _constant(value: ir.Value) -> bool:
     return value.const_value is not None and value.is_initializer() and not value.is_graph_input()
 
 
-def _nbytes(value: ir.Value) -> int:
-    """Size of a result whose inputs are constants; 0 where it is not inferred (then it is small:
-    content that depends on data, such as Range)."""
+def _nbytes(value: ir.Value) -> int | None:
+    """Size of a value's data, None where it is not inferred."""
     sizes = static_shape(value)
     if sizes is None or value.dtype is None:
-        return 0
+        return None
     return math.prod(sizes) * int(max(value.dtype.itemsize, 1))
+
+
+def _result_bytes(node: ir.Node, value: ir.Value) -> int | None:
+    """An upper bound of the size of one of the node's results, None where there is none."""
+    if not value.name and not value.uses():
+        return 0
+    found = _nbytes(value)
+    if found is not None:
+        return found
+    given = [_nbytes(v) or 0 for v in node.inputs if v is not None]
+    if node.op_type in _PICKS:
+        return sum(given) * 8 * max(1, *(len(v.shape or ()) for v in node.inputs if v is not None))
+    if node.op_type == "Range":
+        start, limit, delta = (scalar(v) for v in node.inputs)
+        if (
+            start is None
+            or limit is None
+            or not delta
+            or not math.isfinite((limit - start) / delta)
+        ):
+            return None
+        return max(0, math.ceil((limit - start) / delta)) * 8
+    return None
+
+
+def _work(node: ir.Node) -> int:
+    """Multiplications that the reference evaluator makes; 0 for operators whose work is as much as
+    their data."""
+    shapes = [static_shape(v) for v in node.inputs if v is not None]
+    results = static_shape(node.outputs[0])
+    if any(s is None for s in shapes) or results is None:
+        return 0
+    sizes = [s for s in shapes if s is not None]
+    if node.op_type == "Einsum":
+        text = attr(node, "equation", "").replace(" ", "").split("->")[0]
+        letters = {
+            letter: size
+            for term, shape in zip(text.split(","), sizes)
+            for letter, size in zip(term.replace(".", ""), shape)
+        }
+        return math.prod(max(size, 1) for size in letters.values())
+    if node.op_type in ("MatMul", "Gemm") and sizes[0]:
+        return math.prod(results) * max(sizes[0])
+    if node.op_type in _WINDOWED and len(sizes) > 1:  # in Python, an element at a time
+        return 64 * math.prod(results) * math.prod(sizes[1][1:])
+    return 0
 
 
 def _replace(rewriter: Rewriter, node: ir.Node, results: list[Array]) -> int:
@@ -135,7 +195,7 @@ def _evaluate(node: ir.Node) -> list[Array] | None:
     """The node's outputs, or None when the reference evaluator cannot say (the node then stays,
     and a kernel runs it or reports it)."""
     inputs = [array(v) for v in node.inputs]
-    if node.op_type in _VIEWS:
+    if node.op_type in _VIEWS or node.op_type == "Expand":
         view = _view(node, inputs)
         return None if view is None else [view]
     if any(x is not None and x.dtype.kind == "V" for x in inputs):
@@ -169,8 +229,8 @@ def _reference(node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         onnx.helper.make_graph([proto], "fold", infos, results),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
-    found = ReferenceEvaluator(model).run(None, feeds)
-    return [np.asarray(x) for x in found]
+    found = reference_evaluator(model).run(None, feeds)
+    return [as_array(x) for x in found]
 
 
 def _view(node: ir.Node, inputs: list[Array | None]) -> Array | None:

@@ -23,6 +23,9 @@ _NAMES = """
 """
 ELEMENTWISE = frozenset(_NAMES.split())
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL})
+# Only what converts them, or chooses among them, is elementwise native code.
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_OF_HALF = frozenset({"Cast", "Where"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def _fusable(node: ir.Node) -> bool:
     out = node.outputs[0]
     if SYM_DATA_KEY in out.metadata_props or out.shape is None or out.shape.rank() == 0:
         return False
-    if any(v is not None and v.dtype not in _TYPES for v in (*node.inputs, out)):
+    types = _TYPES | _HALF if node.op_type in _OF_HALF else _TYPES
+    if any(v is not None and v.dtype not in types for v in (*node.inputs, out)):
         return False
     return any(v is not None and const_shape(v) is None for v in node.inputs)
 

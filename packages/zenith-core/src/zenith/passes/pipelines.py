@@ -9,8 +9,8 @@ from __future__ import annotations
 
 __all__ = ["CANONICALIZE", "LOWER_CPU"]
 
-_SHAPES = ("infer_shapes", "lift_constants")
-_CLEAN = ("fold_constants", "identities", "cse", "dce")
+_SHAPES = ("infer_shapes", "lift_constants", "lower_einsum")
+_CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
     "fold_pad",
     "fold_batch_norm",
@@ -23,14 +23,14 @@ _PATTERNS = (
     "fuse_rotary",
     "fuse_attention",
     "drop_repeat_kv",
-    "lower_resize",
 )
 # unflatten_linear comes before identities: merged reshapes hide what it looks for.
 _EXACT = (
     *_SHAPES,
     "fold_constants",
+    "inline_if",
     "unflatten_linear",
-    *_CLEAN[1:],
+    *_CLEAN[2:],
     *_PATTERNS,
     "infer_shapes",
     *_CLEAN,

@@ -31,8 +31,9 @@ PASSES: dict[str, str] = {
     "fuse_softmax": "fuse_softmax:FuseSoftmax",
     "identities": "identities:RemoveIdentities",
     "infer_shapes": "infer_shapes:InferShapes",
+    "inline_if": "inline_if:InlineIf",
     "lift_constants": "lift_constants:LiftConstants",
-    "lower_resize": "lower_resize:LowerResize",
+    "lower_einsum": "lower_einsum:LowerEinsum",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }

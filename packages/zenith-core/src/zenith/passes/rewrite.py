@@ -187,6 +187,11 @@ class Rewriter:
 
         return self._register(ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name))
 
+    def adopt(self, tensor: ir.TensorProtocol, hint: str) -> ir.Value:
+        """A new initializer with the data of a tensor of another graph."""
+        data = ir.LazyTensor(lambda: tensor, tensor.dtype, tensor.shape, name=self._name(hint))
+        return self._register(data)
+
     def _register(self, tensor: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
         value = ir.Value(name=tensor.name, const_value=tensor)
         value.shape = ir.Shape(tuple(tensor.shape))
@@ -277,6 +282,8 @@ class Rewriter:
                 w.shape = v.shape
                 if SYM_DATA_KEY in v.metadata_props:
                     w.metadata_props[SYM_DATA_KEY] = v.metadata_props[SYM_DATA_KEY]
+            elif w.shape is None:
+                w.shape = v.shape
             name = v.name
             if v.is_graph_output():
                 v.replace_all_uses_with(w, replace_graph_outputs=True)

@@ -89,7 +89,7 @@ class CompiledModel:
                 f"the model takes {', '.join(names) or 'no inputs'}; given: "
                 f"{', '.join(inputs) or 'nothing'}"
             )
-        results = self._run_arrays([np.asarray(inputs[name]) for name in names])
+        results = self._run_arrays([_plain(inputs[name]) for name in names])
         return {s.name: r for s, r in zip(self._plan.outputs, results, strict=True)}
 
     def _run_arrays(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -174,6 +174,13 @@ class CompiledModel:
     def __repr__(self) -> str:
         ins = ", ".join(f"{s.name}: {s}" for s in self._plan.inputs)
         return f"CompiledModel({ins}; {self._explanation.target})"
+
+
+def _plain(value: Any) -> Any:
+    """An array; lists of them are sequences, None is an optional without a value."""
+    if value is None:
+        return None
+    return [_plain(v) for v in value] if isinstance(value, list) else np.asarray(value)
 
 
 def _number(cost: Any, dims: Mapping[Any, int]) -> float:

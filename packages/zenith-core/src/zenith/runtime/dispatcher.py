@@ -27,12 +27,19 @@ class KernelDispatcher:
         self._registry = registry
         self._opt_level = opt_level
 
-    def select(self, backend: str, op: OpView) -> Selection | list[tuple[str, str]]:
-        """A `Selection`, or the (kernel, reason) list of everything that declined."""
+    def select(
+        self, backend: str, op: OpView, *, call: bool | None = None
+    ) -> Selection | list[tuple[str, str]]:
+        """A `Selection`, or the (kernel, reason) list of everything that declined.
+
+        call: only rows of this kind (`KernelSpec.call`); None for both.
+        """
         declined: list[tuple[str, str]] = []
         candidates = self._registry.candidates(backend, op)
         for position, spec in enumerate(candidates):
-            reason = self._excluded(spec) or spec.reason_against(op)
+            if call is not None and spec.call != call:
+                continue
+            reason = self._excluded(spec) or _reason_against(spec, op)
             if reason is not None:
                 declined.append((spec.name, reason))
                 continue
@@ -45,3 +52,14 @@ class KernelDispatcher:
         if self._opt_level <= 1 and "winograd" in spec.tags:
             return f"opt_level={self._opt_level} keeps to exact algorithms"
         return None
+
+
+def _reason_against(spec: KernelSpec, op: OpView) -> str | None:
+    """A row whose predicate raises, or answers nonsense, declines: its kernel is not trusted."""
+    try:
+        reason: object = spec.reason_against(op)
+    except Exception as error:  # noqa: BLE001  whatever a plugin raises is its answer
+        return f"its supports() raised {type(error).__name__}: {error}"
+    if reason is None or isinstance(reason, str):
+        return reason
+    return f"its supports() answered {reason!r}, neither None nor a reason"

@@ -6,46 +6,29 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
-from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.config import CompileConfig
-from zenith.errors import NoKernelFoundError, PrecisionError
+from zenith.errors import PrecisionError
 from zenith.events import events
 from zenith.ir import GraphIR
-from zenith.passes import PassManager, optimize_graph
 from zenith.plugins import State, plugin_manager
-from zenith.runtime.backend import Backend, Program
 from zenith.runtime.compiled_model import CompiledModel
-from zenith.runtime.dispatcher import KernelDispatcher, Selection
-from zenith.runtime.explain import Explanation, NodeReport
+from zenith.runtime.explain import Explanation
 from zenith.runtime.kernel_registry import KernelRegistry
 from zenith.runtime.numpy_signature import NumpySignature
-from zenith.runtime.partition import (
-    Partition,
-    assign_backends,
-    describe_node,
-    known_at_compile_time,
-    op_view,
-    partition,
-)
-from zenith.runtime.plan import ExecutionPlan, PlannedPartition, tensor_specs
+from zenith.runtime.partition import EXECUTOR
 from zenith.runtime.reference import relative_error
+from zenith.runtime.stages import FallbackWarning, Stages
 
 if TYPE_CHECKING:
     from zenith.plugins import PluginManager
     from zenith.runtime.adapter import Signature
 
 __all__ = ["FallbackWarning", "ZenithEngine"]
-
-
-class FallbackWarning(UserWarning):
-    """Nodes of a model do not run on the first backend of its target."""
 
 
 class ZenithEngine:
@@ -102,60 +85,22 @@ class ZenithEngine:
         signature: Signature | None,
         targets: tuple[str, ...],
     ) -> CompiledModel:
-        dispatcher = KernelDispatcher(self.registry, config.opt_level)
         graph.verify(types=False)
-        _name_sizes_by_inputs(graph)
-        graph, report = optimize_graph(graph, config.opt_level)
-        _inline_unclaimed(graph, targets, dispatcher)
-        folding = [t for t in targets if self._plugins.backend(t).folds_sizes]
-        chosen = assign_backends(graph, targets, dispatcher, folding)
-        self._report_fallbacks(graph, chosen, config, targets, dispatcher)
-        passes = [str(record) for record in report.records]
-        planned: list[PlannedPartition] = []
-        slots = {value: i for i, value in enumerate(graph.inputs)}
-        reports: list[NodeReport] = []
-        copies: list[str] = []
-        parts = partition(graph, chosen)
-        for part in parts:
-            backend = self._plugins.backend(part.backend)
-            passes += self._lower(part, backend, config, dispatcher)
-            selections = self._select(part, backend, dispatcher)
-            program = backend.build(part.graph, selections, config)
-            inputs = tuple(slots[v] for v in part.inputs)
-            for value in part.outputs:
-                slots.setdefault(value, len(slots))
-            outputs = tuple(slots[v] for v in part.outputs)
-            planned.append(
-                PlannedPartition(part.backend, program, inputs, outputs, tuple(selections))
-            )
-            reports += _node_reports(part, backend, selections)
-            copies += getattr(program, "copies", [])
-            _own_weights(part.graph, program)
-        constants: dict[int, np.ndarray[Any, Any]] = {}
-        if len(parts) == 1:
-            graph = parts[0].graph
-        else:
-            _copy_weights(graph)
-            for value in graph.outputs:  # weights that no partition computes
-                if value not in slots and value.const_value is not None:
-                    slots[value] = len(slots)
-                    constants[slots[value]] = value.const_value.numpy()
-        plan = ExecutionPlan(
-            tensor_specs(graph.inputs),
-            tensor_specs(graph.outputs),
-            tuple(slots[v] for v in _outputs_of(parts, graph)),
-            len(slots),
-            tuple(planned),
-            constants,
-        )
+        stages = Stages(self._plugins, self.registry, config, targets)
+        unit = stages.assign(graph)
+        stages.report_fallbacks()
+        plan, graph = stages.plan(unit)
         explanation = Explanation(
             target=", ".join(
-                self._plugins.backend(b).describe() for b in dict.fromkeys(p.backend for p in parts)
-            ),
-            nodes=reports,
-            fallbacks=[r for r in reports if r.backend != targets[0]],
-            copies=copies,
-            passes=passes,
+                self._plugins.backend(b).describe()
+                for b in dict.fromkeys(r.backend for r in stages.reports)
+                if b != EXECUTOR
+            )
+            or targets[0],
+            nodes=stages.reports,
+            fallbacks=[r for r in stages.reports if r.backend not in (targets[0], EXECUTOR)],
+            copies=stages.copies,
+            passes=stages.passes,
             notes=self._notes(targets, config),
         )
         return CompiledModel(
@@ -192,185 +137,11 @@ class ZenithEngine:
         last = [n for n in ("cpu", "reference") if n in self._plugins.backends]
         return tuple(dict.fromkeys([*names, *last]))
 
-    def _lower(
-        self, part: Partition, backend: Backend, config: CompileConfig, dispatcher: KernelDispatcher
-    ) -> list[str]:
-        names = list(backend.pipeline(config.opt_level))
-        if not names:
-            return []
-        steps = [self._plugins.passes.get(name, name) for name in names]
-        report = PassManager(steps).run(part.graph)
-        _inline_unclaimed(part.graph, (part.backend,), dispatcher)
-        return [f"{part.backend}: {record}" for record in report.records]
-
-    def _select(
-        self, part: Partition, backend: Backend, dispatcher: KernelDispatcher
-    ) -> list[Selection]:
-        selections: list[Selection] = []
-        failures: list[str] = []
-        for node in part.graph.nodes:
-            op = op_view(part.graph, node)
-            if backend.folds_sizes and known_at_compile_time(op):
-                continue
-            answer = dispatcher.select(part.backend, op)
-            if isinstance(answer, Selection):
-                selections.append(answer)
-                events.emit(
-                    "kernel_selected",
-                    node=node.name or "",
-                    op=op.key,
-                    backend=part.backend,
-                    kernel=answer.spec.name,
-                    rejected=answer.lost,
-                )
-            else:
-                tried = " | ".join(f"{n}: {r}" for n, r in answer)
-                failures.append(f"  {describe_node(op)}\n    tried  {tried}")
-        if failures:
-            raise NoKernelFoundError(
-                f"no kernel on {part.backend} for {len(failures)} node(s) after lowering\n"
-                + "\n".join(failures),
-                next="opt_level=0 compiles without the passes that made them",
-            )
-        return selections
-
-    def _report_fallbacks(
-        self,
-        graph: GraphIR,
-        chosen: dict[ir.Node, str],
-        config: CompileConfig,
-        targets: tuple[str, ...],
-        dispatcher: KernelDispatcher,
-    ) -> None:
-        lines = []
-        for node, backend in chosen.items():
-            if backend == targets[0]:
-                continue
-            op = op_view(graph, node)
-            if known_at_compile_time(op):
-                continue
-            answer = dispatcher.select(targets[0], op)
-            reasons = answer if isinstance(answer, list) else []
-            why = " | ".join(f"{n}: {r}" for n, r in reasons) or f"no kernel for {op.key}"
-            lines.append(f"  {describe_node(op)}\n    runs on {backend}; {targets[0]}: {why}")
-            events.emit("fallback", node=node.name or "", op=op.key, backend=backend, why=why)
-        if not lines:
-            return
-        text = f"{len(lines)} node(s) do not run on {targets[0]}:\n" + "\n".join(lines)
-        if config.fallback == "error":
-            raise NoKernelFoundError(
-                text, next='fallback="warn" runs them on the backends named above, slowly'
-            )
-        if config.fallback == "warn":
-            warnings.warn(text, FallbackWarning, stacklevel=5)
-
     def _notes(self, targets: tuple[str, ...], config: CompileConfig) -> list[str]:
         notes = [f"{name}: {why}" for name in targets if (why := self._plugins.status(name).why)]
         if config.mode == "reduce-overhead":
             notes.append('mode="reduce-overhead": a CPU plan is one native call already')
         return notes
-
-
-def _name_sizes_by_inputs(graph: GraphIR) -> None:
-    """Infer shapes anew where an output declares a size by a name that no input has.
-
-    Inference prefers declared names to what it finds, and a plan cannot tell what they are.
-    """
-    named = {str(d) for v in graph.inputs for d in v.shape or ()}
-    declared = {str(d) for v in graph.outputs for d in v.shape or () if not isinstance(d, int)}
-    if not any(name.isidentifier() and name not in named for name in declared):
-        return
-    before = {v: v.shape for node in graph.nodes for v in node.outputs}
-    for value in before:
-        value.shape = None
-        value.metadata_props.pop(SYM_DATA_KEY, None)
-    graph.infer_shapes()
-    for value, shape in before.items():
-        if value.shape is None:
-            value.shape = shape
-
-
-def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:
-    """Replace fused operators that no backend has a kernel for by their bodies."""
-    unclaimed = set()
-    for node in graph.nodes:
-        op = op_view(graph, node)
-        if op.body is not None and not any(
-            isinstance(dispatcher.select(t, op), Selection) for t in targets
-        ):
-            unclaimed.add(op.node.op_identifier())
-    if unclaimed:
-        from onnx_ir.passes.common import InlinePass
-
-        InlinePass(criteria=lambda function: function.identifier() in unclaimed)(graph.model)
-        graph.infer_shapes()
-
-
-def _node_reports(
-    part: Partition, backend: Backend, selections: Sequence[Selection]
-) -> list[NodeReport]:
-    reports = []
-    for selection in selections:
-        op = selection.op
-        cost = selection.spec.cost(op)
-        reports.append(
-            NodeReport(
-                name=op.node.name or "",
-                op=op.key + (f".{op.overload}" if op.overload else ""),
-                backend=part.backend,
-                kernel=backend.kernel_name(selection),
-                dtype=op.outputs[0].dtype if op.outputs else "",
-                why=selection.why,
-                candidates=selection.lost,
-                flops=cost.flops,
-                bytes=cost.bytes,
-                source=op.node.metadata_props.get("zenith.source", ""),
-            )
-        )
-    return reports
-
-
-def _outputs_of(parts: Sequence[Partition], graph: GraphIR) -> Sequence[ir.Value]:
-    return parts[0].outputs if len(parts) == 1 else graph.outputs
-
-
-def _own_weights(graph: GraphIR, program: Program) -> None:
-    """After planning: initializers become views of what the plan owns; the sources are let go.
-
-    Packed weights unpack when somebody reads them, so no weight is held twice.
-    """
-    packed = getattr(program, "packed", {})
-    constants = getattr(program, "constants", {})
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        if value in constants:
-            value.const_value = ir.Tensor(constants[value], dtype=tensor.dtype, name=value.name)
-        elif value in packed:
-            value.const_value = ir.LazyTensor(
-                _unpacker(packed[value], value.name),
-                dtype=tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=value.name or "",
-            )
-        else:
-            value.const_value = ir.Tensor(
-                np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name
-            )
-
-
-def _unpacker(packed: Any, name: str | None) -> Any:
-    return lambda: ir.Tensor(packed.unpack(), name=name)
-
-
-def _copy_weights(graph: GraphIR) -> None:
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None:
-            value.const_value = ir.Tensor(
-                np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name
-            )
 
 
 def _check_tolerance(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
+from zenith.runtime.backend import own_results
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.plan import ExecutionPlan
 
@@ -16,21 +16,25 @@ class GraphExecutor:
     """Runs an `ExecutionPlan`. Stateless: one serves every plan and every thread."""
 
     def run(
-        self, plan: ExecutionPlan, context: ExecutionContext, inputs: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Outputs for dense numpy inputs in the plan's order.
+        self,
+        plan: ExecutionPlan,
+        context: ExecutionContext,
+        inputs: Sequence[Any],
+        *,
+        own: bool = True,
+    ) -> list[Any]:
+        """Outputs for numpy inputs in the plan's order (a sequence is a list, an absent optional
+        None).
+
+        own: every result is memory of its own. Without it a result may be an input or a constant.
 
         Models that are one native program do not come through here on a call: `CompiledModel`
         hands the framework's pointers to the program directly.
         """
-        slots: dict[int, np.ndarray] = {**plan.constants, **dict(enumerate(inputs))}
-        shared = set(slots)
+        slots: dict[int, Any] = {**plan.constants, **dict(enumerate(inputs))}
         for partition in plan.partitions:
             arguments = [slots[i] for i in partition.inputs]
             computed = partition.program.run_arrays(arguments, context)
             slots.update(zip(partition.outputs, computed, strict=True))
-        results = []
-        for slot in plan.output_slots:  # every result is memory of its own
-            results.append(slots[slot].copy() if slot in shared else slots[slot])
-            shared.add(slot)
-        return results
+        results = [slots[slot] for slot in plan.output_slots]
+        return own_results(results, [*inputs, *plan.constants.values()]) if own else results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -9,10 +11,21 @@ from typing import Generic, TypeVar
 
 from zenith import _native
 
-__all__ = ["MemoryManager"]
+__all__ = ["MemoryManager", "memory_bytes"]
 
 Key = TypeVar("Key")
 Bound = TypeVar("Bound")
+
+
+@functools.cache
+def memory_bytes() -> int:
+    """Memory this process may use: the machine's, or less in a container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return min(total, int(file.read()))
+    except (OSError, ValueError):  # no such group, or "max"
+        return total
 
 
 class MemoryManager(Generic[Key, Bound]):

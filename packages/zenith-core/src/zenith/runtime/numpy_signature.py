@@ -27,14 +27,17 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 class NumpySignature:
-    """Positional arrays, or keywords by input name; one array back, or a tuple of several."""
+    """Positional arrays, or keywords by input name; one array back, or a tuple of several.
+
+    A sequence is a list of arrays, an optional may be None, strings are arrays of objects.
+    """
 
     def __init__(self, graph: GraphIR) -> None:
         self.input_names: Sequence[str] = [str(v.name) for v in graph.inputs]
         self.output_names: Sequence[str] = [str(v.name) for v in graph.outputs]
-        self._dtypes = [_dtype(v) for v in graph.inputs]
+        self._types = [_checked(v) for v in graph.inputs]
 
-    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         given: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
         unknown = [k for k in kwargs if k not in self.input_names or k in given]
         missing = [n for n in self.input_names if n not in given and n not in kwargs]
@@ -45,13 +48,10 @@ class NumpySignature:
                 f"{', '.join(unknown) or 'none'}; positional: {len(args)}"
             )
         given.update(kwargs)
-        arrays = []
-        for name, dtype in zip(self.input_names, self._dtypes, strict=True):
-            array = np.asarray(given[name])
-            if array.dtype != dtype and isinstance(given[name], int | float | bool | list):
-                array = array.astype(dtype)  # Python scalars and lists have no dtype of their own
-            arrays.append(np.asarray(array, order="C"))
-        return arrays
+        return [
+            _convert(given[name], kind)
+            for name, kind in zip(self.input_names, self._types, strict=True)
+        ]
 
     def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:
         return tensor.ctypes.data, tensor.dtype.name, tensor.shape
@@ -72,7 +72,24 @@ class NumpySignature:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _dtype(value: ir.Value) -> np.dtype[Any]:
-    if value.dtype is None:
+def _checked(value: ir.Value) -> ir.TypeProtocol:
+    if value.type is None or value.dtype is None:
         raise ValidationError(f"input '{value.name}' has no element type")
-    return value.dtype.numpy()
+    return value.type
+
+
+def _convert(given: Any, kind: ir.TypeProtocol) -> Any:
+    """The array, list or None that programs take; types are checked when the model is bound."""
+    if isinstance(kind, ir.OptionalType):
+        return None if given is None else _convert(given, kind.elem_type)
+    if isinstance(kind, ir.SequenceType):
+        if not isinstance(given, list | tuple):
+            raise ValidationError(f"a sequence is given as a list, not {type(given).__name__}")
+        return [_convert(item, kind.elem_type) for item in given]
+    array = np.asarray(given)
+    if kind.dtype == ir.DataType.STRING:
+        return np.asarray(array, dtype=object, order="C")
+    dtype = kind.dtype.numpy()
+    if array.dtype != dtype and isinstance(given, int | float | bool | list):
+        array = array.astype(dtype)  # Python scalars and lists have no dtype of their own
+    return np.asarray(array, order="C")

@@ -8,22 +8,28 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from zenith.ir.dims import Dim
+from zenith.ir.dims import Dim, UnknownSizeError
 from zenith.runtime.backend import Program
 from zenith.runtime.dispatcher import Selection
+from zenith.runtime.op_view import ValueView
 
 __all__ = ["ExecutionPlan", "PlannedPartition", "TensorSpec"]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of the model: name, numpy dtype name, shape (ints or expressions)."""
+    """An input or output of the model: name, numpy dtype name, shape (ints or expressions).
+
+    The shape of a value whose rank depends on data, or that is no tensor, is None.
+    """
 
     name: str
     dtype: str
-    shape: tuple[Dim, ...]
+    shape: tuple[Dim, ...] | None
 
     def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[...]"
         return f"{self.dtype}[{', '.join(str(d) for d in self.shape)}]"
 
 
@@ -76,7 +82,14 @@ class ExecutionPlan:
 
 def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     """Specs of graph inputs or outputs."""
-    from zenith.runtime.op_view import ValueView
-
     views = [ValueView(v) for v in values]
-    return tuple(TensorSpec(v.name, v.dtype, v.shape) for v in views)
+    return tuple(_spec(view) for view in views)
+
+
+def _spec(view: ValueView) -> TensorSpec:
+    if not isinstance(view.value.type, ir.TensorType | None):
+        return TensorSpec(view.name, str(view.value.type), None)  # a sequence or an optional
+    try:
+        return TensorSpec(view.name, view.dtype, view.shape)
+    except UnknownSizeError:
+        return TensorSpec(view.name, view.dtype, None)

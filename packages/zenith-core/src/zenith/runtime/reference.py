@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from zenith.ir import GraphIR
+from zenith.ir.reference import reference_evaluator
 
 __all__ = ["evaluate_float64", "relative_error"]
 
@@ -44,7 +44,7 @@ def evaluate_float64(graph: GraphIR, feeds: Mapping[str, NDArray[Any]]) -> dict[
     model = _inlined(graph)
     proto = ir.to_proto(model)
     _widen(proto.graph)
-    evaluator = ReferenceEvaluator(proto)
+    evaluator = reference_evaluator(proto)
     wide = {k: _wide(np.asarray(v)) for k, v in feeds.items()}
     names = [o.name for o in proto.graph.output]
     return dict(zip(names, evaluator.run(names, wide), strict=True))

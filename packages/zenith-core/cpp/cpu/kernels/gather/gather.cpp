@@ -2,6 +2,8 @@
 // their offsets are worked out and checked first, then all threads copy.
 #include "cpu/kernels/gather/gather.h"
 
+#include "cpu/kernels/move/numbers.h"
+
 namespace zenith::ZENITH_ISA {
 namespace {
 
@@ -162,11 +164,10 @@ const char* run_gather_elements(const Call& call) {
   return failed != 0 ? kOutOfRange : nullptr;
 }
 
-// OneHot: indices, values [off, on] -> output with the depth axis last. An index outside the depth
-// gives a row of off.
+// OneHot: indices of any number type, values [off, on] -> output with the depth axis last. An index
+// outside the depth gives a row of off.
 const char* run_one_hot(const Call& call) {
   const TensorRef &indices = call.in[0], &values = call.in[1], &out = call.out[0];
-  const bool is_long = indices.dtype == DType::kI64;
   const char* off = static_cast<const char*>(values.data);
   const char* on = off + values.strides[0] * item_size(values.dtype);
   for_rows(call, out, [&](const Rows& rows) {
@@ -174,10 +175,63 @@ const char* run_one_hot(const Call& call) {
     copy_row(rows.item, to, rows.step, off, 0, rows.n);
     int64_t at = 0;
     for (int d = 0; d + 1 < out.rank; ++d) at += rows.index[d] * indices.strides[d];
-    const char* p = static_cast<const char*>(indices.data) + at * (is_long ? 8 : 4);
-    int64_t index = read_index(p, is_long);
-    if (wrap_index(&index, rows.n)) {
+    const char* p = static_cast<const char*>(indices.data) + at * item_size(indices.dtype);
+    int64_t index = read_integer(p, indices.dtype);
+    if (index >= -rows.n && wrap_index(&index, rows.n)) {
       copy_row(rows.item, to + index * rows.step, rows.step, on, 0, 1);
+    }
+  });
+  return nullptr;
+}
+
+// ReverseSequence: inputs x and lengths [batch]; the first lengths[b] steps in time of each batch
+// entry come in reverse order, the others as they are.
+struct ReverseParams {
+  int64_t batch_axis;
+  int64_t time_axis;
+};
+const Field kReverseFields[] = {
+    ZENITH_FIELD(ReverseParams, batch_axis, kInt, 1),
+    ZENITH_FIELD(ReverseParams, time_axis, kInt, 1),
+};
+
+const char* run_reverse_sequence(const Call& call) {
+  const auto& p = *static_cast<const ReverseParams*>(call.params);
+  const int batch = static_cast<int>(p.batch_axis), time = static_cast<int>(p.time_axis);
+  const TensorRef &x = call.in[0], &lengths = call.in[1], &out = call.out[0];
+  const int last = out.rank - 1;
+  const auto length_of = [&](int64_t b) {
+    const char* at = static_cast<const char*>(lengths.data);
+    return read_integer(at + b * lengths.strides[0] * item_size(lengths.dtype), lengths.dtype);
+  };
+  for (int64_t b = 0; b < x.shape[batch]; ++b) {
+    const int64_t length = length_of(b);
+    if (length < 0 || length > x.shape[time]) return "a sequence is longer than the time axis";
+  }
+  const int64_t item = item_size(x.dtype), x_step = x.strides[last] * item;
+  const auto source = [](int64_t t, int64_t length) { return t < length ? length - 1 - t : t; };
+  for_rows(call, out, [&](const Rows& rows) {
+    char* to = rows.of(out);
+    int64_t from = 0;
+    for (int d = 0; d < last; ++d) {
+      if (d != time) from += rows.index[d] * x.strides[d];
+    }
+    const char* src = static_cast<const char*>(x.data) + from * item;
+    if (time == last) {
+      const int64_t n = length_of(rows.index[batch]);
+      copy_row(item, to, rows.step, src + (n - 1) * x_step, -x_step, n);
+      copy_row(item, to + n * rows.step, rows.step, src + n * x_step, x_step, rows.n - n);
+      return;
+    }
+    const int64_t t = rows.index[time], scale = x.strides[time] * item;
+    if (batch != last) {
+      const char* at = src + source(t, length_of(rows.index[batch])) * scale;
+      copy_row(item, to, rows.step, at, x_step, rows.n);
+      return;
+    }
+    for (int64_t b = 0; b < rows.n; ++b) {
+      const char* at = src + b * x_step + source(t, length_of(b)) * scale;
+      copy_row(item, to + b * rows.step, rows.step, at, x_step, 1);
     }
   });
   return nullptr;
@@ -202,6 +256,7 @@ const Kernel kKernels[] = {
     ZENITH_ROW("gather_elements", kGatherElementsFields, GatherElementsParams, nullptr,
                run_gather_elements),
     {"one_hot", "", nullptr, 0, 0, nullptr, run_one_hot},
+    ZENITH_ROW("reverse_sequence", kReverseFields, ReverseParams, nullptr, run_reverse_sequence),
     ZENITH_ROW("scatter_elements", kScatterElementsFields, ScatterElementsParams, nullptr,
                run_scatter_elements),
     ZENITH_ROW("scatter_nd", kScatterNdFields, ScatterNdParams, scatter_nd_scratch, run_scatter_nd),

@@ -2,6 +2,7 @@
 // in the order of their indices, so equal indices always give the same result: targets are divided
 // among the threads, never one target between two.
 #include "cpu/kernels/gather/gather.h"
+#include "cpu/kernels/move/numbers.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -27,17 +28,25 @@ template <>
 struct Wide<double> {
   using type = double;
 };
-
 template <typename T, int R>
 void reduce_row(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t n) {
-  using W = typename Wide<T>::type;
+  using W = typename Wide<typename Work<T>::type>::type;
   for (int64_t i = 0; i < n; ++i) {
     T* target = reinterpret_cast<T*>(to + i * to_step);
-    const T a = *target, b = *reinterpret_cast<const T*>(from + i * from_step);
-    if constexpr (R == kAdd) *target = static_cast<T>(static_cast<W>(a) + static_cast<W>(b));
-    if constexpr (R == kMul) *target = static_cast<T>(static_cast<W>(a) * static_cast<W>(b));
-    if constexpr (R == kMin) *target = a < b || a != a ? a : b;  // a NaN stays
-    if constexpr (R == kMax) *target = a > b || a != a ? a : b;
+    const auto a = get(*target), b = get(*reinterpret_cast<const T*>(from + i * from_step));
+    if constexpr (R == kAdd) put(target, static_cast<W>(a) + static_cast<W>(b));
+    if constexpr (R == kMul) put(target, static_cast<W>(a) * static_cast<W>(b));
+    if constexpr (R == kMin) put(target, a < b || a != a ? a : b);  // a NaN stays
+    if constexpr (R == kMax) put(target, a > b || a != a ? a : b);
+  }
+}
+
+// Of bool, a sum is "or" and a product is "and".
+template <bool AND>
+void reduce_truth(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    char& target = to[i * to_step];
+    target = AND ? target & from[i * from_step] : target | from[i * from_step];
   }
 }
 
@@ -79,10 +88,24 @@ Combine combine_of(DType dtype, int64_t reduction) {
       return reduce_of<int32_t>(reduction);
     case DType::kI64:
       return reduce_of<int64_t>(reduction);
+    case DType::kI16:
+      return reduce_of<int16_t>(reduction);
     case DType::kI8:
       return reduce_of<int8_t>(reduction);
+    case DType::kU64:
+      return reduce_of<uint64_t>(reduction);
+    case DType::kU32:
+      return reduce_of<uint32_t>(reduction);
+    case DType::kU16:
+      return reduce_of<uint16_t>(reduction);
     case DType::kU8:
       return reduce_of<uint8_t>(reduction);
+    case DType::kF16:
+      return reduce_of<Half>(reduction);
+    case DType::kBF16:
+      return reduce_of<Brain>(reduction);
+    case DType::kBool:
+      return reduction == kMul || reduction == kMin ? reduce_truth<true> : reduce_truth<false>;
     default:
       return nullptr;
   }

@@ -149,16 +149,27 @@ struct PanelProduct {
   int64_t col;
 };
 
+// How many passes over a panel its depth takes. All panels of a product go alike, so that equal
+// columns give equal sums: a Softmax of large logits tells the last bit.
+constexpr int64_t depth_passes(int64_t depth) {
+  return most(1, ceil_div(depth, kDepth + kDepth / 4));
+}
+
 // The last panel of an N that kLanes does not divide: each tile goes through a buffer.
 [[gnu::noinline]] void multiply_tail(const PanelProduct& p, const Epilogue& epilogue) {
   alignas(64) float buffer[kMR * kNR];
   const int64_t vecs = ceil_div(p.cols, kLanes);
   const int64_t tiles = ceil_div(p.rows, kMR);
+  const int64_t passes = depth_passes(p.depth);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = p.rows * t / tiles;
     const int64_t rows = p.rows * (t + 1) / tiles - first;
-    tile_for(rows, vecs, p.a_step)(
-        {p.a + first * p.a_row, p.a_row, p.a_step, p.panel, p.depth, buffer, kNR, false, p.panel});
+    const TileFn tile = tile_for(rows, vecs, p.a_step);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t from = p.depth * pass / passes;
+      tile({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, p.panel + from * kNR,
+            p.depth * (pass + 1) / passes - from, buffer, kNR, pass > 0, p.panel});
+    }
     apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, buffer, kNR);
     for (int64_t i = 0; i < rows; ++i) {
       std::memcpy(p.y + (first + i) * p.y_row, buffer + i * kNR, static_cast<size_t>(p.cols) * 4);
@@ -170,7 +181,7 @@ struct PanelProduct {
   if (p.cols % kLanes != 0) return multiply_tail(p, epilogue);
   const int64_t vecs = p.cols / kLanes;
   const int64_t tiles = ceil_div(p.rows, kMR);
-  const int64_t passes = most(1, ceil_div(p.depth, kDepth + kDepth / 4));
+  const int64_t passes = depth_passes(p.depth);
   // Tiles have `least_rows` rows or one more.
   const int64_t least_rows = p.rows / most(tiles, 1);
   const TileFn run[2] = {tile_for(most(least_rows, 1), vecs, p.a_step),

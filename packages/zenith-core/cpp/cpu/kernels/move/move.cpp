@@ -1,6 +1,6 @@
 // Data movement: copies between tensors of any strides. Transpose, concat, slice, expand and tile
 // are views plus this one kernel; a fill is a copy from a scalar repeated by strides of 0.
-#include "cpu/kernels/move/strided.h"
+#include "cpu/kernels/move/move.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -14,9 +14,10 @@ const char* run_copy(const Call& call) {
 
 constexpr uint64_t kZero = 0;
 
-// Pad: input x and, for mode 0, the scalar to fill with (missing: zero).
+// Pad: inputs x and, for mode 0, the scalar to fill with (missing: zero).
 // begin: elements before the input on each axis; negative crops. What lies after follows from the
-// output's shape.
+// output's shape. Inputs 2 and 3, if given, are pads and axes as the model computed them; then
+// begin does not count.
 enum PadMode { kConstant, kReflect, kEdge, kWrap };
 struct PadParams {
   Ints<kMaxRank> begin;
@@ -39,12 +40,23 @@ int64_t pad_source(int64_t i, int64_t n, int64_t mode) {
 }
 
 const char* run_pad(const Call& call) {
-  const PadParams& p = *static_cast<const PadParams*>(call.params);
+  PadParams p = *static_cast<const PadParams*>(call.params);
   const TensorRef &x = call.in[0], &out = call.out[0];
+  if (is_given(call, 2)) {
+    const int64_t count = call.in[2].shape[0] / 2;
+    for (int d = 0; d < out.rank; ++d) p.begin.v[d] = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t axis = is_given(call, 3) ? integer_at(call.in[3], i) : i;
+      if (axis < 0) axis += out.rank;
+      if (axis < 0 || axis >= out.rank) return "an axis of the pads does not exist";
+      const int64_t before = integer_at(call.in[2], i), after = integer_at(call.in[2], count + i);
+      if (x.shape[axis] + before + after != out.shape[axis]) return "pads contradict the output";
+      p.begin.v[axis] = before;
+    }
+  }
   const int64_t item = item_size(out.dtype);
-  const bool given = call.n_in > 1 && call.in[1].rank >= 0;
-  const char* fill =
-      given ? static_cast<const char*>(call.in[1].data) : reinterpret_cast<const char*>(&kZero);
+  const char* fill = is_given(call, 1) ? static_cast<const char*>(call.in[1].data)
+                                       : reinterpret_cast<const char*>(&kZero);
   if (element_count(out) == 0) return nullptr;
   for (int d = 0; d < out.rank; ++d) {
     if (p.mode != kConstant && x.shape[d] == 0) return "an empty axis has nothing to pad with";
@@ -84,7 +96,8 @@ const char* run_pad(const Call& call) {
   return nullptr;
 }
 
-// Trilu: keeps column j of row i where j - i >= k (upper) or j - i <= k, else zero.
+// Trilu: input x and, if the model computes it, k. Keeps column j of row i where j - i >= k (upper)
+// or j - i <= k, else zero.
 struct TriluParams {
   int64_t k;
   int64_t upper;
@@ -101,7 +114,8 @@ const char* run_trilu(const Call& call) {
   const char* zero = reinterpret_cast<const char*>(&kZero);
   // The diagonal is clamped to where it still matters, so that nothing overflows.
   const int64_t rows_n = out.shape[out.rank - 2], columns = out.shape[out.rank - 1];
-  const int64_t high = at_most(p.k, columns), k = high < -rows_n ? -rows_n : high;
+  const int64_t given = is_given(call, 1) ? integer_at(call.in[1], 0) : p.k;
+  const int64_t high = at_most(given, columns), k = high < -rows_n ? -rows_n : high;
   const int64_t step = x.strides[x.rank - 1] * item;
   for_rows(call, out, [&](const Rows& rows) {
     char* to = rows.of(out);
@@ -131,41 +145,6 @@ const char* run_eye(const Call& call) {
     if (k < -rows.index[0] || k >= rows.n - rows.index[0]) return;
     copy_row(rows.item, to + (rows.index[0] + k) * rows.step, rows.step, one, 0, 1);
   });
-  return nullptr;
-}
-
-// Range: inputs start and delta (scalars of the output's dtype); the output's length is the limit.
-template <typename T, typename Wide>
-void range_of(const Call& call) {
-  const TensorRef& out = call.out[0];
-  const Wide start = static_cast<Wide>(*static_cast<const T*>(call.in[0].data));
-  const Wide delta = static_cast<Wide>(*static_cast<const T*>(call.in[1].data));
-  T* to = static_cast<T*>(out.data);
-  for (int64_t i = 0; i < out.shape[0]; ++i) {
-    to[i * out.strides[0]] = static_cast<T>(start + static_cast<Wide>(i) * delta);
-  }
-}
-
-const char* run_range(const Call& call) {
-  switch (call.out[0].dtype) {
-    case DType::kF32:
-      range_of<float, double>(call);
-      break;
-    case DType::kF64:
-      range_of<double, double>(call);
-      break;
-    case DType::kI16:
-      range_of<int16_t, uint64_t>(call);
-      break;
-    case DType::kI32:
-      range_of<int32_t, uint64_t>(call);
-      break;
-    case DType::kI64:
-      range_of<int64_t, uint64_t>(call);
-      break;
-    default:
-      return "range has no such dtype";
-  }
   return nullptr;
 }
 
@@ -206,6 +185,9 @@ const Kernel kKernels[] = {
     {"trilu", "", ZENITH_FIELDS(kTriluFields), sizeof(TriluParams), nullptr, run_trilu},
     {"eye", "", ZENITH_FIELDS(kEyeFields), sizeof(EyeParams), nullptr, run_eye},
     {"range", "", nullptr, 0, 0, nullptr, run_range},
+    {"slice", "", nullptr, 0, 0, nullptr, run_slice},
+    {"tile", "", nullptr, 0, 0, nullptr, run_tile},
+    {"expand", "", nullptr, 0, 0, nullptr, run_expand},
     {"dims", "", ZENITH_FIELDS(kDimsFields), sizeof(DimsParams), nullptr, run_dims},
 };
 

@@ -4,24 +4,24 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-// The type in which T wraps instead of overflowing: unsigned of the same size; floats are
+// The type in which T wraps instead of overflowing: unsigned of the same size or more; floats are
 // themselves.
 template <typename T>
 struct Wrap {
   using type = T;
 };
-template <>
-struct Wrap<int32_t> {
-  using type = uint32_t;
-};
-template <>
-struct Wrap<int64_t> {
-  using type = uint64_t;
-};
-template <>
-struct Wrap<uint8_t> {
-  using type = uint32_t;
-};
+#define ZENITH_WRAP(T, W) \
+  template <>             \
+  struct Wrap<T> {        \
+    using type = W;       \
+  };
+ZENITH_WRAP(int8_t, uint32_t)
+ZENITH_WRAP(uint8_t, uint32_t)
+ZENITH_WRAP(int16_t, uint32_t)
+ZENITH_WRAP(uint16_t, uint32_t)
+ZENITH_WRAP(int32_t, uint32_t)
+ZENITH_WRAP(int64_t, uint64_t)
+#undef ZENITH_WRAP
 template <typename T>
 using wrap_t = typename Wrap<T>::type;
 template <typename T>
@@ -30,6 +30,8 @@ template <>
 constexpr bool is_float<float> = true;
 template <>
 constexpr bool is_float<double> = true;
+template <typename T>
+constexpr bool is_signed = static_cast<T>(-1) < static_cast<T>(1);
 
 template <typename T>
 struct Fn {
@@ -43,10 +45,11 @@ struct Fn {
   }
   static T abs(T a) {
     if constexpr (is_float<T>) return a < 0 ? -a : (a == 0 ? T{0} : a);
-    return a < 0 ? neg(a) : a;
+    if constexpr (is_signed<T>) return a < 0 ? neg(a) : a;
+    return a;
   }
   static T sign(T a) {
-    const T s = static_cast<T>((a > 0) - (a < 0));
+    const T s = static_cast<T>((a > T{0}) - (a < T{0}));
     if constexpr (is_float<T>) return a != a ? a : s;
     return s;
   }
@@ -59,8 +62,8 @@ struct Fn {
     if constexpr (is_float<T>) return a > b || a != a ? a : b;
     return a > b ? a : b;
   }
-  static T relu(T a) { return a < 0 ? T{0} : a; }
-  static T prelu(T a, T b) { return a < 0 ? mul(a, b) : a; }
+  static T relu(T a) { return a < T{0} ? T{0} : a; }
+  static T prelu(T a, T b) { return a < T{0} ? mul(a, b) : a; }
   static uint8_t eq(T a, T b) { return a == b; }
   static uint8_t lt(T a, T b) { return a < b; }
   static uint8_t le(T a, T b) { return a <= b; }
@@ -70,25 +73,27 @@ struct Fn {
 template <typename T>
 struct Int {
   using F = Fn<T>;
-  // Division by zero must not trap: 0.
+  static bool is_minus_one(T b) { return is_signed<T> && b == static_cast<T>(-1); }
+  // Division by zero must not trap: 0. Nor must the smallest number by -1: it wraps to itself.
   static T div(T a, T b) {
     if (b == 0) return 0;
-    if (b == static_cast<T>(-1)) return F::neg(a);
+    if (is_minus_one(b)) return F::neg(a);
     return static_cast<T>(a / b);
   }
-  static T fmod(T a, T b) {
-    return b == 0 || b == static_cast<T>(-1) ? T{0} : static_cast<T>(a % b);
-  }
+  static T fmod(T a, T b) { return b == 0 || is_minus_one(b) ? T{0} : static_cast<T>(a % b); }
   // The sign is that of the divisor, as in Python.
   static T mod(T a, T b) {
     const T r = fmod(a, b);
-    return r != 0 && (r < 0) != (b < 0) ? F::add(r, b) : r;
+    if constexpr (is_signed<T>) return r != 0 && (r < 0) != (b < 0) ? F::add(r, b) : r;
+    return r;
   }
   static T pow(T a, T b) {
-    if (b < 0) {
-      if (a == 1) return 1;
-      if (a == static_cast<T>(-1)) return (b & 1) != 0 ? a : T{1};
-      return 0;
+    if constexpr (is_signed<T>) {
+      if (b < 0) {
+        if (a == 1) return 1;
+        if (a == static_cast<T>(-1)) return (b & 1) != 0 ? a : T{1};
+        return 0;
+      }
     }
     T result = 1;
     for (T base = a, e = b; e != 0; e = static_cast<T>(e >> 1)) {
@@ -120,18 +125,20 @@ template <typename T>
 struct Bits {
   using W = wrap_t<T>;
   static constexpr W kBits = sizeof(T) * 8;
-  static T band(T a, T b) { return a & b; }
-  static T bor(T a, T b) { return a | b; }
-  static T bxor(T a, T b) { return a ^ b; }
+  static T band(T a, T b) { return static_cast<T>(a & b); }
+  static T bor(T a, T b) { return static_cast<T>(a | b); }
+  static T bxor(T a, T b) { return static_cast<T>(a ^ b); }
   static T bnot(T a) { return static_cast<T>(~a); }
-  // Shifts are those of the unsigned type; by its width or more they give 0.
+  // A negative count, or one of the type's width or more, shifts everything out. Signed numbers
+  // shift right with their sign.
   static T shl(T a, T b) {
     const W count = static_cast<W>(b);
     return count < kBits ? static_cast<T>(static_cast<W>(a) << count) : T{0};
   }
   static T shr(T a, T b) {
     const W count = static_cast<W>(b);
-    return count < kBits ? static_cast<T>(static_cast<W>(a) >> count) : T{0};
+    const T gone = a < T{0} ? static_cast<T>(-1) : T{0};
+    return count < kBits ? static_cast<T>(a >> count) : gone;
   }
 };
 
@@ -216,33 +223,47 @@ OpEntry bits(Op op) {
   }
 }
 
+// Floats take part in everything but bits, integers in everything.
+template <typename T>
+OpEntry of_float(Op op) {
+  if (op == kOp_isnan) return {unary<T, uint8_t, Fn<T>::isnan>, kUnary};
+  const OpEntry entry = common<T, Float<T>>(op);
+  return entry.fn != nullptr ? entry : ordered<T>(op);
+}
+template <typename T>
+OpEntry of_integer(Op op) {
+  OpEntry entry = common<T, Int<T>>(op);
+  if (entry.fn == nullptr) entry = ordered<T>(op);
+  return entry.fn != nullptr ? entry : bits<T>(op);
+}
+
 }  // namespace
 
 OpEntry arithmetic_op(Op op, Type type) {
-  OpEntry entry = {nullptr, 0};
   switch (type) {
     case kF32:
-      if (op == kOp_isnan) return {unary<float, uint8_t, Fn<float>::isnan>, kUnary};
-      entry = common<float, Float<float>>(op);
-      return entry.fn != nullptr ? entry : ordered<float>(op);
+      return of_float<float>(op);
     case kF64:
-      if (op == kOp_isnan) return {unary<double, uint8_t, Fn<double>::isnan>, kUnary};
-      entry = common<double, Float<double>>(op);
-      return entry.fn != nullptr ? entry : ordered<double>(op);
+      return of_float<double>(op);
     case kI64:
-      entry = common<int64_t, Int<int64_t>>(op);
-      if (entry.fn == nullptr) entry = ordered<int64_t>(op);
-      return entry.fn != nullptr ? entry : bits<int64_t>(op);
+      return of_integer<int64_t>(op);
     case kI32:
-      entry = common<int32_t, Int<int32_t>>(op);
-      if (entry.fn == nullptr) entry = ordered<int32_t>(op);
-      return entry.fn != nullptr ? entry : bits<int32_t>(op);
+      return of_integer<int32_t>(op);
+    case kI16:
+      return of_integer<int16_t>(op);
+    case kI8:
+      return of_integer<int8_t>(op);
+    case kU64:
+      return of_integer<uint64_t>(op);
+    case kU32:
+      return of_integer<uint32_t>(op);
+    case kU16:
+      return of_integer<uint16_t>(op);
     case kU8:
       if (op == kOp_lnot) return {unary<uint8_t, uint8_t, logical_not>, kUnary};
-      entry = ordered<uint8_t>(op);
-      return entry.fn != nullptr ? entry : bits<uint8_t>(op);
+      return of_integer<uint8_t>(op);
     default:
-      return entry;
+      return {nullptr, 0};
   }
 }
 

@@ -1,4 +1,4 @@
-// Functions and activations: f32 on vectors (vecmath.h), the basic ones also for f64.
+// Functions and activations: f32 on vectors (vecmath.h), f64 by the C library.
 #include "cpu/isa/vecmath.h"
 #include "cpu/kernels/pointwise/loops.h"
 
@@ -61,8 +61,46 @@ ZENITH_LIBM(tanh)
 ZENITH_LIBM(sin)
 ZENITH_LIBM(cos)
 #undef ZENITH_LIBM
-double reciprocal_f64(double x) { return 1.0 / x; }
-double sigmoid_f64(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
+
+// An f64 operation from an expression in x, p and q.
+#define ZENITH_DOUBLE(name, expr) \
+  double name(double x, [[maybe_unused]] double p, [[maybe_unused]] double q) { return expr; }
+double clamp_unit(double x) { return x < 0.0 ? 0.0 : (x > 1.0 ? 1.0 : x); }
+double softplus_f64(double x) {
+  return (x > 0.0 ? x : 0.0) + __builtin_log1p(__builtin_exp(-__builtin_fabs(x)));
+}
+// 1 / (1 + e^-x) without overflow; for very small results e^x itself.
+double sigmoid_of(double x) {
+  const double e = __builtin_exp(-__builtin_fabs(x));
+  return x < 0.0 ? e / (1.0 + e) : 1.0 / (1.0 + e);
+}
+ZENITH_DOUBLE(reciprocal_d, 1.0 / x)
+ZENITH_DOUBLE(sigmoid_d, sigmoid_of(x))
+ZENITH_DOUBLE(silu_d, x* sigmoid_of(x))
+ZENITH_DOUBLE(swish_d, x* sigmoid_of(p* x))
+ZENITH_DOUBLE(gelu_d, 0.5 * x * __builtin_erfc(x * -0.70710678118654752440))
+ZENITH_DOUBLE(gelu_tanh_d,
+              0.5 * x * (1.0 + __builtin_tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))))
+ZENITH_DOUBLE(mish_d, x* __builtin_tanh(softplus_f64(x)))
+ZENITH_DOUBLE(softplus_d, softplus_f64(x))
+ZENITH_DOUBLE(softsign_d, x / (1.0 + __builtin_fabs(x)))
+ZENITH_DOUBLE(hardswish_d, x* clamp_unit(x * (1.0 / 6.0) + 0.5))
+ZENITH_DOUBLE(hardsigmoid_d, clamp_unit(p* x + q))
+ZENITH_DOUBLE(leakyrelu_d, x < 0.0 ? p * x : x)
+ZENITH_DOUBLE(thresholdedrelu_d, x > p ? x : 0.0)
+ZENITH_DOUBLE(elu_d, x < 0.0 ? p * __builtin_expm1(x) : x)
+ZENITH_DOUBLE(celu_d, x < 0.0 ? p * __builtin_expm1(x / p) : x)
+ZENITH_DOUBLE(selu_d, q*(x < 0.0 ? p * __builtin_expm1(x) : x))
+#undef ZENITH_DOUBLE
+
+template <auto F>
+void doubles(const Args& args) {
+  const double* a = static_cast<const double*>(args.a);
+  double* y = static_cast<double*>(args.dst);
+  const double p = args.p, q = args.q;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < args.n; ++i) y[i] = F(a[i], p, q);
+}
 
 // p, q: whether -inf and +inf count.
 template <typename T>
@@ -183,8 +221,6 @@ OpFn function_f64(Op op) {
       return unary<double, double, atanh_f64>;
     case kOp_sqrt:
       return unary<double, double, sqrt_f64>;
-    case kOp_reciprocal:
-      return unary<double, double, reciprocal_f64>;
     case kOp_exp:
       return unary<double, double, exp_f64>;
     case kOp_log:
@@ -197,8 +233,38 @@ OpFn function_f64(Op op) {
       return unary<double, double, sin_f64>;
     case kOp_cos:
       return unary<double, double, cos_f64>;
+    case kOp_reciprocal:
+      return doubles<reciprocal_d>;
     case kOp_sigmoid:
-      return unary<double, double, sigmoid_f64>;
+      return doubles<sigmoid_d>;
+    case kOp_silu:
+      return doubles<silu_d>;
+    case kOp_gelu:
+      return doubles<gelu_d>;
+    case kOp_gelu_tanh:
+      return doubles<gelu_tanh_d>;
+    case kOp_mish:
+      return doubles<mish_d>;
+    case kOp_softplus:
+      return doubles<softplus_d>;
+    case kOp_softsign:
+      return doubles<softsign_d>;
+    case kOp_hardswish:
+      return doubles<hardswish_d>;
+    case kOp_hardsigmoid:
+      return doubles<hardsigmoid_d>;
+    case kOp_leakyrelu:
+      return doubles<leakyrelu_d>;
+    case kOp_thresholdedrelu:
+      return doubles<thresholdedrelu_d>;
+    case kOp_elu:
+      return doubles<elu_d>;
+    case kOp_celu:
+      return doubles<celu_d>;
+    case kOp_selu:
+      return doubles<selu_d>;
+    case kOp_swish:
+      return doubles<swish_d>;
     default:
       return nullptr;
   }

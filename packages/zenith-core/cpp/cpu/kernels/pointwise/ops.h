@@ -13,8 +13,8 @@ enum Op : int32_t {
   kOpCount
 };
 
-// Types of registers. Arithmetic knows the first five (bool counts as u8); the others are only
-// cast to and from a main type.
+// Types of registers. Arithmetic knows integers, f32 and f64 (bool counts as u8); the others are
+// only cast and selected. A float8 is a byte, and so is each element of a 4 or 2 bit type.
 enum Type : int32_t {
   kF32,
   kI64,
@@ -29,6 +29,16 @@ enum Type : int32_t {
   kU64,
   kI16,
   kU16,
+  kF8E4M3FN,
+  kF8E4M3FNUZ,
+  kF8E5M2,
+  kF8E5M2FNUZ,
+  kF8E8M0FNU,
+  kF4E2M1FN,
+  kI4,
+  kU4,
+  kI2,
+  kU2,
   kTypeCount
 };
 

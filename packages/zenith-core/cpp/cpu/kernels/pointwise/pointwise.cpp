@@ -19,7 +19,7 @@ constexpr int64_t kTileBytes = kTile * 8 + 256;
 constexpr int64_t kTaskElements = 16384;
 
 struct Params {
-  // op, type (for a cast: from + 16 * to), dst, a, b, c: one byte each, lowest first.
+  // op, type, dst, a, b, c, and of a cast the type of the result: one byte each, lowest first.
   Ints<kMaxSteps> steps;
   Floats<2 * kMaxSteps> args;  // p and q of each step
 };
@@ -79,7 +79,7 @@ const char* decode(const Call& call, Program& program) {
     const int op = static_cast<int>(code & 0xff), type = static_cast<int>(code >> 8 & 0xff);
     Step& step = program.steps[i];
     if (op == kOp_cast) {
-      step.entry = cast_op(static_cast<Type>(type & 15), static_cast<Type>(type >> 4));
+      step.entry = cast_op(static_cast<Type>(type), static_cast<Type>(code >> 48 & 0xff));
     } else {
       step.entry = arithmetic_op(static_cast<Op>(op), static_cast<Type>(type));
       if (step.entry.fn == nullptr) {

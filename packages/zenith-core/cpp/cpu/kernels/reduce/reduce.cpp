@@ -139,7 +139,7 @@ Layout layout_of(const Call& call) {
 
 template <typename R, typename T>
 T finish(const Params& params, int64_t n, Acc<R, T> acc) {
-  if constexpr (is_f32<T> && R::kWide) {
+  if constexpr (is_float<T> && R::kWide) {
     if (params.op == kMean) return static_cast<T>(acc / static_cast<double>(n));
     if (params.op == kL2) return static_cast<T>(__builtin_sqrt(acc));
     if (params.op == kLogSum) return static_cast<T>(__builtin_log(acc));
@@ -289,47 +289,67 @@ const char* run_integer(const Call& call, int64_t op) {
       return run_typed<Max, S>(call);
     case kMin:
       return run_typed<Min, S>(call);
+    case kSumSquare:
+      return run_typed<SquareSum, U>(call);
     default:
       return "no such reduction for integers";
   }
 }
 
+template <typename T>
 const char* run_float(const Call& call, int64_t op) {
   switch (op) {
     case kSum:
     case kMean:
     case kLogSum:
-      return run_typed<Sum, float>(call);
+      return run_typed<Sum, T>(call);
     case kMax:
-      return run_typed<Max, float>(call);
+      return run_typed<Max, T>(call);
     case kMin:
-      return run_typed<Min, float>(call);
+      return run_typed<Min, T>(call);
     case kProd:
-      return run_typed<Prod, float>(call);
+      return run_typed<Prod, T>(call);
     case kL1:
-      return run_typed<AbsSum, float>(call);
+      return run_typed<AbsSum, T>(call);
     case kL2:
     case kSumSquare:
-      return run_typed<SquareSum, float>(call);
+      return run_typed<SquareSum, T>(call);
     default:
       return "no such reduction";
   }
+}
+
+template <typename T>
+const char* run_extreme(const Call& call, int64_t op) {
+  if (op == kMax) return run_typed<Max, T>(call);
+  if (op == kMin) return run_typed<Min, T>(call);
+  return "no such reduction for this dtype";
 }
 
 const char* run_reduce(const Call& call) {
   const int64_t op = static_cast<const Params*>(call.params)->op;
   switch (call.in[0].dtype) {
     case DType::kF32:
-      return run_float(call, op);
+      return run_float<float>(call, op);
+    case DType::kF64:
+      return run_float<double>(call, op);
     case DType::kI64:
       return run_integer<int64_t, uint64_t>(call, op);
     case DType::kI32:
       return run_integer<int32_t, uint32_t>(call, op);
+    case DType::kU64:
+      return run_integer<uint64_t, uint64_t>(call, op);
+    case DType::kU32:
+      return run_integer<uint32_t, uint32_t>(call, op);
+    case DType::kI16:
+      return run_extreme<int16_t>(call, op);
+    case DType::kU16:
+      return run_extreme<uint16_t>(call, op);
+    case DType::kI8:
+      return run_extreme<int8_t>(call, op);
     case DType::kBool:
     case DType::kU8:
-      if (op == kMax) return run_typed<Max, uint8_t>(call);
-      if (op == kMin) return run_typed<Min, uint8_t>(call);
-      return "no such reduction for bytes";
+      return run_extreme<uint8_t>(call, op);
     default:
       return "no reduction for this dtype";
   }
@@ -345,6 +365,7 @@ const Kernel kKernels[] = {
     {"reduce", "", kFields, 2, sizeof(Params), scratch_reduce, run_reduce},
     {"arg_reduce", "", kScanFields, 3, sizeof(ScanParams), nullptr, run_arg_reduce},
     {"cumsum", "", kScanFields, 5, sizeof(ScanParams), nullptr, run_cumsum},
+    {"cumprod", "", kScanFields, 5, sizeof(ScanParams), nullptr, run_cumprod},
 };
 
 }  // namespace

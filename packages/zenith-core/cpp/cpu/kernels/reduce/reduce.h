@@ -15,6 +15,7 @@ struct ScanParams {
 };
 const char* run_arg_reduce(const Call& call);
 const char* run_cumsum(const Call& call);
+const char* run_cumprod(const Call& call);
 
 namespace {
 
@@ -83,6 +84,10 @@ template <typename T>
 constexpr bool is_f32 = false;
 template <>
 constexpr bool is_f32<float> = true;
+template <typename T>
+constexpr bool is_float = is_f32<T>;
+template <>
+constexpr bool is_float<double> = true;
 
 // What partial results are held in.
 template <typename R, typename T, bool wide = R::kWide && is_f32<T>>
@@ -103,7 +108,7 @@ T start_of() {
     return static_cast<T>(R::kStart);
   } else {
     const bool is_max = R::join(T{0}, T{1}) == T{1};
-    if constexpr (is_f32<T>) {
+    if constexpr (is_float<T>) {
       return is_max ? -__builtin_inff() : __builtin_inff();
     } else if constexpr (static_cast<T>(-1) > T{0}) {
       return is_max ? T{0} : static_cast<T>(-1);

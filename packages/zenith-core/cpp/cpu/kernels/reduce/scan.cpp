@@ -1,4 +1,4 @@
-// ArgMax, ArgMin and CumSum: along one axis of a strided tensor.
+// ArgMax, ArgMin, CumSum and CumProd: along one axis of a strided tensor.
 #include "cpu/kernels/reduce/reduce.h"
 
 namespace zenith::ZENITH_ISA {
@@ -82,23 +82,43 @@ const char* arg_reduce(const Call& call) {
 }
 
 // T wraps around in A (unsigned), or is summed in double.
-template <typename T, typename A>
-const char* cumsum(const Call& call) {
+template <typename R, typename T, typename A>
+const char* cumulate(const Call& call) {
   const ScanParams& params = *static_cast<const ScanParams*>(call.params);
   const Lines l = lines_of(call.in[0], call.out[0], params.axis);
   const T* x = static_cast<const T*>(call.in[0].data);
   T* y = static_cast<T*>(call.out[0].data);
   const bool reverse = params.reverse != 0, exclusive = params.exclusive != 0;
   for_lines(call, l, [&](int64_t from, int64_t to) {
-    A sum = 0;
+    A sum = static_cast<A>(R::kStart);
     for (int64_t i = 0; i < l.length; ++i) {
       const int64_t at = reverse ? l.length - 1 - i : i;
-      const A next = sum + static_cast<A>(x[from + at * l.x_stride]);
+      const A next = R::join(sum, static_cast<A>(x[from + at * l.x_stride]));
       y[to + at * l.y_stride] = static_cast<T>(exclusive ? sum : next);
       sum = next;
     }
   });
   return nullptr;
+}
+
+template <typename R>
+const char* cumulate_any(const Call& call) {
+  switch (call.in[0].dtype) {
+    case DType::kF32:
+      return cumulate<R, float, double>(call);
+    case DType::kF64:
+      return cumulate<R, double, double>(call);
+    case DType::kI64:
+      return cumulate<R, int64_t, uint64_t>(call);
+    case DType::kI32:
+      return cumulate<R, int32_t, uint32_t>(call);
+    case DType::kU64:
+      return cumulate<R, uint64_t, uint64_t>(call);
+    case DType::kU32:
+      return cumulate<R, uint32_t, uint32_t>(call);
+    default:
+      return "no cumulative sum or product for this dtype";
+  }
 }
 
 }  // namespace
@@ -107,10 +127,22 @@ const char* run_arg_reduce(const Call& call) {
   switch (call.in[0].dtype) {
     case DType::kF32:
       return arg_reduce<float>(call);
+    case DType::kF64:
+      return arg_reduce<double>(call);
     case DType::kI64:
       return arg_reduce<int64_t>(call);
     case DType::kI32:
       return arg_reduce<int32_t>(call);
+    case DType::kI16:
+      return arg_reduce<int16_t>(call);
+    case DType::kI8:
+      return arg_reduce<int8_t>(call);
+    case DType::kU64:
+      return arg_reduce<uint64_t>(call);
+    case DType::kU32:
+      return arg_reduce<uint32_t>(call);
+    case DType::kU16:
+      return arg_reduce<uint16_t>(call);
     case DType::kU8:
       return arg_reduce<uint8_t>(call);
     default:
@@ -118,17 +150,7 @@ const char* run_arg_reduce(const Call& call) {
   }
 }
 
-const char* run_cumsum(const Call& call) {
-  switch (call.in[0].dtype) {
-    case DType::kF32:
-      return cumsum<float, double>(call);
-    case DType::kI64:
-      return cumsum<int64_t, uint64_t>(call);
-    case DType::kI32:
-      return cumsum<int32_t, uint32_t>(call);
-    default:
-      return "no cumsum for this dtype";
-  }
-}
+const char* run_cumsum(const Call& call) { return cumulate_any<Sum>(call); }
+const char* run_cumprod(const Call& call) { return cumulate_any<Prod>(call); }
 
 }  // namespace zenith::ZENITH_ISA

@@ -25,7 +25,7 @@ class CpuBackend(Backend):
     """Native kernels for the best instruction set here (`ZENITH_ISA` forces a lower one)."""
 
     name = "cpu"
-    folds_sizes = True
+    plans_sizes = True
 
     def __init__(self) -> None:
         self.isa: str = _native.isas()[0]

@@ -14,7 +14,13 @@ import onnx_ir as ir
 import sympy
 
 from zenith import _native
-from zenith.backends.cpu.operand import Operand, channels_last_order, dense_strides
+from zenith.backends.cpu.operand import (
+    Operand,
+    channels_last_order,
+    dense_strides,
+    dtype_code,
+    item_bytes,
+)
 from zenith.backends.cpu.program import NativeProgram, PackedConstant, Step, Storage
 from zenith.backends.cpu.size_code import size_code
 from zenith.errors import CompilationError
@@ -23,25 +29,6 @@ from zenith.runtime.op_view import OpView, ValueView
 from zenith.runtime.plan import tensor_specs
 
 __all__ = ["NodeEmit", "PlanBuilder"]
-
-
-def item_bytes(dtype: str) -> int:
-    """Bytes per element of a numpy dtype name (also of ml_dtypes)."""
-    return int(ir.DataType[_ONNX_NAMES[dtype]].itemsize)
-
-
-_ONNX_NAMES = {
-    "float32": "FLOAT", "float64": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
-    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "bool": "BOOL",
-}  # fmt: skip
-
-
-def dtype_code(dtype: str) -> int:
-    """ONNX code of a dtype the native runtime can address."""
-    if dtype not in _ONNX_NAMES:
-        raise CompilationError(f"the CPU backend has no tensors of dtype {dtype}")
-    return int(ir.DataType[_ONNX_NAMES[dtype]])
 
 
 class PlanBuilder:
@@ -62,6 +49,7 @@ class PlanBuilder:
         self.packed: dict[ir.Value, PackedConstant] = {}
         self.constants: dict[ir.Value, np.ndarray] = {}
         self.symbols: list[sympy.Symbol] = []
+        self.guards: dict[tuple[Dim, Dim], None] = {}
         for index, value in enumerate(inputs):
             view = self.view(value)
             for dim in view.shape:
@@ -173,6 +161,9 @@ class PlanBuilder:
         why: str = "",
     ) -> None:
         """Append one kernel call."""
+        for operand in inputs:
+            if operand is not None:
+                self.guards.update(dict.fromkeys(operand.guards))
         self.steps.append(Step(self.current, kernel, tuple(inputs), tuple(outputs), params, why))
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -254,12 +245,17 @@ class PlanBuilder:
                 static,
                 dynamic,
             )
+        for size, target in self.guards:
+            fits = sympy.Mul(size - 1, size - target, evaluate=False)
+            plan.guard(code(fits), f"size {size} broadcasts to {target}, and is neither 1 nor that")
         return plan, tensor_id
 
 
 def _native_view(array: np.ndarray) -> np.ndarray:
-    """The same bytes under a dtype numpy itself knows (bfloat16 is not one)."""
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    """The same bytes under a dtype numpy itself knows (those of ml_dtypes are not)."""
+    if array.dtype.num < 256:  # user-defined types come after
+        return array
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
 
 def _split_params(params: dict[str, Any], code: Any) -> tuple[dict[str, Any], dict[str, list[int]]]:

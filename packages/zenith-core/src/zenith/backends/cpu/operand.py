@@ -5,11 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import onnx_ir as ir
 import sympy
 
+from zenith.errors import CompilationError
 from zenith.ir.dims import Dim, exactly, product
 
-__all__ = ["Operand", "channels_last_order", "dense_strides", "same"]
+__all__ = [
+    "DTYPES",
+    "Operand",
+    "channels_last_order",
+    "dense_strides",
+    "dtype_code",
+    "item_bytes",
+    "same",
+]
+
+# numpy name (also of ml_dtypes) -> ONNX name of the type the native runtime sees. It has none for
+# float8 and for 4 and 2 bit types: their elements are bytes, one each, as in numpy.
+_NATIVE_NAMES = {
+    "float32": "FLOAT", "float64": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
+    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "bool": "BOOL",
+    "float8_e4m3fn": "UINT8", "float8_e4m3fnuz": "UINT8", "float8_e5m2": "UINT8",
+    "float8_e5m2fnuz": "UINT8", "float8_e8m0fnu": "UINT8", "float4_e2m1fn": "UINT8",
+    "int4": "UINT8", "uint4": "UINT8", "int2": "UINT8", "uint2": "UINT8",
+}  # fmt: skip
+
+DTYPES = frozenset(_NATIVE_NAMES)
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes per element of a numpy dtype name in the plan's memory."""
+    return int(ir.DataType(dtype_code(dtype)).itemsize)
+
+
+def dtype_code(dtype: str) -> int:
+    """ONNX code of the type under which the native runtime addresses a dtype."""
+    if dtype not in _NATIVE_NAMES:
+        raise CompilationError(f"the CPU backend has no tensors of dtype {dtype}")
+    return int(ir.DataType[_NATIVE_NAMES[dtype]])
 
 
 def channels_last_order(rank: int) -> tuple[int, ...]:
@@ -40,6 +75,7 @@ class Operand:
     """A view: storage id, dtype (numpy name), shape, strides and offset in elements.
 
     A stride of 0 repeats an axis; a negative one walks it backwards from `offset`.
+    guards: pairs (size, target): the view is right where the size is 1 or the target's.
     """
 
     storage: int
@@ -47,6 +83,7 @@ class Operand:
     shape: tuple[Dim, ...]
     strides: tuple[Dim, ...]
     offset: Dim = 0
+    guards: tuple[tuple[Dim, Dim], ...] = ()
 
     @property
     def rank(self) -> int:
@@ -103,16 +140,21 @@ class Operand:
     def expand(self, shape: Sequence[Dim]) -> Operand:
         """Broadcast to `shape` (numpy rules) with stride 0 on repeated axes.
 
-        Raises ValueError for a symbolic size that may be 1 or the target's: a view is one or the
-        other when the plan is built.
+        A symbolic size may be 1 or the target's: then its stride is an expression that is 0 for a
+        size of 1, and the plan checks when it is bound that the size is one of the two.
         """
         lead = len(shape) - self.rank
         strides: list[Dim] = [0] * lead
+        guards = list(self.guards)
         for n, s, target in zip(self.shape, self.strides, shape[lead:], strict=True):
-            if not same(n, target) and n != 1:
-                raise ValueError(f"size {n} cannot be told to be 1 or {target}")
-            strides.append(s if same(n, target) else 0)
-        return replace(self, shape=tuple(shape), strides=tuple(strides))
+            if n == 1 or same(n, target):
+                strides.append(0 if n == 1 else s)
+            elif isinstance(n, int) and isinstance(target, int):
+                raise ValueError(f"size {n} does not broadcast to {target}")
+            else:
+                strides.append(exactly(s * sympy.Min(1, n - 1)))
+                guards.append((n, target))
+        return replace(self, shape=tuple(shape), strides=tuple(strides), guards=tuple(guards))
 
     def reshape(self, shape: Sequence[Dim]) -> Operand | None:
         """The same elements in row-major order as `shape`, or None when that is not a view."""

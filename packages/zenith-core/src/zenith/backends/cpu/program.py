@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from zenith.backends.cpu.operand import Operand
 from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
 from zenith.ir.dims import Dim
 from zenith.runtime.context import ExecutionContext
-from zenith.runtime.memory_manager import MemoryManager
+from zenith.runtime.memory_manager import MemoryManager, memory_bytes
 from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import TensorSpec
 
@@ -110,6 +111,8 @@ class NativeProgram:
         dims = solve_dims(self.inputs, key)
         try:
             native = self._plan.bind([dims.get(s, 0) for s in self._symbols], threads)
+        except MemoryError as cause:
+            raise _too_large(None) from cause
         except ValueError as cause:
             shapes = ", ".join(
                 f"{s.name}: {list(k[1])}" for s, k in zip(self.inputs, key, strict=True)
@@ -122,6 +125,9 @@ class NativeProgram:
             (spec.dtype, tuple(native.shape_of(tensor)))
             for spec, tensor in zip(self.outputs, self._output_tensors, strict=True)
         )
+        results = sum(math.prod(shape) * numpy_dtype(dtype).itemsize for dtype, shape in outputs)
+        if native.arena_bytes + results > memory_bytes():  # do not leave it to the OOM killer
+            raise _too_large(native.arena_bytes + results)
         return BoundProgram(native, outputs)
 
     def run_pointers(
@@ -195,6 +201,14 @@ class NativeProgram:
         return f"%{place}{operand.storage}:{_type_text(operand)}"
 
 
+def _too_large(needed: int | None) -> DeviceOutOfMemoryError:
+    size = "more bytes than 64 bits can count" if needed is None else f"{needed} bytes"
+    return DeviceOutOfMemoryError(
+        f"a call with these input shapes needs {size}, this machine has {memory_bytes()}",
+        next="use a smaller batch; for a model of unknown origin, see what its sizes ask for",
+    )
+
+
 def _type_text(operand: Operand) -> str:
     return f"{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
 
@@ -210,6 +224,7 @@ def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int
                 f"input '{spec.name}' is {dtype}, the model takes {spec.dtype}",
                 next=f"convert it, or compile with a sample of dtype {dtype}",
             )
+        assert spec.shape is not None, "a plan knows the ranks of its inputs"
         if len(shape) != len(spec.shape):
             raise ValidationError(
                 f"input '{spec.name}' has shape {list(shape)}, the model takes {spec}"
@@ -230,7 +245,7 @@ def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int
                     f'dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}}',
                 )
     for spec, (_, shape) in zip(inputs, key, strict=True):
-        for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
+        for axis, (dim, size) in enumerate(zip(spec.shape or (), shape, strict=True)):
             if not isinstance(dim, int | sympy.Symbol) and dim.subs(dims) != size:
                 raise ValidationError(
                     f"input '{spec.name}' has {size} at axis {axis}, the model needs {dim} = "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sympy
 
-from zenith.errors import CompilationError
+from zenith.errors import CompilationError, ValidationError
 from zenith.ir.dims import Dim, exactly
 
 __all__ = ["size_code"]
@@ -19,9 +19,19 @@ def size_code(dim: Dim, symbols: Sequence[sympy.Symbol]) -> int | list[int]:
     """An int for a static size, else its postfix program; unknown forms are a CompilationError."""
     dim = exactly(dim)
     if isinstance(dim, int):
-        return dim
+        return _counted(dim)
     position = {s: i for i, s in enumerate(symbols)}
     return _code(dim, position)
+
+
+def _counted(size: int) -> int:
+    """The size, if 64 bits can count it."""
+    if not -(1 << 63) <= size < 1 << 63:
+        raise ValidationError(
+            f"a size in the model is about 2^{size.bit_length()}: more than 64 bits can count",
+            next="check the sizes that its constants ask for (Expand, Tile, Range, Pad, Resize)",
+        )
+    return size
 
 
 def _chain(args: Sequence[sympy.Expr], op: int, position: dict[sympy.Symbol, int]) -> list[int]:
@@ -33,7 +43,7 @@ def _chain(args: Sequence[sympy.Expr], op: int, position: dict[sympy.Symbol, int
 
 def _code(expr: sympy.Expr, position: dict[sympy.Symbol, int]) -> list[int]:
     if expr.is_Integer:
-        return [_CONST, int(expr)]
+        return [_CONST, _counted(int(expr))]
     if expr.is_Symbol:
         if expr not in position:
             raise CompilationError(

@@ -10,18 +10,30 @@ __all__ = ["FAMILIES", "all_specs"]
 
 FAMILIES = (
     "gemm",
+    "rnn",
+    "recurrent",
+    "quantize",
     "conv",
     "pool",
+    "resize",
     "attention",
     "softmax",
     "norm",
     "rotary",
     "pointwise",
+    "sample",
     "reduce",
     "views",
     "move",
     "gather",
     "generate",
+    "random",
+    "signal",
+    "select",
+    "computed",
+    "composed",
+    "late",
+    "sequence",
 )
 
 

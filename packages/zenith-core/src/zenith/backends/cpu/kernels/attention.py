@@ -54,8 +54,9 @@ def _supports(op: OpView) -> str | None:
         return "q_num_heads and kv_num_heads are missing"
     heads, groups = _heads(op, 0), _heads(op, 1)
     if not (isinstance(heads, int) and isinstance(groups, int)):
-        return "the number of heads is dynamic"
-    if groups == 0 or heads % groups != 0 or _heads(op, 2) != groups:
+        if not (same(heads, groups) and same(groups, _heads(op, 2))):
+            return f"whether {heads} heads are a multiple of {groups} is not known"
+    elif groups == 0 or heads % groups != 0 or _heads(op, 2) != groups:
         return f"{heads} query heads are not a multiple of {groups} key heads"
     _, keys, d, e = _sizes(op)
     if not (isinstance(d, int) and isinstance(e, int)):

@@ -1,18 +1,19 @@
-"""Operators that read or write by index: Gather*, Scatter*, TensorScatter, OneHot, TopK."""
+"""Operators that read or write by index: Gather*, Scatter*, TensorScatter, OneHot, TopK,
+ReverseSequence."""
 
 from __future__ import annotations
 
 from zenith.backends.cpu.emit import Emit
-from zenith.backends.cpu.kernels.views import ANY, known, need, nonnegative, unbound
+from zenith.backends.cpu.kernels.views import ANY, need, nonnegative, unbound
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import KernelSpec
 from zenith.runtime.op_view import OpView
 
-__all__ = ["SPECS"]
+__all__ = ["NUMBERS", "SPECS"]
 
 INDEX = frozenset({"int64", "int32"})
-NUMBERS = frozenset({"float32", "float64", "int64", "int32", "int8", "uint8"})
+NUMBERS = ANY - {"bool"}
 REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "min": 3, "max": 4}
 
 
@@ -56,8 +57,6 @@ def _supports_scatter(op: OpView) -> str | None:
     assert value is not None
     if reduction not in REDUCTIONS:
         return f"unknown reduction {reduction}"
-    if reduction != "none" and value.dtype not in NUMBERS:
-        return f"reduction {reduction} of {value.dtype}"
     return None
 
 
@@ -114,8 +113,14 @@ def _emit_topk(e: Emit) -> None:
     e.step("topk", [_last(x, axis)], outputs, largest=int(e.op.attr("largest", 1)))
 
 
-def _supports_topk(op: OpView) -> str | None:
-    return "k is computed from data" if known(op, 1) is None else unbound(op)
+def _emit_reverse_sequence(e: Emit) -> None:
+    e.step(
+        "reverse_sequence",
+        [need(e, 0), need(e, 1)],
+        [e.output(0)],
+        batch_axis=e.op.attr("batch_axis", 1),
+        time_axis=e.op.attr("time_axis", 0),
+    )
 
 
 SPECS = [
@@ -148,7 +153,13 @@ SPECS = [
         dtypes={0: ANY, 2: INDEX},
     ),
     KernelSpec(
-        "onehot", "ai.onnx:OneHot", _emit_one_hot, dtypes={0: INDEX, 2: ANY}, supports=unbound
+        "onehot", "ai.onnx:OneHot", _emit_one_hot, dtypes={0: NUMBERS, 2: ANY}, supports=unbound
     ),
-    KernelSpec("topk", "ai.onnx:TopK", _emit_topk, dtypes={0: NUMBERS}, supports=_supports_topk),
+    KernelSpec("topk", "ai.onnx:TopK", _emit_topk, dtypes={0: NUMBERS}, supports=unbound),
+    KernelSpec(
+        "reversesequence",
+        "ai.onnx:ReverseSequence",
+        _emit_reverse_sequence,
+        dtypes={0: ANY, 1: INDEX},
+    ),
 ]

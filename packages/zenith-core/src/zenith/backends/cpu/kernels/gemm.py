@@ -17,6 +17,8 @@ from zenith.backends.cpu.epilogue import (
     epilogue_reason,
     epilogue_steps,
 )
+from zenith.backends.cpu.kernels.compose import pointwise
+from zenith.backends.cpu.kernels.pointwise_program import Program, Value
 from zenith.backends.cpu.operand import Operand, dense_strides
 from zenith.ir.dims import Dim, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -204,6 +206,54 @@ def _float_inputs(count: int) -> dict[int, frozenset[str]]:
     return dict.fromkeys(range(count), F32)
 
 
+# float64 and integers: a plain kernel, no packing.
+
+_TYPED = frozenset({"float64", "int32", "int64", "uint32", "uint64"})
+
+
+def _emit_typed_matmul(e: Emit) -> None:
+    a, b, y = e.operand(0), e.operand(1), e.output(0)
+    assert a is not None and b is not None
+    if a.rank == 1:
+        a = a.unsqueeze(0)
+        y = y.unsqueeze(y.rank if b.rank == 1 else y.rank - 1)
+    if b.rank == 1:
+        b = b.unsqueeze(1)
+        y = y.unsqueeze(y.rank)
+    e.step("matmul_typed", [_batched(a, y), _batched(b, y)], [y])
+
+
+def _emit_typed_gemm(e: Emit) -> None:
+    """alpha and beta are float: integers are scaled in float64 and truncated."""
+    op, y = e.op, e.output(0)
+    a, b = e.operand(0), e.operand(1)
+    assert a is not None and b is not None
+    a = _transposed(a, int(op.attr("transA", 0)))
+    b = _transposed(b, int(op.attr("transB", 0)))
+    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
+    c = e.operand(2) if op.input(2) is not None and beta != 0 else None
+    if alpha == 1 and c is None:
+        e.step("matmul_typed", [a, b], [y])
+        return
+    product = e.temp(y.dtype, y.shape)
+    e.step("matmul_typed", [a, b], [product])
+    plain = y.dtype == "float64" or (alpha == 1 and beta == 1)
+    work = y.dtype if plain else "float64"
+
+    def build(p: Program, v: Value, *rest: Value) -> Value:
+        v = p.cast(v, work)
+        if alpha != 1:
+            v = p.op("mul", v, p.number(alpha, work))
+        for term in rest:
+            term = p.cast(term, work)
+            if beta != 1:
+                term = p.op("mul", term, p.number(beta, work))
+            v = p.op("add", v, term)
+        return p.cast(v, y.dtype)
+
+    pointwise(e, build, [product] if c is None else [product, c], y)
+
+
 SPECS: list[KernelSpec] = [
     KernelSpec(
         "linear_f32",
@@ -234,6 +284,22 @@ SPECS: list[KernelSpec] = [
         "ai.onnx:Gemm",
         _emit_gemm,
         dtypes=_float_inputs(3),
+        supports=_gemm_reason,
+        cost=_gemm_cost,
+    ),
+    KernelSpec(
+        "matmul_typed",
+        "ai.onnx:MatMul",
+        _emit_typed_matmul,
+        dtypes=dict.fromkeys(range(2), _TYPED),
+        supports=_matmul_reason,
+        cost=_matmul_cost,
+    ),
+    KernelSpec(
+        "gemm_typed",
+        "ai.onnx:Gemm",
+        _emit_typed_gemm,
+        dtypes=dict.fromkeys(range(3), _TYPED),
         supports=_gemm_reason,
         cost=_gemm_cost,
     ),

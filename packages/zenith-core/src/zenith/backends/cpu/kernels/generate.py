@@ -16,7 +16,7 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS", "emit_known"]
 
 DIMS_PER_STEP = 64  # capacity of the native `dims` kernel
-RANGE_TYPES = frozenset({"float32", "float64", "int16", "int32", "int64"})
+RANGE_TYPES = frozenset({"float32", "float64", "float16", "bfloat16", "int16", "int32", "int64"})
 
 
 def emit_known(e: Emit, out: Operand, dims: Sequence[Dim]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from zenith.backends.cpu.emit import Emit
-from zenith.backends.cpu.kernels.views import ANY, known, need, reshaped, unbound
-from zenith.backends.cpu.operand import Operand
+from zenith.backends.cpu.kernels.views import ANY, known, known_ints, need, reshaped, unbound
 from zenith.ir.dims import Dim, exactly
 from zenith.runtime.kernel_registry import KernelSpec
 from zenith.runtime.op_view import OpView
 
-__all__ = ["SPECS"]
+__all__ = ["PAD_MODES", "SPECS"]
 
 MAX_RANK = 8  # of a native tensor
 PAD_MODES = {"constant": 0, "reflect": 1, "edge": 2, "wrap": 3}
@@ -34,12 +33,12 @@ def _supports_concat(op: OpView) -> str | None:
 def _pads(op: OpView, rank: int) -> list[Dim] | None:
     """Elements before each axis; those after follow from the output's shape."""
     pads = known(op, 1)
-    axes = known(op, 3) if op.input(3) is not None else tuple(range(rank))
+    axes = known_ints(op, 3) if op.input(3) is not None else range(rank)
     if pads is None or axes is None:
         return None
     begin: list[Dim] = [0] * rank
     for axis, pad in zip(axes, pads, strict=False):
-        begin[int(axis) % rank] = pad
+        begin[axis % rank] = pad
     return begin
 
 
@@ -118,19 +117,21 @@ def _emit_depth_to_space(e: Emit) -> None:
 def _emit_space_to_depth(e: Emit) -> None:
     block, out = e.op.attr("blocksize"), e.op.outputs[0].shape
     n, c = need(e, 0).shape[:2]
-    _rearrange(e, [n, c, out[2], block, out[3], block], [0, 3, 5, 1, 2, 4])
-
-
-def _supports_trilu(op: OpView) -> str | None:
-    if op.input(1) is not None and known(op, 1) is None:
-        return "the diagonal is computed from data"
-    return None
+    depth_first = e.op.attr("mode", "DCR") == "DCR"
+    perm = [0, 3, 5, 1, 2, 4] if depth_first else [0, 1, 3, 5, 2, 4]
+    _rearrange(e, [n, c, out[2], block, out[3], block], perm)
 
 
 def _emit_trilu(e: Emit) -> None:
     k = known(e.op, 1)
-    source: Operand = need(e, 0)
-    e.step("trilu", [source], [e.output(0)], k=k[0] if k else 0, upper=int(e.op.attr("upper", 1)))
+    computed = e.op.input(1) is not None and k is None
+    e.step(
+        "trilu",
+        [need(e, 0), need(e, 1) if computed else None],
+        [e.output(0)],
+        k=k[0] if k else 0,
+        upper=int(e.op.attr("upper", 1)),
+    )
 
 
 SPECS = [
@@ -141,5 +142,5 @@ SPECS = [
     KernelSpec("tile_copy", "ai.onnx:Tile", _emit_tile, dtypes={0: ANY}, supports=_supports_tile),
     KernelSpec("depthtospace_copy", "ai.onnx:DepthToSpace", _emit_depth_to_space, dtypes={0: ANY}),
     KernelSpec("spacetodepth_copy", "ai.onnx:SpaceToDepth", _emit_space_to_depth, dtypes={0: ANY}),
-    KernelSpec("trilu", "ai.onnx:Trilu", _emit_trilu, dtypes={0: ANY}, supports=_supports_trilu),
+    KernelSpec("trilu", "ai.onnx:Trilu", _emit_trilu, dtypes={0: ANY}),
 ]

@@ -13,6 +13,7 @@ from zenith.backends.cpu.kernels.pointwise_program import (
     Unsupported,
     translate,
 )
+from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -23,16 +24,6 @@ __all__ = ["SPECS"]
 _MAX_RANK = 8
 
 
-def _broadcast_reason(shape: Sequence[Dim], target: Sequence[Dim]) -> str | None:
-    """Why `shape` cannot be read as `target` by strides known now."""
-    if len(shape) > len(target):
-        return "an input has a higher rank than the output"
-    for n, m in zip(reversed(shape), reversed(target), strict=False):
-        if n != 1 and n != m:
-            return f"whether dimension {n} broadcasts to {m} is not known before it runs"
-    return None
-
-
 def _shape_reason(op: OpView) -> str | None:
     shape = op.outputs[0].shape
     if len(shape) > _MAX_RANK:
@@ -40,10 +31,8 @@ def _shape_reason(op: OpView) -> str | None:
     if any(v.shape != shape for v in op.outputs[1:]):
         return "outputs have different shapes"
     for value in op.inputs:
-        if value is not None:
-            reason = _broadcast_reason(value.shape, shape)
-            if reason is not None:
-                return reason
+        if value is not None and value.rank > len(shape):
+            return "an input has a higher rank than the output"
     return None
 
 
@@ -56,6 +45,17 @@ def _supports(op: OpView) -> str | None:
         return str(reason)
     # The target of CastLike is never read.
     return None if op.type == "CastLike" else _shape_reason(op)
+
+
+def _late_reason(op: OpView) -> str | None:
+    """For rows that learn the ranks when the node runs."""
+    if all(v is None or v.value.shape is not None for v in (*op.inputs, *op.outputs)):
+        return "all ranks are known before it runs"
+    try:
+        translate(op)
+    except Unsupported as reason:
+        return str(reason)
+    return None
 
 
 def _cost(op: OpView) -> Cost:
@@ -144,6 +144,11 @@ SPECS = [
     *(
         KernelSpec(f"pointwise_{name.lower()}", f"ai.onnx:{name}", _emit,
                    supports=_supports, cost=_cost)
+        for name in TEMPLATES
+    ),
+    *(
+        KernelSpec(f"pointwise_{name.lower()}_late", f"ai.onnx:{name}", run_late(),
+                   supports=_late_reason, cost=lambda op: Cost(), call=True)
         for name in TEMPLATES
     ),
     KernelSpec("pointwise", "zenith:Pointwise", _emit, supports=_supports, cost=_cost),

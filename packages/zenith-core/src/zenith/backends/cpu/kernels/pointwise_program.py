@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from zenith.backends.cpu.operand import item_bytes
 from zenith.runtime.op_view import OpView
 
 __all__ = ["OPS", "TEMPLATES", "TYPES", "Program", "Unsupported", "Value", "translate"]
@@ -32,6 +33,8 @@ OPS = _words("""
 """)
 _TYPE_NAMES = _words("""
     float32 int64 int32 uint8 float64 float16 bfloat16 int8 bool uint32 uint64 int16 uint16
+    float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn
+    int4 uint4 int2 uint2
 """)
 TYPES = {name: code for code, name in enumerate(_TYPE_NAMES)}
 
@@ -39,21 +42,21 @@ _COMMON = {*_words("add sub mul div min max prelu mod fmod pow neg abs sign relu
 _ORDERED = {*_words("eq lt le where")}
 _BITS = {*_words("band bor bxor shl shr bnot")}
 _FUNCTIONS = {*OPS[OPS.index("isnan") :]}
-_F64 = {*OPS[OPS.index("isnan") : OPS.index("sigmoid") + 1]}
-_WRAPPING = _BITS | {"add", "sub", "mul", "eq", "where"}
+_INTEGERS = _words("int64 int32 int16 int8 uint64 uint32 uint16 uint8")
 # dtype -> (type of the registers, operations)
 _NATIVE: dict[str, tuple[str, set[str]]] = {
     "float32": ("float32", _COMMON | _ORDERED | _FUNCTIONS),
-    "float64": ("float64", _COMMON | _ORDERED | _F64),
-    "int64": ("int64", _COMMON | _ORDERED | _BITS),
-    "int32": ("int32", _COMMON | _ORDERED | _BITS),
-    "uint8": ("uint8", _ORDERED | _BITS),
+    "float64": ("float64", _COMMON | _ORDERED | _FUNCTIONS),
+    **{name: (name, _COMMON | _ORDERED | _BITS) for name in _INTEGERS},
     "bool": ("uint8", (_ORDERED | _BITS | {"lnot"}) - {"shl", "shr", "bnot"}),
-    "int8": ("uint8", {"where", "eq", "band", "bor", "bxor", "bnot"}),
-    "uint32": ("int32", _WRAPPING),
-    "uint64": ("int64", _WRAPPING),
+    # What moves bits only.
+    "float16": ("uint16", {"where"}),
+    "bfloat16": ("uint16", {"where"}),
+    **{name: ("uint8", {"where"}) for name in _TYPE_NAMES[_TYPE_NAMES.index("float8_e4m3fn") :]},
 }
-_DIRECT = {"float32", "int64", "int32", "uint8", "float64", "bool"}
+# Casts between these are one step. The others are reached through one of them (`Program.cast`).
+_DIRECT = {"float32", "int64", "int32", "uint8", "float64", "bool", "uint64"}
+_RARE_FLOATS = {name for name in _TYPE_NAMES if name.startswith(("float", "bfloat"))} - _DIRECT
 _MAX_STEPS, _MAX_REGISTERS, _MAX_OPERANDS = 64, 64, 48
 
 
@@ -118,29 +121,24 @@ class Program:
         self.steps.append(_Step(OPS.index(name), TYPES[registers], value, sources, p, q))
         return value
 
-    def cast(self, x: Value, dtype: str) -> Value:
-        """Convert; rare types go through float32 or int64."""
+    def cast(self, x: Value, dtype: str, p: float = 1.0, q: float = 0.0) -> Value:
+        """Convert; rare types go through others. p, q: saturation and rounding of float8."""
         if dtype not in TYPES or x.dtype not in TYPES:
             raise Unsupported(f"no native cast from {x.dtype} to {dtype}")
-        path = [x.dtype]
-        for name in (_hub(x.dtype), _hub(dtype), dtype):
-            if name != path[-1]:
-                path.append(name)
-        for name in path[1:]:
-            x = self._cast_step(x, name)
+        for name in _cast_path(x.dtype, dtype):
+            x = self._cast_step(x, name, p, q)
         return x
 
-    def _cast_step(self, x: Value, dtype: str) -> Value:
+    def _cast_step(self, x: Value, dtype: str, p: float = 1.0, q: float = 0.0) -> Value:
         value = Value(dtype)
-        code = TYPES[x.dtype] + 16 * TYPES[dtype]
-        self.steps.append(_Step(0, code, value, (x,), 0.0, 0.0))
+        self.steps.append(_Step(0, TYPES[x.dtype], value, (x,), p, q))
         return value
 
     def finish(self, outputs: Sequence[Value]) -> None:
         """Name the results. Each needs memory of its own, so inputs and repeats are copied."""
         for value in outputs:
             if value in self.inputs or value in self.outputs:
-                if value.dtype not in _DIRECT:
+                if value.dtype not in TYPES:
                     raise Unsupported(f"no native {value.dtype} for a copy")
                 value = self._cast_step(value, value.dtype)
             self.outputs.append(value)
@@ -199,6 +197,8 @@ class Program:
             code = step.op | step.type << 8 | where[id(step.dst)] << 16
             for position, register in enumerate(sources):
                 code |= register << (24 + 8 * position)
+            if step.op == 0:
+                code |= TYPES[step.dst.dtype] << 48
             codes.append(code)
             args += [step.p, step.q]
         if count > _MAX_REGISTERS:
@@ -206,15 +206,28 @@ class Program:
         return codes, args
 
 
-def _hub(dtype: str) -> str:
-    """Where casts of a dtype go through: itself, or float32 or int64 for the rare ones."""
-    if dtype in _DIRECT:
-        return dtype
-    return "float32" if dtype in ("float16", "bfloat16") else "int64"
+def _cast_path(source: str, target: str) -> list[str]:
+    """The types to go through, `target` last. No value is rounded twice on the way.
+
+    Rare floats are read as float32, and written from float32 or float64; rare integers are read
+    and written as int64.
+    """
+    if source == target:
+        return []
+    path = [source]
+    if source not in _DIRECT:
+        path.append("float32" if source in _RARE_FLOATS else "int64")
+    if target in _RARE_FLOATS and path[-1] not in ("float32", "float64"):
+        path.append("float64")
+    elif target not in _DIRECT and target not in _RARE_FLOATS and path[-1] != "int64":
+        path.append("int64")
+    if path[-1] != target:
+        path.append(target)
+    return path[1:]
 
 
 def _size(dtype: str) -> int:
-    return {"float16": 2, "bfloat16": 2, "bool": 1}.get(dtype) or np.dtype(dtype).itemsize
+    return item_bytes(dtype)
 
 
 Template = Callable[[Program, OpView, "list[Value | None]"], Value]
@@ -277,6 +290,8 @@ def _pow(p: Program, op: OpView, xs: list[Value | None]) -> Value:
     x, y = _args(xs)
     exponent = y.scalar
     floating = x.dtype in ("float32", "float64")
+    if x.dtype not in _NATIVE or y.dtype not in TYPES:
+        raise Unsupported(f"no native power of {x.dtype} and {y.dtype}")
     if exponent == 1:
         return x
     if exponent == 2 and x.dtype in _NATIVE:
@@ -288,7 +303,8 @@ def _pow(p: Program, op: OpView, xs: list[Value | None]) -> Value:
         return root if exponent == 0.5 else p.op("reciprocal", root)
     if floating or y.dtype.startswith(("int", "uint")):
         return p.op("pow", x, p.cast(y, x.dtype))
-    return p.cast(p.op("pow", p.cast(x, y.dtype), y), x.dtype)
+    power = p.op("pow", p.cast(x, "float64"), p.cast(y, "float64"))
+    return p.cast(power, x.dtype)
 
 
 def _mod(p: Program, op: OpView, xs: list[Value | None]) -> Value:
@@ -304,25 +320,60 @@ def _swish(p: Program, op: OpView, xs: list[Value | None]) -> Value:
     return p.op("silu", *_args(xs)) if alpha == 1.0 else p.op("swish", *_args(xs), p=alpha)
 
 
+def _classified(p: Program, xs: list[Value | None]) -> Value:
+    """Narrow floats are asked as float32, which has the same NaN and infinities."""
+    (x,) = _args(xs)
+    return p.cast(x, "float32") if x.dtype in _RARE_FLOATS else x
+
+
+def _isnan(p: Program, op: OpView, xs: list[Value | None]) -> Value:
+    return p.op("isnan", _classified(p, xs), dtype="bool")
+
+
 def _isinf(p: Program, op: OpView, xs: list[Value | None]) -> Value:
     low, high = op.attr("detect_negative", 1), op.attr("detect_positive", 1)
-    return p.op("isinf", *_args(xs), dtype="bool", p=float(low), q=float(high))
+    return p.op("isinf", _classified(p, xs), dtype="bool", p=float(low), q=float(high))
+
+
+_ROUNDING = {"up": 0.0, "down": 1.0, "nearest": 2.0}
+
+
+def _convert(p: Program, op: OpView, x: Value, dtype: str) -> Value:
+    if dtype == "unknown":
+        raise Unsupported("the type to cast to is not known")
+    rounding = _ROUNDING[op.attr("round_mode", "up")]
+    return p.cast(x, dtype, float(op.attr("saturate", 1)), rounding)
 
 
 def _cast(p: Program, op: OpView, xs: list[Value | None]) -> Value:
-    return p.cast(_args(xs)[0], ir.DataType(op.attr("to")).numpy().name)
+    return _convert(p, op, _args(xs)[0], ir.DataType(op.attr("to")).numpy().name)
 
 
 def _cast_like(p: Program, op: OpView, xs: list[Value | None]) -> Value:
     x, like = _args(xs)
-    return p.cast(x, like.dtype)
+    return _convert(p, op, x, like.dtype)
+
+
+def _shrink(p: Program, op: OpView, xs: list[Value | None]) -> Value:
+    """x + bias below -lambd, x - bias above lambd, else 0; integers as in float64."""
+    (x,) = _args(xs)
+    bias, limit = float(op.attr("bias", 0.0)), float(op.attr("lambd", 0.5))
+    work = x.dtype if x.dtype in ("float32", "float64") else "float64"
+    v = p.cast(x, work)
+    zero = p.number(0.0, work)
+    low = p.op("lt", v, p.number(-limit, work), dtype="bool")
+    high = p.op("lt", p.number(limit, work), v, dtype="bool")
+    above = p.op("where", high, p.op("sub", v, p.number(bias, work)), zero)
+    return p.cast(p.op("where", low, p.op("add", v, p.number(bias, work)), above), x.dtype)
+
+
+def _swiglu(p: Program, op: OpView, xs: list[Value | None]) -> Value:
+    gate, x = _args(xs)
+    return p.op("mul", _swish(p, op, [gate]), x)
 
 
 def _shift(p: Program, op: OpView, xs: list[Value | None]) -> Value:
-    x, count = _args(xs)
-    if not x.dtype.startswith("uint"):
-        raise Unsupported(f"no native {x.dtype} for a shift")
-    return p.op("shl" if op.attr("direction") == "LEFT" else "shr", x, count)
+    return p.op("shl" if op.attr("direction") == "LEFT" else "shr", *_args(xs))
 
 
 TEMPLATES: dict[str, Template] = {
@@ -338,7 +389,7 @@ TEMPLATES: dict[str, Template] = {
     "BitwiseNot": _plain("bnot"), "BitShift": _shift,
     "Where": _plain("where"), "Cast": _cast, "CastLike": _cast_like,
     "Identity": lambda p, op, xs: _args(xs)[0],
-    "IsNaN": _plain("isnan", "bool"), "IsInf": _isinf,
+    "IsNaN": _isnan, "IsInf": _isinf,
     "Neg": _plain("neg"), "Abs": _plain("abs"), "Sign": _plain("sign"), "Relu": _plain("relu"),
     "Floor": _plain("floor"), "Ceil": _plain("ceil"), "Round": _plain("round"),
     "Sqrt": _plain("sqrt"), "Reciprocal": _plain("reciprocal"),
@@ -347,7 +398,9 @@ TEMPLATES: dict[str, Template] = {
     "Asin": _plain("asin"), "Acos": _plain("acos"), "Atan": _plain("atan"),
     "Sinh": _plain("sinh"), "Cosh": _plain("cosh"),
     "Asinh": _plain("asinh"), "Acosh": _plain("acosh"), "Atanh": _plain("atanh"),
-    "Sigmoid": _plain("sigmoid"), "Gelu": _gelu, "Swish": _swish, "Mish": _plain("mish"),
+    "Sigmoid": _plain("sigmoid"), "Gelu": _gelu, "Swish": _swish, "SwiGLU": _swiglu,
+    "Mish": _plain("mish"),
+    "Shrink": _shrink,
     "Softplus": _plain("softplus"), "Softsign": _plain("softsign"),
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _with("hardsigmoid", ("alpha", 0.2), ("beta", 0.5)),

@@ -1,35 +1,36 @@
-"""Rows for reductions along axes, ArgMax, ArgMin and CumSum: kernels take any strides."""
+"""Rows for reductions along axes, ArgMax, ArgMin, CumSum and CumProd: any strides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
 from zenith.backends.cpu.emit import Emit
+from zenith.backends.cpu.kernels.compose import REDUCTIONS, pointwise, reduced
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
+from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
 
 __all__ = ["REDUCTIONS", "SPECS"]
 
-# ONNX operator -> number in cpp/cpu/kernels/reduce/reduce.cpp.
-REDUCTIONS = {
-    "ReduceSum": 0,
-    "ReduceMean": 1,
-    "ReduceMax": 2,
-    "ReduceMin": 3,
-    "ReduceProd": 4,
-    "ReduceL1": 5,
-    "ReduceL2": 6,
-    "ReduceSumSquare": 7,
-    "ReduceLogSum": 8,
+_FLOATS = frozenset({"float32", "float64"})
+_WORDS = frozenset({"int32", "int64", "uint32", "uint64"})
+_INTEGERS = _WORDS | {"int8", "uint8", "int16", "uint16"}
+_NATIVE = {
+    "ReduceSum": _FLOATS | _WORDS,
+    "ReduceProd": _FLOATS | _WORDS,
+    "ReduceSumSquare": _FLOATS | _WORDS,
+    "ReduceMax": _FLOATS | _INTEGERS | {"bool"},
+    "ReduceMin": _FLOATS | _INTEGERS | {"bool"},
 }
-_F32 = frozenset({"float32"})
-_NUMBERS = frozenset({"float32", "int64", "int32"})
-_ALL = _NUMBERS | {"bool", "uint8"}
-_DTYPES = {"ReduceSum": _NUMBERS, "ReduceProd": _NUMBERS, "ReduceMax": _ALL, "ReduceMin": _ALL}
+_LATE = {
+    **{name: _NATIVE.get(name, _FLOATS | _WORDS) for name in (*REDUCTIONS, "ReduceLogSumExp")},
+    "CumSum": _FLOATS | _WORDS,
+    "CumProd": _FLOATS | _WORDS,
+}
 
 
 def _axes(op: OpView) -> list[int] | None:
@@ -63,6 +64,18 @@ def _is_int(x: object) -> bool:
     return isinstance(x, int)
 
 
+def _late_reason(op: OpView) -> str | None:
+    """For rows that read the axes, or the rank, when the node runs."""
+    x, given = op.inputs[0], op.input(1)
+    assert x is not None
+    ranked = x.value.shape is not None and op.outputs[0].value.shape is not None
+    if ranked and (
+        given is None or (given.known is not None and all(_is_int(a) for a in given.known))
+    ):
+        return "everything is known before it runs"
+    return None
+
+
 def _cost(op: OpView) -> Cost:
     x = op.inputs[0]
     assert x is not None
@@ -79,43 +92,56 @@ def _emit_reduce(e: Emit) -> None:
     e.step("reduce", [x], [e.output(0)], op=op, axes=axes)
 
 
-def _pointwise(
-    e: Emit, build: Callable[..., Value], inputs: list[Operand], output: Operand
-) -> None:
-    """One elementwise step; all operands f32 and of the output's shape."""
-    program = Program()
-    values = [program.input("float32") for _ in inputs]
-    program.finish([build(program, *values)])
-    constants = [e.const(v.const) for v in program.inputs if v.const is not None]
-    codes, args = program.encode()
-    operands = [o.expand(output.shape) for o in (*inputs, *constants)]
-    e.step("pointwise", operands, [output], steps=codes, args=args)
+def _placed(y: Operand, axes: Sequence[int], rank: int) -> Operand:
+    """The output with its reduced axes, which `keepdims=0` leaves out."""
+    if y.rank != rank:
+        for axis in axes:
+            y = y.unsqueeze(axis)
+    return y
+
+
+def _emit_integer_reduce(e: Emit) -> None:
+    """Reductions of integers that leave the integers on the way: their sum wraps around as
+    ReduceSum's does, what follows is float64, and the result is truncated."""
+    x, axes = e.operand(0), _axes(e.op)
+    assert x is not None and axes is not None
+    y = _placed(e.output(0), axes, x.rank)
+    kind, dtype = e.op.type, x.dtype
+    if kind == "ReduceL1":
+        x = pointwise(e, lambda p, v: p.op("abs", v), [x])
+    total = reduced(e, "ReduceSumSquare" if kind == "ReduceL2" else "ReduceSum", x, axes)
+    if kind == "ReduceL1":
+        e.copy(total, y)
+    elif kind == "ReduceMean":
+        one = e.const(np.ones((), dtype)).expand(x.shape)
+        count = reduced(e, "ReduceSum", one, axes)
+        pointwise(e, lambda p, v, n: p.op("div", v, n), [total, count], y)
+    else:
+        name = "sqrt" if kind == "ReduceL2" else "log"
+        pointwise(e, lambda p, v: p.cast(p.op(name, p.cast(v, "float64")), dtype), [total], y)
 
 
 def _emit_log_sum_exp(e: Emit) -> None:
-    """max + log(sum(exp(x - max))), where an infinite max counts as 0."""
+    """max + log(sum(exp(x - max))), where an infinite max counts as 0. Integers as float64."""
     x, axes = e.operand(0), _axes(e.op)
     assert x is not None and axes is not None
     if not axes:
         e.alias(0, x)
         return
-    kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    largest, total = e.temp("float32", kept), e.temp("float32", kept)
-    shift, powers = e.temp("float32", kept), e.temp("float32", x.shape)
-    e.step("reduce", [x], [largest], op=REDUCTIONS["ReduceMax"], axes=axes)
+    dtype = x.dtype
+    if dtype not in _FLOATS:
+        x = pointwise(e, lambda p, v: p.cast(v, "float64"), [x])
+    work = x.dtype
 
     def finite(p: Program, m: Value) -> Value:
         infinite = p.op("isinf", m, dtype="bool", p=1.0, q=1.0)
-        return p.op("where", infinite, p.number(0.0, "float32"), m)
+        return p.op("where", infinite, p.number(0.0, work), m)
 
-    _pointwise(e, finite, [largest], shift)
-    _pointwise(e, lambda p, v, m: p.op("exp", p.op("sub", v, m)), [x, shift], powers)
-    e.step("reduce", [powers], [total], op=REDUCTIONS["ReduceSum"], axes=axes)
-    output = e.output(0)
-    if len(output.shape) != len(kept):
-        for axis in reversed(axes):
-            shift, total = shift.squeeze(axis), total.squeeze(axis)
-    _pointwise(e, lambda p, m, s: p.op("add", m, p.op("log", s)), [shift, total], output)
+    shift = pointwise(e, finite, [reduced(e, "ReduceMax", x, axes)])
+    powers = pointwise(e, lambda p, v, m: p.op("exp", p.op("sub", v, m)), [x, shift])
+    total = reduced(e, "ReduceSum", powers, axes)
+    y = _placed(e.output(0), axes, x.rank)
+    pointwise(e, lambda p, m, s: p.cast(p.op("add", m, p.op("log", s)), dtype), [shift, total], y)
 
 
 def _rank_reason(op: OpView) -> str | None:
@@ -144,11 +170,11 @@ def _cumsum_supports(op: OpView) -> str | None:
     return _rank_reason(op)
 
 
-def _emit_cumsum(e: Emit) -> None:
+def _emit_cumulative(e: Emit) -> None:
     x, axis = e.operand(0), e.op.input(1)
     assert x is not None and axis is not None and axis.const is not None
     e.step(
-        "cumsum",
+        e.op.type.lower(),
         [x],
         [e.output(0)],
         axis=int(axis.const.ravel()[0]) % x.rank,
@@ -162,16 +188,29 @@ def _emit_cumsum(e: Emit) -> None:
 SPECS = [
     *(
         KernelSpec(name.lower().replace("reduce", "reduce_"), f"ai.onnx:{name}", _emit_reduce,
-                   dtypes={0: _DTYPES.get(name, _F32)}, supports=_supports, cost=_cost)
+                   dtypes={0: _NATIVE.get(name, _FLOATS)}, supports=_supports, cost=_cost)
         for name in REDUCTIONS
     ),
+    *(
+        KernelSpec(f"reduce_{name.lower()}_integer", f"ai.onnx:Reduce{name}", _emit_integer_reduce,
+                   dtypes={0: _WORDS}, supports=_supports, cost=_cost)
+        for name in ("Mean", "L1", "L2", "LogSum")
+    ),
     KernelSpec("reduce_logsumexp", "ai.onnx:ReduceLogSumExp", _emit_log_sum_exp,
-               dtypes={0: _F32}, supports=_supports, cost=_cost),
+               dtypes={0: _FLOATS | _WORDS}, supports=_supports, cost=_cost),
     *(
         KernelSpec(name.lower(), f"ai.onnx:{name}", _emit_arg,
-                   dtypes={0: _NUMBERS | {"uint8"}}, supports=_rank_reason, cost=_cost)
+                   dtypes={0: _FLOATS | _INTEGERS}, supports=_rank_reason, cost=_cost)
         for name in ("ArgMax", "ArgMin")
     ),
-    KernelSpec("cumsum", "ai.onnx:CumSum", _emit_cumsum, dtypes={0: _NUMBERS},
-               supports=_cumsum_supports),
+    *(
+        KernelSpec(name.lower(), f"ai.onnx:{name}", _emit_cumulative, dtypes={0: _FLOATS | _WORDS},
+                   supports=_cumsum_supports)
+        for name in ("CumSum", "CumProd")
+    ),
+    *(
+        KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late(1), dtypes={0: dtypes},
+                   supports=_late_reason, cost=lambda op: Cost(), call=True)
+        for name, dtypes in _LATE.items()
+    ),
 ]  # fmt: skip

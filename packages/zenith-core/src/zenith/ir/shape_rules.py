@@ -1,0 +1,244 @@
+"""Shape rules that correct the inference package where it takes data it cannot see for absent.
+
+Axes or sizes that are computed at run time leave sizes open; the package's own rules guess. Rules
+here call the package's own first choice when the content is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+from onnx_shape_inference import registry
+
+__all__: list[str] = []
+
+_OPSET = 28  # of GraphIR: these rules win over older ones
+registry.collect()
+_Rule = Callable[[Any, ir.Node], None]
+
+
+def _corrects(*op_types: str) -> Callable[[Callable[[Any, ir.Node, _Rule], None]], None]:
+    """Register a rule that also gets the package's own."""
+
+    def register(rule: Callable[[Any, ir.Node, _Rule], None]) -> None:
+        for op_type in op_types:
+            own = registry.get("", op_type, version=_OPSET)
+            assert own is not None, op_type
+
+            def corrected(ctx: Any, node: ir.Node, own: _Rule = own) -> None:
+                rule(ctx, node, own)
+
+            registry.register("", op_type, since_version=_OPSET)(corrected)
+
+    return register
+
+
+def _computed(ctx: Any, node: ir.Node, index: int) -> ir.Value | None:
+    """The input at `index` when its content is only known at run time."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or ir.convenience.get_const_tensor(value) is not None:
+        return None
+    return value if ctx.get_symbolic_value(value) is None else None
+
+
+def _length(value: ir.Value) -> int | None:
+    """How many elements a vector has, if that is fixed."""
+    if value.shape is None or len(value.shape) != 1 or not isinstance(value.shape[0], int):
+        return None
+    return value.shape[0]
+
+
+def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None) -> None:
+    """Every size a symbol of its own."""
+    shape = None if rank is None else ir.Shape([ctx.new_symbolic_dim() for _ in range(rank)])
+    ctx.set_shape_and_dtype(value, shape, dtype)
+
+
+@_corrects("Squeeze")
+def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(ctx, node, 1)
+    if axes is None or data is None:
+        return own(ctx, node)
+    count = _length(axes)
+    known = data.shape is not None and count is not None
+    _open(ctx, node.outputs[0], len(data.shape) - count if known else None, data.dtype)  # type: ignore[arg-type,operator]
+
+
+@_corrects(
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+)
+def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axes = node.inputs[0], _computed(ctx, node, 1)
+    if axes is None or data is None or data.shape is None:
+        return own(ctx, node)
+    count, rank = _length(axes), len(data.shape)
+    keep = node.attributes.get("keepdims")
+    if keep is None or keep.as_int():
+        _open(ctx, node.outputs[0], rank, data.dtype)
+    elif count:
+        _open(ctx, node.outputs[0], rank - count, data.dtype)
+    else:
+        _open(ctx, node.outputs[0], None, data.dtype)
+
+
+@_corrects("Split")
+def _split(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data = node.inputs[0]
+    if _computed(ctx, node, 1) is None or data is None or data.shape is None:
+        return own(ctx, node)
+    attribute = node.attributes.get("axis")
+    axis = attribute.as_int() if attribute is not None else 0
+    for output in node.outputs:
+        dims = list(data.shape)
+        dims[axis] = ctx.new_symbolic_dim()
+        ctx.set_shape_and_dtype(output, ir.Shape(dims), data.dtype)
+
+
+@_corrects("Unique")
+def _unique(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    data, axis = node.inputs[0], node.attributes.get("axis")
+    if axis is None or data is None or ir.convenience.get_const_tensor(data) is not None:
+        return own(ctx, node)
+    found = ctx.new_symbolic_dim()
+    shape = None
+    length = ctx.new_symbolic_dim()
+    if data.shape is not None:
+        dims = list(data.shape)
+        length, dims[axis.as_int()] = dims[axis.as_int()], found
+        shape = ir.Shape(dims)
+    ctx.set_shape_and_dtype(node.outputs[0], shape, data.dtype)
+    for output, size in zip(node.outputs[1:], (found, length, found), strict=False):
+        ctx.set_shape_and_dtype(output, ir.Shape([size]), ir.DataType.INT64)
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+@_corrects("ConstantOfShape", "Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
+def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Where only the sizes depend on data, the rank does not."""
+    own(ctx, node)
+    if node.outputs[0].shape is not None:
+        return
+    data = node.inputs[0]
+    assert data is not None
+    rank, dtype = _rank(data), data.dtype
+    says = node.inputs[1] if len(node.inputs) > 1 else None
+    count = None if says is None else _length(says)
+    if node.op_type == "Expand":
+        rank = None if rank is None or count is None else max(rank, count)
+    elif node.op_type == "Unsqueeze":
+        rank = _sum(rank, count)
+    elif node.op_type == "ConstantOfShape":
+        value = node.attributes.get("value")
+        dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+        rank = _length(data)
+    if rank is not None:
+        _open(ctx, node.outputs[0], rank, dtype)
+
+
+_BROADCASTING = (
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Expand"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or"),
+    *("Pow", "Sub", "Sum", "Where", "Xor"),
+)
+
+
+@_corrects(*_BROADCASTING)
+def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Of two named sizes either may be 1: the result has the larger one.
+
+    That they fit is checked where the sizes are known.
+    """
+    out, before = node.outputs[0], node.outputs[0].shape
+    out.shape = None  # else the package takes what an earlier run found for a declaration
+    own(ctx, node)
+    shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
+    if node.op_type == "Expand":
+        target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
+        shapes = [shapes[0], target]
+    if out.shape is not None and all(s is not None for s in shapes):
+        out.shape = _larger(list(out.shape), [s for s in shapes if s is not None], before)
+    elif out.shape is None:
+        out.shape = before
+
+
+@_corrects("MatMul")
+def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    (left, right), out, before = node.inputs, node.outputs[0], node.outputs[0].shape
+    out.shape = None
+    own(ctx, node)
+    if (_rank(left) or 0) < 2 or (_rank(right) or 0) < 2 or out.shape is None:
+        out.shape = out.shape or before
+        return
+    shapes = [list(v.shape)[:-2] for v in (left, right) if v is not None and v.shape is not None]
+    dims = list(out.shape)
+    out.shape = _larger(dims, [[*s, 1, 1] for s in shapes], before)
+
+
+def _larger(found: list[Any], shapes: list[list[Any]], before: ir.Shape | None) -> ir.Shape:
+    """`found` with the larger size wherever two inputs have different named sizes.
+
+    before: what is declared; its numbers stay.
+    """
+    for back in range(1, len(found) + 1):
+        sizes = {str(s[-back]): s[-back] for s in shapes if len(s) >= back}
+        named = [d for d in sizes.values() if not isinstance(d, int)]
+        fixed = [d for d in sizes.values() if isinstance(d, int) and d != 1]
+        if len(named) > 1 and not fixed and all(d.value is not None for d in named):
+            found[-back] = ir.SymbolicDim(f"Max({', '.join(sorted(str(d) for d in named))})")
+        if before is not None and len(before) == len(found) and isinstance(before[-back], int):
+            found[-back] = before[-back]
+    return ir.Shape(found)
+
+
+@_corrects("MaxUnpool")
+def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The inverse of a pool's size; the package leaves it open."""
+    own(ctx, node)
+    data = node.inputs[0]
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is not None or data is None or data.shape is None:
+        return
+    kernel = node.attributes["kernel_shape"].as_ints()
+    count = len(kernel)
+    lists = {"strides": [1] * count, "pads": [0] * 2 * count}
+    lists |= {k: list(node.attributes[k].as_ints()) for k in lists if k in node.attributes}
+    dims = list(data.shape)[:2]
+    for axis, size in enumerate(kernel):
+        less = lists["pads"][axis] + lists["pads"][axis + count]
+        dims.append((data.shape[2 + axis] - 1) * lists["strides"][axis] + (size - less))
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(dims), data.dtype)
+
+
+@_corrects("Resize")
+def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """One scale for all axes, and sizes rounded half up; the package rounds down."""
+    own(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    kept = "stretch" if policy is None else policy.as_string()
+    tensor = ir.convenience.get_const_tensor(node.inputs[3]) if len(node.inputs) > 3 else None
+    if kept == "stretch" or tensor is None or data is None or data.shape is None:
+        return
+    attribute = node.attributes.get("axes")
+    rank = len(data.shape)
+    axes = range(rank) if attribute is None else [a % rank for a in attribute.as_ints()]
+    before = [data.shape[axis] for axis in axes]
+    if not all(isinstance(n, int) and n > 0 for n in before):
+        _open(ctx, out, rank, data.dtype)
+        return
+    scales = [int(n) / int(m) for n, m in zip(tensor.numpy().ravel(), before, strict=True)]
+    scale = min(scales) if kept == "not_larger" else max(scales)
+    dims = list(data.shape)
+    for axis in axes:
+        dims[axis] = int(scale * data.shape[axis] + 0.5)
+    out.shape = ir.Shape(dims)

@@ -1,0 +1,396 @@
+"""The stages between GraphIR and an execution plan, for a model and the bodies of its loops.
+
+assign: canonicalize and partition's first half (who runs each node); plan: partition, lower, select
+and plan. `ZenithEngine` calls both, with the report of fallbacks between.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_shape_inference import SYM_DATA_KEY
+
+from zenith.config import CompileConfig
+from zenith.errors import NoKernelFoundError
+from zenith.events import events
+from zenith.ir import GraphIR
+from zenith.ir.control import closed, is_control, subgraphs
+from zenith.ir.dims import dim_names
+from zenith.passes import PassManager, optimize_graph
+from zenith.passes.expand_functions import expand_functions
+from zenith.passes.widen_half import widen_half
+from zenith.runtime.backend import Backend, CallableProgram, Program
+from zenith.runtime.control import Body, ControlProgram
+from zenith.runtime.dispatcher import KernelDispatcher, Selection
+from zenith.runtime.explain import NodeReport
+from zenith.runtime.kernel_registry import KernelRegistry
+from zenith.runtime.op_view import OpView
+from zenith.runtime.partition import (
+    EXECUTOR,
+    Choice,
+    Partition,
+    assign_backends,
+    describe_node,
+    known_at_compile_time,
+    op_view,
+    partition,
+)
+from zenith.runtime.plan import ExecutionPlan, PlannedPartition, tensor_specs
+
+if TYPE_CHECKING:
+    from zenith.plugins import PluginManager
+
+__all__ = ["FallbackWarning", "Stages", "Unit"]
+
+
+class FallbackWarning(UserWarning):
+    """Nodes of a model do not run on the first backend of its target."""
+
+
+@dataclass
+class Unit:
+    """One graph, the model's or a body's, after canonicalization, and who runs its nodes.
+
+    bodies: of every control-flow node, by attribute name: the subgraph as a unit of its own, and
+    the values of this graph that it captures.
+    """
+
+    graph: GraphIR
+    chosen: dict[ir.Node, Choice]
+    bodies: dict[ir.Node, dict[str, tuple[Unit, list[ir.Value]]]]
+
+
+class Stages:
+    """The stages for one model, and what they have to say."""
+
+    def __init__(
+        self,
+        plugins: PluginManager,
+        registry: KernelRegistry,
+        config: CompileConfig,
+        targets: tuple[str, ...],
+    ) -> None:
+        self._plugins = plugins
+        self._config = config
+        self._targets = targets
+        self._dispatcher = KernelDispatcher(registry, config.opt_level)
+        self._planning = [t for t in targets if plugins.backend(t).plans_sizes]
+        self._fallbacks: list[str] = []
+        self._failures: list[str] = []
+        self.passes: list[str] = []
+        self.reports: list[NodeReport] = []
+        self.copies: list[str] = []
+
+    def assign(self, graph: GraphIR, where: str = "") -> Unit:
+        """Canonicalize, and choose a backend for every node, bodies included."""
+        _name_sizes_by_inputs(graph)
+        graph, report = optimize_graph(graph, self._config.opt_level)
+        self.passes += [f"{where}{record}" for record in report.records]
+        self._adapt(graph, where)
+        found = assign_backends(graph, self._targets, self._dispatcher, self._planning)
+        self._failures += found.failures
+        bodies: dict[ir.Node, dict[str, tuple[Unit, list[ir.Value]]]] = {}
+        for node, choice in found.chosen.items():
+            if choice.backend == EXECUTOR:
+                bodies[node] = {}
+                for name, inner in subgraphs(node).items():
+                    model, captured = closed(inner, graph.model)
+                    body = self.assign(GraphIR(model), f"{where}{node.name}.{name}: ")
+                    bodies[node][name] = (body, captured)
+            elif choice.backend != self._targets[0]:
+                self._note_fallback(op_view(graph, node), choice.backend)
+        return Unit(graph, found.chosen, bodies)
+
+    def _adapt(self, graph: GraphIR, where: str) -> None:
+        """Put what no native backend runs into terms that one does run."""
+        _inline_unclaimed(graph, self._targets, self._dispatcher)
+        native = self._targets[: self._targets.index("reference")]
+
+        def claims(node: ir.Node) -> bool:
+            op = op_view(graph, node)
+            return is_control(node) or any(
+                isinstance(self._dispatcher.select(target, op), Selection) for target in native
+            )
+
+        if not native:
+            return
+        expanded = expand_functions(graph, claims)
+        widened = widen_half(graph, claims)
+        if expanded or widened:
+            graph.infer_shapes()
+        self.passes += [
+            f"{where}{name}: {count} changed"
+            for name, count in (("expand_functions", expanded), ("widen_half", widened))
+            if count
+        ]
+
+    def _note_fallback(self, op: OpView, backend: str) -> None:
+        first = self._targets[0]
+        if known_at_compile_time(op):
+            return
+        answer = self._dispatcher.select(first, op)
+        if isinstance(answer, Selection):
+            why = "sizes it has to do with depend on data"
+        else:
+            why = " | ".join(f"{n}: {r}" for n, r in answer) or f"no kernel for {op.key}"
+        self._fallbacks.append(f"  {describe_node(op)}\n    runs on {backend}; {first}: {why}")
+        name = op.node.name or ""
+        events.emit("fallback", node=name, op=op.key, backend=backend, why=why)
+
+    def report_fallbacks(self) -> None:
+        """Raise for nodes that nobody runs; report those that the first backend does not run."""
+        if self._failures:
+            raise NoKernelFoundError(
+                f"no kernel for {len(self._failures)} node(s) on {', '.join(self._targets)}\n"
+                + "\n".join(self._failures),
+                next='fallback="warn" lets the reference backend run them, slowly',
+            )
+        lines = self._fallbacks
+        if not lines:
+            return
+        text = f"{len(lines)} node(s) do not run on {self._targets[0]}:\n" + "\n".join(lines)
+        if self._config.fallback == "error":
+            raise NoKernelFoundError(
+                text, next='fallback="warn" runs them on the backends named above, slowly'
+            )
+        if self._config.fallback == "warn":
+            warnings.warn(text, FallbackWarning, stacklevel=5)
+
+    def plan(self, unit: Unit, where: str = "") -> tuple[ExecutionPlan, GraphIR]:
+        """Partition, lower, select and plan; also the graph that runs."""
+        graph = unit.graph
+        slots = {value: i for i, value in enumerate(graph.inputs)}
+        planned: list[PlannedPartition] = []
+        owned = _Owned()
+        parts = partition(graph, unit.chosen, self._planning)
+        for part in parts:
+            inputs = tuple(slots[v] for v in part.inputs)
+            for value in part.outputs:
+                slots.setdefault(value, len(slots))
+            outputs = tuple(slots[v] for v in part.outputs)
+            if part.backend == EXECUTOR:
+                program: Program = self._control(part, unit, where)
+                selections: Sequence[Selection] = ()
+            else:
+                program, selections = self._program(part, where)
+                owned.add(part.graph, program)
+            planned.append(
+                PlannedPartition(part.backend, program, inputs, outputs, tuple(selections))
+            )
+        if len(parts) == 1:  # lowering may have replaced the values of the graph itself
+            results: Sequence[ir.Value] = parts[0].outputs
+        else:
+            results = graph.outputs
+        owned.take_over(graph)
+        constants: dict[int, np.ndarray[Any, Any]] = {}
+        for value in results:  # weights that no partition computes
+            if value not in slots and value.const_value is not None:
+                slots[value] = len(slots)
+                constants[slots[value]] = value.const_value.numpy()
+        plan = ExecutionPlan(
+            tensor_specs(graph.inputs),
+            tensor_specs(graph.outputs),
+            tuple(slots[v] for v in results),
+            len(slots),
+            tuple(planned),
+            constants,
+        )
+        return plan, graph
+
+    def _program(self, part: Partition, where: str) -> tuple[Program, Sequence[Selection]]:
+        backend = self._plugins.backend(part.backend)
+        if not part.choice.call:
+            self._lower(part, backend, where)
+        selections = self._select(part, backend)
+        program = (
+            CallableProgram(part.graph, selections)
+            if part.choice.call
+            else backend.build(part.graph, selections, self._config)
+        )
+        self.reports += _node_reports(part, backend, selections, where)
+        self.copies += getattr(program, "copies", [])
+        return program, selections
+
+    def _control(self, part: Partition, unit: Unit, where: str) -> ControlProgram:
+        node = part.nodes[0]
+        self.reports.append(
+            NodeReport(
+                name=f"{where}{node.name}",
+                op=f"ai.onnx:{node.op_type}",
+                backend=EXECUTOR,
+                kernel=node.op_type.lower(),
+                dtype="",
+                why="control flow: the executor runs the plans of its bodies",
+                candidates=(),
+                flops=0,
+                bytes=0,
+                source=node.metadata_props.get("zenith.source", ""),
+            )
+        )
+        bodies = {}
+        for name, (body, captured) in unit.bodies[node].items():
+            plan, _ = self.plan(body, f"{where}{node.name}.{name}/")
+            bodies[name] = Body(plan, tuple(part.inputs.index(v) for v in captured))
+        constants = {
+            v: np.array(v.const_value.numpy())
+            for v in node.inputs
+            if v is not None and v.const_value is not None and v not in part.inputs
+        }
+        return ControlProgram(node, part.inputs, part.outputs, bodies, constants)
+
+    def _lower(self, part: Partition, backend: Backend, where: str) -> None:
+        names = list(backend.pipeline(self._config.opt_level))
+        if not names:
+            return
+        steps = [self._plugins.passes.get(name, name) for name in names]
+        report = PassManager(steps).run(part.graph)
+        _inline_unclaimed(part.graph, (part.backend,), self._dispatcher)
+        self.passes += [f"{where}{part.backend}: {record}" for record in report.records]
+
+    def _select(self, part: Partition, backend: Backend) -> list[Selection]:
+        selections: list[Selection] = []
+        failures: list[str] = []
+        for node in part.graph.nodes:
+            op = op_view(part.graph, node)
+            if not part.choice.call and backend.plans_sizes and known_at_compile_time(op):
+                continue
+            answer = self._dispatcher.select(part.backend, op, call=part.choice.call)
+            if isinstance(answer, Selection):
+                selections.append(answer)
+                events.emit(
+                    "kernel_selected",
+                    node=node.name or "",
+                    op=op.key,
+                    backend=part.backend,
+                    kernel=answer.spec.name,
+                    rejected=answer.lost,
+                )
+            else:
+                tried = " | ".join(f"{n}: {r}" for n, r in answer)
+                failures.append(f"  {describe_node(op)}\n    tried  {tried}")
+        if failures:
+            raise NoKernelFoundError(
+                f"no kernel on {part.backend} for {len(failures)} node(s) after lowering\n"
+                + "\n".join(failures),
+                next="opt_level=0 compiles without the passes that made them",
+            )
+        return selections
+
+
+def _name_sizes_by_inputs(graph: GraphIR) -> None:
+    """Infer shapes anew where a size is declared in names that no input shows.
+
+    Inference prefers declared names to what it finds, and a plan cannot tell what they are: on
+    outputs, and on inputs of a body that captures a value of size ``2*n`` but nothing of size n.
+    """
+    shown = {str(d) for v in graph.inputs for d in v.shape or () if str(d).isidentifier()}
+    hidden = {str(d) for v in graph.outputs for d in v.shape or () if str(d).isidentifier()} - shown
+    renamed: dict[str, ir.SymbolicDim] = {}
+    for value in graph.inputs:
+        for d in value.shape or ():
+            text = str(d)
+            if not isinstance(d, int) and not dim_names(d) <= shown:
+                renamed.setdefault(text, ir.SymbolicDim(f"_i{len(renamed)}"))
+        if value.shape is not None and any(str(d) in renamed for d in value.shape):
+            value.shape = ir.Shape(renamed.get(str(d), d) for d in value.shape)
+            value.metadata_props.pop(SYM_DATA_KEY, None)
+    if not hidden and not renamed:
+        return
+    before = {v: v.shape for node in graph.nodes for v in node.outputs}
+    for value in before:
+        value.shape = None
+        value.metadata_props.pop(SYM_DATA_KEY, None)
+    graph.infer_shapes()
+    for value, shape in before.items():
+        if value.shape is None:
+            value.shape = shape
+
+
+def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:
+    """Replace fused operators that no backend has a kernel for by their bodies."""
+    unclaimed = set()
+    for node in graph.nodes:
+        op = op_view(graph, node)
+        if op.body is not None and not any(
+            isinstance(dispatcher.select(t, op), Selection) for t in targets
+        ):
+            unclaimed.add(op.node.op_identifier())
+    if unclaimed:
+        from onnx_ir.passes.common import InlinePass
+
+        InlinePass(criteria=lambda function: function.identifier() in unclaimed)(graph.model)
+        graph.infer_shapes()
+
+
+def _node_reports(
+    part: Partition, backend: Backend, selections: Sequence[Selection], where: str
+) -> list[NodeReport]:
+    reports = []
+    for selection in selections:
+        op = selection.op
+        cost = selection.spec.cost(op)
+        reports.append(
+            NodeReport(
+                name=f"{where}{op.node.name or ''}",
+                op=op.key + (f".{op.overload}" if op.overload else ""),
+                backend=part.backend,
+                kernel=selection.spec.name if part.choice.call else backend.kernel_name(selection),
+                dtype=op.outputs[0].dtype if op.outputs else "",
+                why=selection.why,
+                candidates=selection.lost,
+                flops=cost.flops,
+                bytes=cost.bytes,
+                source=op.node.metadata_props.get("zenith.source", ""),
+            )
+        )
+    return reports
+
+
+class _Owned:
+    """Constants that programs own, by name: plain ones, and packed ones that can be unpacked."""
+
+    def __init__(self) -> None:
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.packed: dict[str, Any] = {}
+
+    def add(self, graph: GraphIR, program: Program) -> None:
+        """What a program made of the initializers of its graph."""
+        constants = getattr(program, "constants", {})
+        packed = getattr(program, "packed", {})
+        for name, value in graph.initializers.items():
+            if value in constants:
+                self.constants[name] = constants[value]
+            elif value in packed:
+                self.packed[name] = packed[value]
+
+    def take_over(self, graph: GraphIR) -> None:
+        """Make initializers views of what the programs own, and let the sources go.
+
+        Packed weights unpack when somebody reads them, so no weight is held twice.
+        """
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if name in self.constants:
+                value.const_value = ir.Tensor(self.constants[name], dtype=tensor.dtype, name=name)
+            elif name in self.packed:
+                value.const_value = ir.LazyTensor(
+                    _unpacker(self.packed[name], name),
+                    dtype=tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=name,
+                )
+            else:
+                value.const_value = ir.Tensor(
+                    np.array(tensor.numpy()), dtype=tensor.dtype, name=name
+                )
+
+
+def _unpacker(packed: Any, name: str | None) -> Any:
+    return lambda: ir.Tensor(packed.unpack(), name=name)

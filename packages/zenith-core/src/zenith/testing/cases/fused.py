@@ -1,0 +1,92 @@
+"""Operators of the zenith domain, which the fusing passes make; their bodies say what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from zenith.ops import OPERATORS, pointwise
+from zenith.testing.cases import Case, make, random
+
+LINEAR = (
+    "",
+    "bias",
+    "bias.relu",
+    "bias.gelu",
+    "bias.gelu_tanh",
+    "silu",
+    "mul",
+    "bias.add",
+    "add.tanh",
+)
+CONV = (
+    "",
+    "bias",
+    "bias.relu",
+    "bias.relu6",
+    "bias.add.relu",
+    "bias.silu",
+    "hardswish",
+    "bias.sigmoid",
+)
+CHAINS = {
+    "gelu by hand": (1, ["a = Erf (i0)", "y = Mul (a, i0)"], ["y"]),
+    "three inputs": (3, ["a = Mul (i0, i1)", "b = Add (a, i2)", "y = Tanh (b)"], ["y"]),
+    "two results": (2, ["a = Sub (i0, i1)", "b = Exp (a)"], ["a", "b"]),
+    "compare": (2, ["c = Less (i0, i1)", "y = Where (c, i0, i1)"], ["y"]),
+}
+
+
+def cases() -> Iterator[Case]:
+    for overload in LINEAR:
+        for what, rows in {"rows": (3, 7), "one": (1,), "empty": (0,), "many": (130,)}.items():
+            x, w = random((*rows, 33)), random((33, 20), seed=1)
+            operands = _operands(overload, (20,), (*rows, 20))
+            held = {1, *(2 + i for i, step in enumerate(_steps(overload)) if step == "bias")}
+            name = f"{overload or 'plain'}, {what}"
+            function = OPERATORS["Linear"](overload)
+            yield make("Linear", name, [x, w, *operands], constants=held, function=function)
+    for overload in CONV:
+        for what, kernel in {"3x3": 3, "1x1": 1}.items():
+            x, w = random((2, 5, 9, 8)), random((6, 5, kernel, kernel), seed=1)
+            operands = _operands(overload, (6,), (2, 6, 9, 8))
+            held = {1, *(2 + i for i, step in enumerate(_steps(overload)) if step == "bias")}
+            yield make(
+                "ConvBiasAct",
+                f"{overload or 'plain'}, {what}",
+                [x, w, *operands],
+                constants=held,
+                function=OPERATORS["ConvBiasAct"](overload),
+                strides=[1, 1],
+                pads=[kernel // 2] * 4,
+                dilations=[1, 1],
+                group=1,
+            )
+    for what, size in {"odd": 37, "one": 1, "large": 1025}.items():
+        a, b = random((3, 5, size)), random((3, 5, size), seed=1)
+        row = [random((size,), low=0.5, seed=2), random((size,), seed=3)]
+        layer, rms = OPERATORS["AddLayerNorm"](""), OPERATORS["AddRMSNorm"]("")
+        options: dict[str, Any] = {"constants": (2, 3), "outputs": 2, "epsilon": 1e-3}
+        yield make("AddLayerNorm", what, [a, b, *row], function=layer, **options)
+        yield make("AddRMSNorm", what, [a, b, row[0]], function=rms, **options)
+    for what, (count, lines, results) in CHAINS.items():
+        for size, shape in {"odd": (3, 7, 5), "empty": (0, 2), "large": (3, 2049)}.items():
+            inputs = [random(shape, seed=i) for i in range(count)]
+            function = pointwise.function(count, lines, results)
+            name = f"{what}, {size}"
+            yield make("Pointwise", name, inputs, outputs=len(results), function=function)
+
+
+def _steps(overload: str) -> list[str]:
+    return [step for step in overload.split(".") if step in ("bias", "add", "mul")]
+
+
+def _operands(
+    overload: str, row: tuple[int, ...], full: tuple[int, ...]
+) -> list[np.ndarray[Any, Any]]:
+    return [
+        random(row if step == "bias" else full, seed=2 + i)
+        for i, step in enumerate(_steps(overload))
+    ]
