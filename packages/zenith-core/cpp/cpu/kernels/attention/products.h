@@ -76,7 +76,7 @@ template <int M>
 [[gnu::always_inline]] inline void multiply(vf (&acc)[M][2], Rows a, int64_t n,
                                             const float* panel) {
   constexpr int kBases = (M + 2) / 3, kUnroll = 4;
-  const int64_t stride = a.stride;
+  int64_t stride = a.stride;
   const float* base[kBases];
 #pragma GCC unroll 8
   for (int i = 0; i < kBases; ++i) {
@@ -102,8 +102,9 @@ template <int M>
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
       step(u);
-      // Keeps the loads of later steps from moving up: they would push sums to the stack.
-      asm volatile("" : "+r"(panel), "+r"(base[0]));
+      // Keeps the loads of later steps from moving up, which would push sums to the stack, and
+      // u out of the registers that hold the distances.
+      asm volatile("" : "+r"(panel), "+r"(stride));
     }
     advance(kUnroll);
   }

@@ -50,7 +50,8 @@ void run_tile(const Tile& t) {
   vf acc[kSums][kRows][kVecs] = {};
   const float* b = t.b;
   const float* ahead = t.ahead;
-  const int64_t a_row = t.a_row, a_step = kUnit ? 1 : t.a_step;
+  const int64_t a_step = kUnit ? 1 : t.a_step;
+  int64_t a_row = t.a_row;
   // A base for three rows: their distances are factors an address can hold.
   const float* a[kBases];
 #pragma GCC unroll 3
@@ -79,8 +80,9 @@ void run_tile(const Tile& t) {
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
       step(acc[u % kSums], u);
-      // Keeps the loads of later steps from moving up: they would push accumulators to the stack.
-      asm volatile("" : "+r"(b), "+r"(a[0]));
+      // Keeps the loads of later steps from moving up, which would push accumulators to the stack,
+      // and u out of the registers that hold the distances.
+      asm volatile("" : "+r"(b), "+r"(a_row));
     }
     advance(kUnroll);
     __builtin_prefetch(ahead, 0, 2);
