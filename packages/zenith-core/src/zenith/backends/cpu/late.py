@@ -1,7 +1,7 @@
 """Nodes that can be planned only when their inputs are there: axes or ranks that data decides.
 
-`run_late` is ``run`` of a row of kind "call". It plans the one node for the shapes, and the content
-of small integer inputs, that it is called with; the last few plans of every node are kept.
+`run_late(...)` is ``run`` of a row of kind "call". It plans the one node for the shapes, and the
+content of its parameters, that it is called with; the last plans of every node are kept.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,8 +25,9 @@ from zenith.runtime.op_view import OpView
 
 __all__ = ["run_late"]
 
-_KEPT = 16  # plans of one node
-_CONTENT = 64  # elements of an integer input that may be axes or sizes
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_KEPT = 64  # plans of one node
 
 _plans: weakref.WeakKeyDictionary[OpView, OrderedDict[Any, NativeProgram]] = (
     weakref.WeakKeyDictionary()
@@ -34,36 +35,36 @@ _plans: weakref.WeakKeyDictionary[OpView, OrderedDict[Any, NativeProgram]] = (
 _lock = threading.Lock()
 
 
-def run_late(op: OpView, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """The node's results, by native kernels planned for these inputs."""
-    key = tuple(_signature(x) for x in inputs)
-    with _lock:
-        kept = _plans.setdefault(op, OrderedDict())
-        program = kept.get(key)
-        if program is not None:
-            kept.move_to_end(key)
-    if program is None:
-        program = _plan(op, inputs)
+def run_late(*parameters: int) -> Callable[[OpView, Sequence[Array | None]], list[Array]]:
+    """What runs a node by native kernels planned for the inputs of the call.
+
+    parameters: positions of inputs whose content is part of the plan: axes, sizes, scales.
+    """
+
+    def run(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
+        key = tuple(
+            None if x is None else (x.dtype.name, x.shape, x.tobytes() if k in parameters else b"")
+            for k, x in enumerate(inputs)
+        )
         with _lock:
-            kept[key] = program
-            while len(kept) > _KEPT:
-                kept.popitem(last=False)
-    given = [x for x in inputs if x is not None and not _is_content(x)]
-    results = iter(program.run_arrays(given, ExecutionContext()))
-    return [next(results) if v.name else np.empty(0) for v in op.node.outputs]
+            kept = _plans.setdefault(op, OrderedDict())
+            program = kept.get(key)
+            if program is not None:
+                kept.move_to_end(key)
+        if program is None:
+            program = _plan(op, inputs, parameters)
+            with _lock:
+                kept[key] = program
+                while len(kept) > _KEPT:
+                    kept.popitem(last=False)
+        given = [x for k, x in enumerate(inputs) if x is not None and k not in parameters]
+        results = iter(program.run_arrays(given, ExecutionContext()))
+        return [next(results) if v.name else np.empty(0) for v in op.node.outputs]
+
+    return run
 
 
-def _is_content(x: np.ndarray) -> bool:
-    return x.dtype in (np.int64, np.int32) and x.ndim <= 1 and x.size <= _CONTENT
-
-
-def _signature(x: np.ndarray | None) -> Any:
-    if x is None:
-        return None
-    return (x.dtype.name, x.shape, x.tobytes() if _is_content(x) else b"")
-
-
-def _plan(op: OpView, inputs: Sequence[np.ndarray | None]) -> NativeProgram:
+def _plan(op: OpView, inputs: Sequence[Array | None], parameters: Sequence[int]) -> NativeProgram:
     from zenith.backends.cpu.backend import CpuBackend
     from zenith.backends.cpu.kernels import all_specs
 
@@ -75,7 +76,7 @@ def _plan(op: OpView, inputs: Sequence[np.ndarray | None]) -> NativeProgram:
         like = op.node.inputs[k]
         assert like is not None and like.dtype is not None
         value = ir.Value(name=f"i{k}", type=ir.TensorType(like.dtype), shape=ir.Shape(x.shape))
-        if _is_content(x):
+        if k in parameters:
             value.const_value = ir.Tensor(np.array(x), name=value.name)
         values.append(value)
     attributes = list(op.node.attributes.values())

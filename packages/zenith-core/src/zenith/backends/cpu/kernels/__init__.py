@@ -30,6 +30,7 @@ FAMILIES = (
     "computed",
     "composed",
     "late",
+    "sequence",
 )
 
 

@@ -62,9 +62,7 @@ def _emit_softmax(e: Emit) -> None:
     powers = pointwise(e, lambda p, v: p.op("exp", v), [shifted])
     total = reduced(e, "ReduceSum", powers, axes)
     if log:
-        pointwise(
-            e, lambda p, v, s: p.op("sub", v, p.op("log", s)), [shifted, total], e.output(0)
-        )
+        pointwise(e, lambda p, v, s: p.op("sub", v, p.op("log", s)), [shifted, total], e.output(0))
     else:
         pointwise(e, lambda p, v, s: p.op("div", v, s), [powers, total], e.output(0))
 
@@ -171,9 +169,7 @@ def _emit_group_norm(e: Emit) -> None:
     shape = (batch, groups, channels // groups, exactly(positions))
     grouped, y = x.reshape(shape), e.output(0).reshape(shape)
     assert grouped is not None and y is not None, "a dense tensor can take any shape"
-    weights = [
-        w.reshape((1, groups, channels // groups, 1)) for w in (e.dense(1), e.dense(2))
-    ]
+    weights = [w.reshape((1, groups, channels // groups, 1)) for w in (e.dense(1), e.dense(2))]
     centred, _, variance = _moments(e, grouped, [2, 3])
     inverse = _inverse(e, variance, float(e.op.attr("epsilon", 1e-5)))
     _scaled(e, centred, inverse, weights, y)
@@ -248,9 +244,7 @@ def _emit_batch_norm(e: Emit) -> None:
         _running(e, 2, variance, spread)
         variance = spread
     else:
-        centred = pointwise(
-            e, lambda p, v, m: p.op("sub", v, p.cast(m, v.dtype)), [x, mean]
-        )
+        centred = pointwise(e, lambda p, v, m: p.op("sub", v, p.cast(m, v.dtype)), [x, mean])
     work = x.dtype
     wide = pointwise(e, lambda p, v: p.cast(v, work), [variance]) if (
         variance.dtype != work

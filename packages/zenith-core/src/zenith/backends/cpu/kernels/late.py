@@ -1,32 +1,25 @@
 """Operators whose sizes or parameters are computed from data: calls between two plans.
 
-Those that only move data are numpy's own views and copies. The others become a plan of one node,
-made for the sizes and parameters of the call; the plans of the last calls are kept.
+Those that only move data are numpy's own views and copies. The others become a plan of one node
+for each call's sizes and parameters (`zenith.backends.cpu.late`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from zenith.errors import KernelError
-from zenith.ir import OPSET, GraphIR
-from zenith.runtime.context import ExecutionContext
+from zenith.backends.cpu.late import run_late
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
 Array = np.ndarray[Any, Any]
-KEPT = 64  # plans of one node
 
 
 def _ints(array: Array | None) -> list[int]:
@@ -131,78 +124,6 @@ def _bounded(nbytes: int) -> None:
         raise MemoryError(f"a result of {nbytes} bytes does not fit in memory")
 
 
-class _Plans:
-    """Plans of one node by types, sizes and parameters of the call; the last `KEPT` are kept."""
-
-    def __init__(self) -> None:
-        self._plans: OrderedDict[Any, Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def run(self, op: OpView, inputs: Sequence[Array | None], fixed: Sequence[int]) -> list[Array]:
-        present = [(i, x) for i, x in enumerate(inputs) if x is not None]
-        key = tuple(
-            (i, x.dtype.name, x.shape, x.tobytes() if i in fixed else b"") for i, x in present
-        )
-        with self._lock:
-            program = self._plans.get(key)
-            if program is None:
-                program = self._plans[key] = _plan(op, inputs, fixed)
-            self._plans.move_to_end(key)
-            if len(self._plans) > KEPT:
-                self._plans.popitem(last=False)
-        arguments = [x for i, x in present if i not in fixed]
-        results = iter(program.run_arrays(arguments, ExecutionContext()))
-        return [next(results) if v.name else np.empty(0) for v in op.outputs]
-
-
-_plans: weakref.WeakKeyDictionary[OpView, _Plans] = weakref.WeakKeyDictionary()
-
-
-def _plan(op: OpView, inputs: Sequence[Array | None], fixed: Sequence[int]) -> Any:
-    """A program of this one node with the inputs at `fixed` as constants."""
-    from zenith.backends.cpu.backend import CpuBackend
-    from zenith.config import CompileConfig
-    from zenith.runtime.dispatcher import KernelDispatcher, Selection
-    from zenith.runtime.kernel_registry import KernelRegistry
-
-    values: list[ir.Value | None] = []
-    for index, array in enumerate(inputs):
-        if array is None:
-            values.append(None)
-            continue
-        value = ir.Value(name=f"x{index}", shape=ir.Shape(array.shape))
-        source = op.node.inputs[index]
-        value.type = source.type if source is not None else None
-        if index in fixed:
-            value.const_value = ir.Tensor(np.array(array), name=value.name)
-        values.append(value)
-    node = ir.Node("", op.type, values, list(op.node.attributes.values()),
-                   num_outputs=len(op.outputs), name=op.node.name)  # fmt: skip
-    for index, output in enumerate(node.outputs):
-        output.name = f"y{index}" if op.outputs[index].name else ""
-    free = [v for v in values if v is not None and v.const_value is None]
-    constants = [v for v in values if v is not None and v.const_value is not None]
-    results = [v for v in node.outputs if v.name]
-    graph = GraphIR(
-        ir.Model(
-            ir.Graph(free, results, nodes=[node], initializers=constants,
-                     opset_imports={"": OPSET}, name="call"),
-            ir_version=10,
-        )
-    )  # fmt: skip
-    graph.infer_shapes()
-    registry = KernelRegistry()
-    from zenith.backends.cpu.kernels import all_specs
-
-    registry.add("cpu", *all_specs())
-    backend = CpuBackend()
-    answer = KernelDispatcher(registry).select("cpu", OpView(node), call=False)
-    if not isinstance(answer, Selection):
-        reasons = "; ".join(reason for _, reason in answer) or "there is no kernel"
-        raise KernelError(f"{op.type} cannot be planned for this call: {reasons}")
-    return backend.build(graph, [answer], CompileConfig())
-
-
 def _no_cost(op: OpView) -> Cost:
     return Cost()
 
@@ -215,9 +136,6 @@ def _late(op_type: str, run: Any) -> KernelSpec:
 
 def _planned(op_type: str, *fixed: int) -> KernelSpec:
     """A row that plans the node per call, with the inputs at `fixed` as parameters."""
-
-    def run(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
-        return _plans.setdefault(op, _Plans()).run(op, inputs, fixed)
 
     def supports(op: OpView) -> str | None:
         from zenith.backends.cpu.kernels import all_specs
@@ -232,6 +150,7 @@ def _planned(op_type: str, *fixed: int) -> KernelSpec:
         return None
 
     name = f"{op_type.lower()}_late"
+    run = run_late(*fixed)
     return KernelSpec(name, f"ai.onnx:{op_type}", run, supports=supports, cost=_no_cost, call=True)
 
 
@@ -250,13 +169,7 @@ SPECS = [
     _planned("Pad", 1, 3),
     _planned("TopK", 1),
     _planned("OneHot", 1),
-    _planned("CumSum", 1),
-    _planned("CumProd", 1),
     _planned("DFT", 1, 2),
     _planned("STFT", 1, 3),
     _planned("Resize", 1, 2, 3),
-    _planned("ReduceSum", 1),
-    _planned("ReduceMean", 1),
-    _planned("ReduceMax", 1),
-    _planned("ReduceMin", 1),
 ]

@@ -147,7 +147,7 @@ SPECS = [
         for name in TEMPLATES
     ),
     *(
-        KernelSpec(f"pointwise_{name.lower()}_late", f"ai.onnx:{name}", run_late,
+        KernelSpec(f"pointwise_{name.lower()}_late", f"ai.onnx:{name}", run_late(),
                    supports=_late_reason, cost=lambda op: Cost(), call=True)
         for name in TEMPLATES
     ),

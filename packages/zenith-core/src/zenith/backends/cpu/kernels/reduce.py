@@ -118,9 +118,7 @@ def _emit_integer_reduce(e: Emit) -> None:
         pointwise(e, lambda p, v, n: p.op("div", v, n), [total, count], y)
     else:
         name = "sqrt" if kind == "ReduceL2" else "log"
-        pointwise(
-            e, lambda p, v: p.cast(p.op(name, p.cast(v, "float64")), dtype), [total], y
-        )
+        pointwise(e, lambda p, v: p.cast(p.op(name, p.cast(v, "float64")), dtype), [total], y)
 
 
 def _emit_log_sum_exp(e: Emit) -> None:
@@ -143,9 +141,7 @@ def _emit_log_sum_exp(e: Emit) -> None:
     powers = pointwise(e, lambda p, v, m: p.op("exp", p.op("sub", v, m)), [x, shift])
     total = reduced(e, "ReduceSum", powers, axes)
     y = _placed(e.output(0), axes, x.rank)
-    pointwise(
-        e, lambda p, m, s: p.cast(p.op("add", m, p.op("log", s)), dtype), [shift, total], y
-    )
+    pointwise(e, lambda p, m, s: p.cast(p.op("add", m, p.op("log", s)), dtype), [shift, total], y)
 
 
 def _rank_reason(op: OpView) -> str | None:
@@ -213,7 +209,7 @@ SPECS = [
         for name in ("CumSum", "CumProd")
     ),
     *(
-        KernelSpec(f"{name.lower()}_bound_late", f"ai.onnx:{name}", run_late, dtypes={0: dtypes},
+        KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late(1), dtypes={0: dtypes},
                    supports=_late_reason, cost=lambda op: Cost(), call=True)
         for name, dtypes in _LATE.items()
     ),
