@@ -56,7 +56,7 @@ def test_loop_that_ends_by_its_condition() -> None:
     model = onnx.parser.parse_model(HEADER + text)
     compiled = zenith.compile(model, fallback="allow")
     for x in (1.0, 3.0, 60.0):
-        check(model, compiled, x=np.float32(x))
+        check(model, compiled, x=np.array(x, np.float32))
 
 
 def test_branches_of_different_sizes() -> None:
@@ -114,9 +114,6 @@ def test_sequences_cross_the_edge() -> None:
     np.testing.assert_array_equal(stacked, np.stack(parts))
     with pytest.raises(ValidationError, match="list"):
         compiled(parts[0], parts[2])
-
-
-RELU = HEADER + "(float[batch,3] x, float[?,3] z) => (float[batch,3] y) { y = Relu (x) }"
 
 
 def test_every_kind_of_source(tmp_path: object) -> None:
