@@ -94,6 +94,24 @@ def export(
     _say(f"{output}: {result.graph.num_nodes()} nodes, opset {opset}")
 
 
+@app.command()
+def operators(
+    markdown: bool = typer.Option(False, "--markdown", help="The whole table, as Markdown."),
+) -> None:
+    """Say where every ONNX operator runs, by dtype: native CPU kernel or reference."""
+    from zenith.backends.coverage import COLUMNS, coverage
+    from zenith.backends.coverage import markdown as page
+
+    rows = coverage()
+    if markdown:
+        typer.echo(page(rows), nl=False)
+        return
+    for row in rows:
+        cells = ", ".join(f"{c}={row.cells[c]}" for c in COLUMNS if c in row.cells)
+        _say(f"{row.op_type}: {cells}")
+    _say("N native, W natively in float32, X executor, r reference")
+
+
 def _print_versions() -> None:
     _say(f"python {platform.python_version()} on {platform.platform()}")
     for package in _PACKAGES:

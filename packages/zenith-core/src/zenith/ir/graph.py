@@ -116,7 +116,11 @@ class GraphIR:
 
     def clone(self) -> GraphIR:
         """A copy that shares tensors and nothing else."""
-        return GraphIR(self.model.clone())
+        try:
+            return GraphIR(self.model.clone())
+        except RuntimeError:  # a value that no list of the graph and no node defines
+            self.verify(types=False)
+            raise
 
     def __repr__(self) -> str:
         graph = self.model.graph

@@ -198,3 +198,47 @@ def _larger(found: list[Any], shapes: list[list[Any]], before: ir.Shape | None) 
         if before is not None and len(before) == len(found) and isinstance(before[-back], int):
             found[-back] = before[-back]
     return ir.Shape(found)
+
+
+@_corrects("MaxUnpool")
+def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The inverse of a pool's size; the package leaves it open."""
+    own(ctx, node)
+    data = node.inputs[0]
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is not None or data is None or data.shape is None:
+        return
+    kernel = node.attributes["kernel_shape"].as_ints()
+    count = len(kernel)
+    lists = {"strides": [1] * count, "pads": [0] * 2 * count}
+    lists |= {k: list(node.attributes[k].as_ints()) for k in lists if k in node.attributes}
+    dims = list(data.shape)[:2]
+    for axis, size in enumerate(kernel):
+        less = lists["pads"][axis] + lists["pads"][axis + count]
+        dims.append((data.shape[2 + axis] - 1) * lists["strides"][axis] + (size - less))
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(dims), data.dtype)
+
+
+@_corrects("Resize")
+def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """One scale for all axes, and sizes rounded half up; the package rounds down."""
+    own(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    kept = "stretch" if policy is None else policy.as_string()
+    tensor = ir.convenience.get_const_tensor(node.inputs[3]) if len(node.inputs) > 3 else None
+    if kept == "stretch" or tensor is None or data is None or data.shape is None:
+        return
+    attribute = node.attributes.get("axes")
+    rank = len(data.shape)
+    axes = range(rank) if attribute is None else [a % rank for a in attribute.as_ints()]
+    before = [data.shape[axis] for axis in axes]
+    if not all(isinstance(n, int) and n > 0 for n in before):
+        _open(ctx, out, rank, data.dtype)
+        return
+    scales = [int(n) / int(m) for n, m in zip(tensor.numpy().ravel(), before, strict=True)]
+    scale = min(scales) if kept == "not_larger" else max(scales)
+    dims = list(data.shape)
+    for axis in axes:
+        dims[axis] = int(scale * data.shape[axis] + 0.5)
+    out.shape = ir.Shape(dims)

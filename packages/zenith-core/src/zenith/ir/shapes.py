@@ -312,7 +312,10 @@ def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:
 
 
 def _normalise(value: ir.Value) -> None:
-    """Dims such as SymbolicDim("8"), which the package yields at times, become ints."""
+    """Dims such as SymbolicDim("8"), which the package yields at times, become ints; only integers
+    have contents that are sizes."""
+    if value.dtype is not None and value.dtype.is_floating_point():
+        value.metadata_props.pop(SYM_DATA_KEY, None)
     shape = value.shape
     if shape is None:
         return

@@ -14,10 +14,10 @@ import onnx.inliner
 import onnx_ir as ir
 
 from zenith.ir import OPSET, GraphIR
-from zenith.ir.control import rebound
+from zenith.ir.control import is_control, rebound
 from zenith.passes.manager import PassManager
 from zenith.passes.rewrite import Rewriter, array, const_shape
-from zenith.passes.widen_half import widen_half
+from zenith.passes.widen_half import widen_half, would_widen
 
 __all__ = ["expand_functions"]
 
@@ -31,12 +31,14 @@ def expand_functions(
 ) -> int:
     """Expand the nodes of `graph` that `claims` refuses and whose whole body it accepts; how many.
 
+    A node in half precision that `widen_half` makes native is left to it.
+
     claims: whether the backend has a kernel for a node, which need not be in the graph.
     """
     rewriter = Rewriter(graph)
     changed = 0
     for node in graph.nodes:
-        if not _is_function(node) or claims(node):
+        if not _is_function(node) or claims(node) or would_widen(graph, node, claims):
             continue
         body = _body(node, claims, depth)
         if body is not None:
@@ -62,6 +64,8 @@ def _body(node: ir.Node, claims: Callable[[ir.Node], bool], depth: int) -> Graph
         return None
     if any(n.op_type == node.op_type for n in body.nodes):
         return None
+    if any(is_control(n) for n in body.nodes):
+        return None  # bodies of control flow read values of this graph by name
     widen_half(body, claims)
     if depth > 1:
         expand_functions(body, claims, depth=depth - 1)
@@ -83,6 +87,7 @@ def _inlined(node: ir.Node) -> onnx.ModelProto:
             assert data is not None
             tensor = ir.to_proto(ir.Tensor(data, dtype=value.dtype, name=name))
             graph.initializer.append(tensor)
+            graph.value_info.append(_info(value, name))  # the inliner asks for its type
         else:
             graph.input.append(_info(value, name))
     for k, value in enumerate(node.outputs):
@@ -90,6 +95,10 @@ def _inlined(node: ir.Node) -> onnx.ModelProto:
         proto.output.append(name)
         if name:
             graph.output.append(_info(value, name))
+    present = {a.name for a in proto.attribute}
+    for name, attribute in onnx.defs.get_schema(node.op_type, OPSET, "").attributes.items():
+        if name not in present and attribute.default_value.type:  # the inliner leaves them out
+            proto.attribute.append(attribute.default_value)
     graph.node.append(proto)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     return onnx.inliner.inline_selected_functions(

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from zenith.ir import GraphIR
 from zenith.passes.rewrite import Rewriter, array, const_shape
 
-__all__ = ["widen_half"]
+__all__ = ["widen_half", "would_widen"]
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 # Attributes that name the type of a result or of intermediate values.
@@ -36,17 +36,40 @@ def widen_half(graph: GraphIR, claims: Callable[[ir.Node], bool]) -> int:
     return sum(widener.widen(node) for node in graph.nodes)
 
 
+def would_widen(graph: GraphIR, node: ir.Node, claims: Callable[[ir.Node], bool]) -> bool:
+    """Whether `widen_half` would widen this node."""
+    return _Widener(graph, claims).would_widen(node)
+
+
 class _Widener:
     def __init__(self, graph: GraphIR, claims: Callable[[ir.Node], bool]) -> None:
         self._rewriter = Rewriter(graph)
         self._claims = claims
-        self._wide: dict[ir.Value, ir.Value] = {}
+        self._wide: dict[ir.Value, ir.Value] = {}  # by the value that is widened
+        self._fresh: list[ir.Value] = []  # those of them that the last trial added
 
     def widen(self, node: ir.Node) -> bool:
+        """Widen `node` in the graph, if the backend claims it in float32 only."""
+        trial = self._trial(node)
+        if trial is None:
+            return False
+        results, new = trial
+        return self._rewriter.replace([node], results, new) or self._discard(new)
+
+    def would_widen(self, node: ir.Node) -> bool:
+        """Whether `widen` would; the graph stays as it is."""
+        trial = self._trial(node)
+        if trial is not None:
+            self._discard(trial[1])
+        return trial is not None
+
+    def _trial(self, node: ir.Node) -> tuple[dict[ir.Value, ir.Value], list[ir.Node]] | None:
+        """What takes the place of the values of `node`, and the nodes that compute it."""
         if node.domain not in ("", "ai.onnx") or not _touches_half(node):
-            return False
+            return None
         if any(a.type in _GRAPHS for a in node.attributes.values()) or self._claims(node):
-            return False
+            return None
+        self._fresh = []
         casts: dict[ir.Value, ir.Node] = {}
         inputs = [self._widened(v, casts) for v in node.inputs]
         new = ir.Node(
@@ -72,15 +95,25 @@ class _Widener:
                 results[old] = rounding[-1].outputs[0]
             else:
                 results[old] = out
-        if not self._claims(new):
-            for made in (*rounding, new, *casts.values()):
-                for k in range(len(made.inputs)):
-                    made.replace_input_with(k, None)
-            return False
-        if not self._rewriter.replace([node], results, [*casts.values(), new, *rounding]):
-            return False
+        nodes = [*casts.values(), new, *rounding]
+        self._fresh += casts
         self._wide |= {value: cast.outputs[0] for value, cast in casts.items()}
-        return True
+        if not self._claims(new):
+            self._discard(nodes)
+            return None
+        return results, nodes
+
+    def _discard(self, nodes: list[ir.Node]) -> bool:
+        """Forget a trial: its nodes use nothing any more, its constants are gone. False."""
+        for node in nodes:
+            for k in range(len(node.inputs)):
+                node.replace_input_with(k, None)
+        for value in self._fresh:
+            wide = self._wide.pop(value)
+            if wide.is_initializer():
+                del self._rewriter.model.graph.initializers[str(wide.name)]
+        self._fresh = []
+        return False
 
     def _widened(self, value: ir.Value | None, casts: dict[ir.Value, ir.Node]) -> ir.Value | None:
         """`value` in float32: a constant, an earlier cast of it, or a new one put into `casts`."""
@@ -105,6 +138,7 @@ class _Widener:
         else:
             wide = self._rewriter.lazy(data, ir.DataType.FLOAT, shape, name)
         self._wide[value] = wide
+        self._fresh.append(value)
         return wide
 
 
@@ -113,9 +147,9 @@ def _touches_half(node: ir.Node) -> bool:
 
 
 def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
-    if attribute.name in _TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT:
-        if attribute.value in (int(t) for t in _HALF):
-            return ir.AttrInt64(attribute.name, int(ir.DataType.FLOAT))
+    named = attribute.name in _TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT
+    if named and attribute.value in (int(t) for t in _HALF):
+        return ir.AttrInt64(attribute.name, int(ir.DataType.FLOAT))
     return attribute
 
 

@@ -7,6 +7,10 @@
 #include "cpu/kernels/pointwise/loops.h"
 #include "cpu/kernels/pointwise/small_floats.h"
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 namespace zenith::ZENITH_ISA {
 namespace {
 
@@ -113,6 +117,34 @@ OpFn from_i64(Type to) {
       return to_main<int64_t>(to);
   }
 }
+
+#if defined(__F16C__)
+// The instructions are several times as fast as the portable loops.
+void half_to_f32(const Args& args) {
+  const uint16_t* a = static_cast<const uint16_t*>(args.a);
+  float* y = static_cast<float*>(args.dst);
+  int64_t i = 0;
+  for (; i + 8 <= args.n; i += 8) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i));
+    _mm256_storeu_ps(y + i, _mm256_cvtph_ps(bits));
+  }
+  for (; i < args.n; ++i) y[i] = decode(Half{a[i]});
+}
+void f32_to_half(const Args& args) {
+  const float* a = static_cast<const float*>(args.a);
+  uint16_t* y = static_cast<uint16_t*>(args.dst);
+  int64_t i = 0;
+  for (; i + 8 <= args.n; i += 8) {
+    const __m128i bits = _mm256_cvtps_ph(_mm256_loadu_ps(a + i), 0);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), bits);
+  }
+  for (; i < args.n; ++i) {
+    Half h;
+    encode(a[i], h);
+    y[i] = h.v;
+  }
+}
+#endif
 
 float narrow(float x) { return x; }
 float narrow(double x) { return to_odd(x); }
@@ -226,6 +258,10 @@ OpFn copy_fn(Type type) {
 }
 
 OpFn cast_fn(Type from, Type to) {
+#if defined(__F16C__)
+  if (from == kF16 && to == kF32) return half_to_f32;
+  if (from == kF32 && to == kF16) return f32_to_half;
+#endif
   if (from == to && from != kBool) return copy_fn(from);
   switch (from) {
     case kF32:

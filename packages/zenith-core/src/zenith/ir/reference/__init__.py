@@ -40,4 +40,4 @@ def reference_evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
 def as_array(result: Any) -> np.ndarray[Any, Any]:
     """A result as an array of the dtype GraphIR has for it: text is an array of objects."""
     array = np.asarray(result)
-    return array.astype(object) if array.dtype.kind in "US" else array
+    return array.astype(object) if array.dtype.kind in "UST" else array

@@ -1,4 +1,4 @@
-"""The operators of the zenith domain, which the fusing passes make. Their bodies say what is right."""
+"""Operators of the zenith domain, which the fusing passes make; their bodies say what is right."""
 
 from __future__ import annotations
 

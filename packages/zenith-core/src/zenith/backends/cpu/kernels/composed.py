@@ -30,6 +30,11 @@ def _x(op: OpView) -> ValueView:
     return value
 
 
+def _epsilon(op: OpView) -> float:
+    """Attributes are float32; so is the default."""
+    return float(np.float32(op.attr("epsilon", 1e-5)))
+
+
 def _need(e: Emit, index: int) -> Operand:
     operand = e.operand(index)
     assert operand is not None, f"required input {index} of {e.op.type} is missing"
@@ -132,7 +137,7 @@ def _used(value: ValueView) -> bool:
 def _emit_layer_norm(e: Emit) -> None:
     x = _need(e, 0)
     axes = list(range(e.op.attr("axis", -1) % x.rank, x.rank))
-    epsilon = float(e.op.attr("epsilon", 1e-5))
+    epsilon = _epsilon(e.op)
     weights = [_need(e, 1), _optional(e, 2)]
     if e.op.type == "RMSNormalization":
         squares = pointwise(e, lambda p, v: p.op("mul", v, v), [x])
@@ -171,7 +176,7 @@ def _emit_group_norm(e: Emit) -> None:
     assert grouped is not None and y is not None, "a dense tensor can take any shape"
     weights = [w.reshape((1, groups, channels // groups, 1)) for w in (e.dense(1), e.dense(2))]
     centred, _, variance = _moments(e, grouped, [2, 3])
-    inverse = _inverse(e, variance, float(e.op.attr("epsilon", 1e-5)))
+    inverse = _inverse(e, variance, _epsilon(e.op))
     _scaled(e, centred, inverse, weights, y)
 
 
@@ -235,7 +240,7 @@ def _per_channel(x: Operand, rank: int) -> Operand:
 
 def _emit_batch_norm(e: Emit) -> None:
     x = _need(e, 0)
-    epsilon = float(e.op.attr("epsilon", 1e-5))
+    epsilon = _epsilon(e.op)
     scale, bias, mean, variance = (_per_channel(e.dense(i), x.rank) for i in range(1, 5))
     if e.op.attr("training_mode", 0):
         axes = [axis for axis in range(x.rank) if axis != 1]
@@ -256,7 +261,7 @@ def _running(e: Emit, index: int, old: Operand, now: Operand) -> None:
     """running = old * momentum + now * (1 - momentum)"""
     if index >= len(e.op.outputs) or not e.op.outputs[index].name:
         return
-    momentum = float(e.op.attr("momentum", 0.9))
+    momentum = float(np.float32(e.op.attr("momentum", 0.9)))
     target = e.output(index)
 
     def build(p: Program, a: Value, b: Value) -> Value:
