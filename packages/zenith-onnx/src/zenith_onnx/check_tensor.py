@@ -228,6 +228,8 @@ def _check_shape(shape: onnx.TensorShapeProto, element: int, where: str) -> None
         raise ValidationError(f"{where} has {len(shape.dim)} axes, {MAX_RANK} at most")
     for axis, dim in enumerate(shape.dim):
         if dim.HasField("dim_value"):
+            if dim.dim_value == -1:  # not in the standard, but in files: a size that is not known
+                continue
             if dim.dim_value < 0:
                 raise ValidationError(
                     f"{where} has size {dim.dim_value} at axis {axis}",
