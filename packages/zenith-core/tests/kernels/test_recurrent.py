@@ -51,7 +51,7 @@ def attention(
                 for q in range(h * query_heads // heads, (h + 1) * query_heads // heads):
                     x = query[b, t].reshape(query_heads, depth)[q].astype(np.float64)
                     y[b, t, q] = scale * (x @ state[b, h])
-    return [y.reshape(batch, steps, -1), state]
+    return [y.reshape(batch, steps, query_heads * width), state]
 
 
 @pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
