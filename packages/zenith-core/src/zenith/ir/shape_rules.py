@@ -226,7 +226,8 @@ def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
     data, out = node.inputs[0], node.outputs[0]
     policy = node.attributes.get("keep_aspect_ratio_policy")
     kept = "stretch" if policy is None else policy.as_string()
-    tensor = ir.convenience.get_const_tensor(node.inputs[3]) if len(node.inputs) > 3 else None
+    sizes = node.inputs[3] if len(node.inputs) > 3 else None
+    tensor = None if sizes is None else ir.convenience.get_const_tensor(sizes)
     if kept == "stretch" or tensor is None or data is None or data.shape is None:
         return
     attribute = node.attributes.get("axes")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
@@ -34,6 +36,8 @@ __all__ = ["SPECS"]
 
 # The most floats in a vector of any instruction set.
 _MOST_LANES = 16
+# Groups are merged up to this many channels.
+_MERGED_CHANNELS = 16
 # Below this many channels, taps of one kernel row are joined into one long product.
 _FEW_CHANNELS = 16
 # Winograd's transforms need this many channels on both sides to pay.
@@ -98,6 +102,23 @@ def _few_channels_reason(op: OpView) -> str | None:
     if channels >= _FEW_CHANNELS or window.kernel[1] == 1:
         return f"{channels} input channels make long products already"
     return None if window.dilations[1] == 1 else "columns of the kernel are apart"
+
+
+def _merge(op: OpView) -> int:
+    """How many groups are computed as one, the weights between them zero.
+
+    A group of few channels leaves the register tile with short products, which cost more than
+    products with zeros do.
+    """
+    group, (m, per_group) = _group(op), _weights(op).shape[:2]
+    most = max(1, _MERGED_CHANNELS // max(m // group, per_group, 1))
+    return max(n for n in range(1, most + 1) if group % n == 0)
+
+
+def _merged_reason(op: OpView) -> str | None:
+    if reason := _constant_reason(op):
+        return reason
+    return None if _merge(op) > 1 else "groups are wide enough on their own"
 
 
 def _winograd_reason(tile: int) -> Callable[[OpView], str | None]:
@@ -176,6 +197,33 @@ def _emit(
         )
 
     return emit
+
+
+def _emit_merged(e: Emit) -> None:
+    op, window, merge = e.op, _window(e.op), _merge(e.op)
+    weights, group = _weights(op).const, _group(op) // merge
+    assert weights is not None
+    m, per_group = weights.shape[:2]
+    rows = m // _group(op)
+    wide = np.zeros((m, per_group * merge, *weights.shape[2:]), np.float32)
+    for g in range(_group(op)):
+        block, at = slice(g * rows, (g + 1) * rows), g % merge * per_group
+        wide[block, at : at + per_group] = weights[block]
+    e.step(
+        "conv_f32",
+        [
+            as_pixels(e.channels_last(0)),
+            e.packed_array(wide, "conv_weights_f32", group=group),
+            *_operands(e),
+        ],
+        [output_pixels(e)],
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        pads=window.begin,
+        dilations=window.dilations,
+        group=group,
+        epilogue=epilogue_codes(_epilogue(op)),
+    )
 
 
 def _volume_reason(op: OpView) -> str | None:
@@ -286,6 +334,8 @@ _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], f
         _few_channels_reason,
         frozenset(),
     ),
+    # Products with zeros carry infinities and NaN from group to group: not where exactness is asked.
+    ("merged_groups", _emit_merged, _merged_reason, frozenset({"winograd"})),
     ("direct", _emit("conv_f32", "conv_weights_f32", grouped=True), _reason, frozenset()),
     ("volume", _emit_volume, _volume_reason, frozenset()),
 ]
