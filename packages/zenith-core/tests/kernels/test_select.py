@@ -18,9 +18,7 @@ DTYPES = [*(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)), "bool", "
           "float32", "float64"]  # fmt: skip
 
 
-def run(
-    op: str, inputs: list[Array | None], outputs: int = 1, **attributes: Any
-) -> list[Array]:
+def run(op: str, inputs: list[Array | None], outputs: int = 1, **attributes: Any) -> list[Array]:
     """What the compiled operator gives."""
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     feeds = {n: x for n, x in zip(names, inputs, strict=True) if x is not None}
@@ -156,14 +154,16 @@ def suppressed(
     if centers:
         x, y, w, h = np.moveaxis(boxes, -1, 0)
         boxes = np.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], -1)
-    low, high = np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(
-        boxes[..., :2], boxes[..., 2:]
+    low, high = (
+        np.minimum(boxes[..., :2], boxes[..., 2:]),
+        np.maximum(boxes[..., :2], boxes[..., 2:]),
     )
     for b, c in np.ndindex(scores.shape[:2]):
         kept: list[int] = []
         for i in np.argsort(-scores[b, c], kind="stable"):
             if len(kept) >= most or (score is not None and not scores[b, c, i] > score):
                 break
+
             def share(j: int, i: int = i, b: int = b) -> float:
                 sides = np.maximum(
                     np.minimum(high[b, i], high[b, j]) - np.maximum(low[b, i], low[b, j]), 0
