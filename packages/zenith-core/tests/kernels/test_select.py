@@ -158,21 +158,15 @@ def suppressed(
         np.minimum(boxes[..., :2], boxes[..., 2:]),
         np.maximum(boxes[..., :2], boxes[..., 2:]),
     )
+    area = (high - low).prod(-1)
     for b, c in np.ndindex(scores.shape[:2]):
         kept: list[int] = []
         for i in np.argsort(-scores[b, c], kind="stable"):
             if len(kept) >= most or (score is not None and not scores[b, c, i] > score):
                 break
-
-            def share(j: int, i: int = i, b: int = b) -> float:
-                sides = np.maximum(
-                    np.minimum(high[b, i], high[b, j]) - np.maximum(low[b, i], low[b, j]), 0
-                )
-                both = sides.prod()
-                either = (high - low)[b, i].prod() + (high - low)[b, j].prod() - both
-                return float(both / either)
-
-            if all(share(j) <= overlap for j in kept):
+            sides = np.minimum(high[b, i], high[b, kept]) - np.maximum(low[b, i], low[b, kept])
+            both = np.maximum(sides, 0).prod(-1)
+            if (both / (area[b, i] + area[b, kept] - both) <= overlap).all():
                 kept.append(int(i))
         found += [[b, c, i] for i in kept]
     return np.array(found, np.int64).reshape(-1, 3)
