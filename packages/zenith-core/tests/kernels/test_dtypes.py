@@ -151,9 +151,7 @@ def test_integer_products_and_sums(dtype: str) -> None:
         run("ReduceMean", small, np.array([0]), consts=1, keepdims=0), small.mean(0).astype(dtype)
     )
     norm = np.sqrt((small.astype(float) ** 2).sum(0)).astype(dtype)
-    np.testing.assert_array_equal(
-        run("ReduceL2", small, np.array([0]), consts=1, keepdims=0), norm
-    )
+    np.testing.assert_array_equal(run("ReduceL2", small, np.array([0]), consts=1, keepdims=0), norm)
     np.testing.assert_array_equal(run("Gemm", small, small.T.copy(), alpha=0.5),
                                   (0.5 * (small @ small.T)).astype(dtype))  # fmt: skip
 
