@@ -17,17 +17,14 @@ def rows() -> list[Coverage]:
 
 
 def test_the_page_is_up_to_date(rows: list[Coverage]) -> None:
-    assert PAGE.read_text() == markdown(rows), (
-        "run: zenith operators --markdown > docs/OPERATORS.md"
-    )
+    stale = "run: zenith operators --markdown > docs/OPERATORS.md"
+    assert PAGE.read_text() == markdown(rows), stale
 
 
 def test_what_it_says(rows: list[Coverage]) -> None:
     by_name = {row.op_type: row.cells for row in rows}
-    assert (
-        by_name["Add"] | {"float": "N", "double": "N", "float16": "W", "int8": "N"}
-        == (by_name["Add"])
-    )
+    add = by_name["Add"]
+    assert [add[c] for c in ("float", "double", "float16", "int8")] == ["N", "N", "W", "N"]
     assert "string" not in by_name["Add"]
     assert by_name["StringConcat"] == {"string": "r"}
     assert by_name["Loop"] and set(by_name["Loop"].values()) == {"X"}

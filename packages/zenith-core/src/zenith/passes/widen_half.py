@@ -147,8 +147,8 @@ def _touches_half(node: ir.Node) -> bool:
 
 
 def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
-    named = attribute.name in _TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT
-    if named and attribute.value in (int(t) for t in _HALF):
+    names_type = attribute.name in _TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT
+    if names_type and attribute.value in [int(t) for t in _HALF]:
         return ir.AttrInt64(attribute.name, int(ir.DataType.FLOAT))
     return attribute
 

@@ -14,7 +14,7 @@ __all__ = ["Gelu", "HardSwish", "Mish"]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-class Gelu(OpRun):  # type: ignore[misc]
+class Gelu(OpRun):
     """x times the normal distribution's cumulative probability, or its tanh approximation."""
 
     op_domain = ""
@@ -29,7 +29,7 @@ class Gelu(OpRun):  # type: ignore[misc]
         return (np.asarray(y).astype(x.dtype),)
 
 
-class HardSwish(OpRun):  # type: ignore[misc]
+class HardSwish(OpRun):
     """x times HardSigmoid with alpha 1/6 and beta 1/2."""
 
     op_domain = ""
@@ -39,7 +39,7 @@ class HardSwish(OpRun):  # type: ignore[misc]
         return (np.asarray(v * np.clip(v / 6 + 0.5, 0, 1)).astype(x.dtype),)
 
 
-class Mish(OpRun):  # type: ignore[misc]
+class Mish(OpRun):
     """x * tanh(log(1 + e^x))"""
 
     op_domain = ""

@@ -12,7 +12,7 @@ from onnx.reference.op_run import OpRun
 __all__ = ["GroupNormalization", "MeanVarianceNormalization"]
 
 
-class GroupNormalization(OpRun):  # type: ignore[misc]
+class GroupNormalization(OpRun):
     """Mean and deviation over groups of channels; scale and bias are per channel."""
 
     op_domain = ""
@@ -36,7 +36,7 @@ class GroupNormalization(OpRun):  # type: ignore[misc]
         return (y.astype(x.dtype),)
 
 
-class MeanVarianceNormalization(OpRun):  # type: ignore[misc]
+class MeanVarianceNormalization(OpRun):
     """(x - mean) / (deviation + 1e-9)"""
 
     op_domain = ""

@@ -13,7 +13,7 @@ from onnx.reference.op_run import OpRun
 __all__ = ["GlobalLpPool", "MaxRoiPool"]
 
 
-class GlobalLpPool(OpRun):  # type: ignore[misc]
+class GlobalLpPool(OpRun):
     """The p-norm over all spatial axes."""
 
     op_domain = ""
@@ -25,7 +25,7 @@ class GlobalLpPool(OpRun):  # type: ignore[misc]
         return (np.asarray(total ** (1 / order)).astype(x.dtype),)
 
 
-class MaxRoiPool(OpRun):  # type: ignore[misc]
+class MaxRoiPool(OpRun):
     """The maximum in each bin of a region; regions are (image, x1, y1, x2, y2), ends included."""
 
     op_domain = ""

@@ -12,7 +12,7 @@ from onnx.reference.op_run import OpRun
 __all__ = ["Multinomial"]
 
 
-class Multinomial(OpRun):  # type: ignore[misc]
+class Multinomial(OpRun):
     """Draws of class numbers from rows of unnormalised log probabilities."""
 
     op_domain = ""
