@@ -99,6 +99,7 @@ def _opset(imports: Mapping[str, int], default: int | None = None) -> int:
 def _check_operators(model: ir.Model) -> None:
     """Raise one error that names every operator Zenith does not know."""
     unknown: dict[str, list[tuple[str, str]]] = {}
+    scopes: list[tuple[ir.Graph | ir.Function, Mapping[str, int]]]
     scopes = [(model.graph, model.opset_imports)]
     scopes += [(f, f.opset_imports) for f in model.functions.values()]
     for graph, imports in scopes:

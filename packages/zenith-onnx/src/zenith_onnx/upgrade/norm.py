@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from zenith_onnx.upgrade._table import Site, upgrades
 
 
@@ -39,7 +41,7 @@ def statistics_by_outputs(site: Site, opset: int) -> None:
     new = site.add_many(
         "BatchNormalization", node.inputs, 3, epsilon=epsilon, momentum=momentum, training_mode=1
     )
-    saved = [None, None]
+    saved: list[ir.Value | None] = [None, None]
     if site.used(3) or site.used(4):
         rank = site.rank(x)
         if rank is None:
@@ -67,14 +69,13 @@ def _per_position(site: Site) -> None:
 def scale_per_channel(site: Site, opset: int) -> None:
     """Scale and bias had one element for each group."""
     groups = site.get("num_groups")
-    zero, one = site.ints([0]), site.ints([1])
+    one = site.ints([1])
     channels = site.add("Shape", site.input(0), start=1, end=2)
     each = site.add("Div", channels, site.ints([groups]))
     for index in (1, 2):
         column = site.add("Unsqueeze", site.input(index), one)
         wide = site.add("Expand", column, site.add("Concat", one, each, axis=0))
         site.set_input(index, site.add("Reshape", wide, site.ints([-1])))
-    del zero
 
 
 @upgrades("Dropout", before=12)
