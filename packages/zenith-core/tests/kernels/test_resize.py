@@ -223,7 +223,8 @@ def test_as_torch(make_row: Callable[..., Any], align: bool) -> None:
     for size in ((34, 46), (40, 11)):
         row = make_row(
             [resize.SPECS[1]], "Resize", [x, None, None, np.array([2, 5, *size])], constant=(3,),
-            mode="linear", coordinate_transformation_mode="align_corners" if align else "half_pixel",
+            mode="linear",
+            coordinate_transformation_mode="align_corners" if align else "half_pixel",
         )  # fmt: skip
         wanted = torch.nn.functional.interpolate(
             torch.from_numpy(x), size, mode="bilinear", align_corners=align

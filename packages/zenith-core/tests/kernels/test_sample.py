@@ -1,4 +1,4 @@
-"""Images read between their pixels, against torch, torchvision-like formulas and ONNX's reference."""
+"""Images read between their pixels, against torch, ONNX Runtime and ONNX's reference."""
 
 from __future__ import annotations
 

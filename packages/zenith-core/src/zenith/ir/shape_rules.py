@@ -233,13 +233,13 @@ def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
     attribute = node.attributes.get("axes")
     rank = len(data.shape)
     axes = range(rank) if attribute is None else [a % rank for a in attribute.as_ints()]
-    before = [data.shape[axis] for axis in axes]
-    if not all(isinstance(n, int) and n > 0 for n in before):
+    before = [n for n in (data.shape[axis] for axis in axes) if isinstance(n, int) and n > 0]
+    if len(before) < len(axes):
         _open(ctx, out, rank, data.dtype)
         return
-    scales = [int(n) / int(m) for n, m in zip(tensor.numpy().ravel(), before, strict=True)]
+    scales = [int(n) / m for n, m in zip(tensor.numpy().ravel(), before, strict=True)]
     scale = min(scales) if kept == "not_larger" else max(scales)
     dims = list(data.shape)
-    for axis in axes:
-        dims[axis] = int(scale * data.shape[axis] + 0.5)
+    for axis, n in zip(axes, before, strict=True):
+        dims[axis] = int(scale * n + 0.5)
     out.shape = ir.Shape(dims)

@@ -334,7 +334,7 @@ _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], f
         _few_channels_reason,
         frozenset(),
     ),
-    # Products with zeros carry infinities and NaN from group to group: not where exactness is asked.
+    # Products with zeros carry infinities and NaN from group to group: not at low levels.
     ("merged_groups", _emit_merged, _merged_reason, frozenset({"winograd"})),
     ("direct", _emit("conv_f32", "conv_weights_f32", grouped=True), _reason, frozenset()),
     ("volume", _emit_volume, _volume_reason, frozenset()),
