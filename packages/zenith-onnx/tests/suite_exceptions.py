@@ -14,10 +14,10 @@ _ZERO_RANK_IN_A_LIST = (
 )
 
 RANDOM: dict[str, str] = {
-    f"OnnxBackendNodeTest.test_bernoulli{kind}_cpu": _RANDOM
+    f"OnnxBackendNodeModelTest.test_bernoulli{kind}_cpu": _RANDOM
     for kind in ("", "_expanded", "_double", "_double_expanded", "_seed", "_seed_expanded")
 }
 WRONG_UPSTREAM: dict[str, str] = {
     **RANDOM,
-    "OnnxBackendNodeTest.test_loop16_seq_none_cpu": _ZERO_RANK_IN_A_LIST,
+    "OnnxBackendNodeModelTest.test_loop16_seq_none_cpu": _ZERO_RANK_IN_A_LIST,
 }
