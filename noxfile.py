@@ -19,6 +19,8 @@ CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
 ONNX_ADAPTER = "packages/zenith-onnx"
 PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
 
+DEMO_PLUGIN = "tests/demo_plugin"
+
 # torch goes in first and on its own: this version comes as a CPU build, others bring GPU libraries.
 # Never torchvision or torchaudio beside it: a mismatched one breaks the import of transformers.
 TORCH = "torch==2.13.0"
@@ -56,7 +58,22 @@ def tests(session: nox.Session) -> None:
     install_models(session)
     session.install(PYTEST, "onnxruntime", "pillow")  # Pillow: ONNX's ImageDecoder cases
     install_zenith(session, wide=True)
-    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=OFFLINE)
+    session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
+    env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}
+    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=env)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The conformance kit on every backend here, the whole of it; reports in build/conformance."""
+    session.install(PYTEST, "pillow")
+    install_zenith(session)
+    session.install("--no-deps", DEMO_PLUGIN)
+    (ROOT / "build" / "conformance").mkdir(parents=True, exist_ok=True)
+    for backend in session.posargs or ("cpu", "demo", "reference"):
+        report = f"--zenith-report=build/conformance/{backend}.json"
+        line = ["--pyargs", "zenith.testing", f"--zenith-backend={backend}", report]
+        session.run("pytest", *line, "-q", "-rN", "--zenith-timeout=300")
 
 
 @nox.session
@@ -96,6 +113,13 @@ def docs(session: nox.Session) -> None:
     session.install(PYTEST)
     install_zenith(session)
     session.run("pytest", "tests/docs", env=OFFLINE)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Spoiled ONNX models and graphs, each in a bounded process. `-- --seconds 600 --seed 7`."""
+    session.install(CORE, ONNX_ADAPTER)
+    session.run("python", "tests/fuzz/fuzz_onnx.py", *(session.posargs or ["--seconds", "120"]))
 
 
 @nox.session

@@ -174,9 +174,9 @@ def input_of_unknown_type(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = 999
 
 
-@broken("size -1 at axis 1")
+@broken("size -2 at axis 1")
 def negative_input_size(model: ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -1
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -2
 
 
 @broken("64 bits")
@@ -251,6 +251,12 @@ def input_left_out(model: ModelProto) -> None:
 @broken("outputs, not 0")
 def no_result(model: ModelProto) -> None:
     del model.graph.node[2].output[:]
+
+
+@broken("10001 inputs")
+def ten_thousand_inputs(model: ModelProto) -> None:
+    model.graph.node[1].op_type = "Sum"
+    model.graph.node[1].input.extend(["b"] * 9999)
 
 
 @broken("control character")
@@ -688,8 +694,8 @@ _BOMBS: dict[str, Callable[[], Source]] = {
     ),
     "many_constants": _constants(
         [
-            *(node("ConstantOfShape", "n", f"c{i}") for i in range(4000)),
-            node("Sum", ",".join(f"c{i}" for i in range(4000)), "big"),
+            *(node("ConstantOfShape", "n", f"c{i}") for i in range(300)),
+            node("Sum", ",".join(f"c{i}" for i in range(300)), "big"),
         ],
         vector("n", 1 << 22),
     ),
@@ -728,6 +734,7 @@ def run_time_expand() -> Source:
         {"x": [4], "n": [1]},
     )
     model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [4]))
     return model
 
 

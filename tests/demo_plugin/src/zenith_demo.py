@@ -28,7 +28,7 @@ def elementwise(function: Callable[..., Any]) -> Callable[[OpView, Arrays], list
 
 
 def transpose(op: OpView, inputs: Arrays) -> list[Any]:
-    return [np.ascontiguousarray(np.transpose(inputs[0], op.attr("perm")))]
+    return [np.array(np.transpose(inputs[0], op.attr("perm")), order="C")]
 
 
 def softmax(op: OpView, inputs: Arrays) -> list[Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import platform
 from collections import Counter
 from importlib import metadata
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +28,7 @@ _PACKAGES = (
     *("zenith-core", "zenith-torch", "zenith-onnx"),
     *("numpy", "onnx", "onnx-ir", "onnxscript", "torch"),
 )
+_INLINE_WEIGHTS = 1 << 30  # bytes; above it they go to a file of their own, for protobuf's limit
 _COLOURS = {"ready": "green", "unavailable": "yellow", "blocked": "yellow"}
 
 
@@ -62,6 +66,32 @@ def passes() -> None:
             names = backend.pipeline(level)
             if names:
                 _say(f"opt_level={level} lower {name}: {', '.join(names)}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model file, such as model.onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    opset: Annotated[int, typer.Option(help="The ai.onnx opset to write, 21 to 28.")] = 26,
+    opt_level: Annotated[int, typer.Option(help="Which graph passes run first, 0 to 3.")] = 2,
+) -> None:
+    """Write the optimised graph of a model as ONNX, in standard operators only."""
+    import onnx_ir
+
+    from zenith._api import compile
+    from zenith.errors import ZenithError
+    from zenith.ir.export import exported
+
+    try:
+        compiled = compile(os.fspath(model), opt_level=opt_level, fallback="allow")
+        result = exported(compiled.graph.model, inline=True, opset=opset)
+    except ZenithError as error:
+        _say(str(error), "red")
+        raise typer.Exit(1) from None
+    weights = sum(t.nbytes for v in result.graph.initializers.values() if (t := v.const_value))
+    external = f"{output.name}.data" if weights > _INLINE_WEIGHTS else None
+    onnx_ir.save(result, output, external_data=external)
+    _say(f"{output}: {result.graph.num_nodes()} nodes, opset {opset}")
 
 
 @app.command()

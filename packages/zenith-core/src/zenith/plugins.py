@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 GROUP = "zenith"
+PROBE_SECONDS = 30.0  # a device that does not answer by then is broken
 DEFAULT_PLUGINS = ("zenith.backends.cpu.plugin", "zenith.backends.reference.plugin")
 
 
@@ -185,7 +186,9 @@ class PluginManager:
         for module in builtins:
             self._add_builtin(module)
         points = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        self._add_entry_points(sorted(points, key=lambda point: (point.name, point.value)))
+        self._add_entry_points(
+            sorted(points, key=lambda p: (p.name, p.value, p.dist.name if p.dist else ""))
+        )
         self._name_missing()
 
     # What there is.
@@ -215,7 +218,7 @@ class PluginManager:
                 with self._isolated(plugin):
                     if plugin.state is State.BROKEN:  # through another backend of its own
                         raise _RejectedError(plugin.why)
-                    status = self.backends[name].probe()
+                    status = _within(PROBE_SECONDS, self.backends[name].probe)
                     if getattr(status, "state", None) not in (State.READY, State.UNAVAILABLE):
                         raise _RejectedError(f"probe() of backend '{name}' gave {status!r}")
                     self._status[name] = BackendStatus(State(status.state), status.why)
@@ -409,6 +412,9 @@ class PluginManager:
                         f"{plugin.owner}"
                     )
                 getattr(offer, kind)[name] = item
+                if kind == "backends":
+                    with contextlib.suppress(AttributeError):  # for messages; slots are fine too
+                        item.owner = plugin.owner
 
     def _builtin_passes(self) -> Collection[str]:
         from zenith.passes.registry import PASSES  # only when a plugin has passes
@@ -446,6 +452,8 @@ class PluginManager:
         plugin.state = State.BROKEN
         self._trace(f"{plugin.name}: broken: {plugin.why}")
         self._offers.pop(plugin.name, None)
+        for name in plugin.backends:  # probed before it broke, perhaps
+            self._status[name] = BackendStatus(State.BROKEN, plugin.why)
         if self._hooks.has_plugin(plugin.name):
             self._hooks.unregister(name=plugin.name)
 
@@ -503,6 +511,27 @@ class PluginManager:
             next=f"install the adapter of its framework (torch: pip install zenith-torch); "
             f"this model comes from '{framework}'",
         )
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """What `function` returns or raises; one that does not come back is a `_RejectedError`."""
+    answer: list[Any] = []
+    failure: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            answer.append(function())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="zenith-probe")
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not answer:
+        raise _RejectedError(f"probe() did not answer within {seconds:g} s")
+    return answer[0]
 
 
 def _names(text: str | None) -> frozenset[str] | None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import zenith
+from zenith import _native
 from zenith.backends.cpu.kernels import conv, pool
 from zenith.ir import OPSET, GraphIR
 from zenith.runtime.kernel_registry import KernelRegistry, KernelSpec
@@ -36,7 +37,7 @@ def _check(make_row: Callable[..., Any], op: str, inputs: list[Any], **kw: Any) 
     assert taken
     for row in taken:
         (wanted,) = row.expected()
-        for (got,), _ in (row.run(isa) for isa in ("avx2", "sse4")):
+        for (got,), _ in (row.run(isa) for isa in _native.isas()):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max())
 
 
@@ -61,6 +62,7 @@ def test_conv_pads(
         ((1, 24, 9, 9), (24, 1, 3, 3), {"group": 24}),
         ((1, 24, 9, 9), (48, 1, 3, 3), {"group": 24}),
         ((1, 24, 9, 9), (12, 8, 2, 3), {"group": 3, "dilations": [2, 1]}),
+        ((1, 12, 9, 9), (18, 2, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
         ((1, 3, 20, 20), (17, 3, 5, 5), {"strides": [4, 4]}),
         ((1, 20, 6, 6), (30, 20, 1, 1), {"strides": [2, 2]}),
     ],
@@ -84,7 +86,8 @@ def test_conv_choice(make_row: Callable[..., Any]) -> None:
     assert chosen(14, 32, 32, 3, **pads) == "conv_winograd2_f32"
     assert chosen(14, 32, 32, 3, strides=[2, 2]) == "conv_direct_f32"
     assert chosen(14, 32, 32, 3, group=32) == "conv_depthwise_f32"
-    assert chosen(14, 32, 32, 3, group=4) == "conv_direct_f32"
+    assert chosen(14, 32, 32, 3, group=4) == "conv_merged_groups_f32"
+    assert chosen(14, 64, 64, 3, group=4) == "conv_direct_f32"
     assert chosen(32, 3, 32, 4, strides=[4, 4]) == "conv_few_channels_f32"
     assert chosen(32, 3, 32, 1) == "conv_direct_f32"
     batch = {"dynamic": {0: ["N", 32, 28, 28]}}
@@ -94,10 +97,11 @@ def test_conv_choice(make_row: Callable[..., Any]) -> None:
 
 
 def test_conv_reasons(make_row: Callable[..., Any]) -> None:
-    x, w = _draw(1, 4, 5, 5, 5), _draw(4, 4, 1, 1, 1)
-    row = make_row(conv.SPECS[:5], "Conv", [x, w], constant=(1,))
-    assert row.reason() == "inputs of rank 5 have no kernel, only 3 and 4"
-    row = make_row(conv.SPECS[:5], "Conv", [x[..., 0], w[..., 0]])
+    x, w = _draw(1, 4, 5, 5, 5, 5), _draw(4, 4, 1, 1, 1, 1)
+    rows = [spec for spec in conv.SPECS if spec.name == "conv_volume_f32"]
+    row = make_row(rows, "Conv", [x, w], constant=(1,))
+    assert row.reason() == "inputs of rank 6 have no kernel, only 3 to 5"
+    row = make_row(conv.SPECS[:1], "Conv", [x[..., 0, 0], w[..., 0, 0]])
     assert row.reason() == "the weights are not constant"
 
 
@@ -123,7 +127,7 @@ def test_pool_pads(make_row: Callable[..., Any], op: str, auto_pad: str, ceil_mo
 def test_global_pool(make_row: Callable[..., Any], op: str, shape: tuple[int, ...]) -> None:
     x = _draw(*shape)
     spec = next(s for s in pool.SPECS if s.op == f"ai.onnx:{op}")
-    (y,), _ = make_row([spec], op, [x]).run("sse4")
+    (y,), _ = make_row([spec], op, [x]).run(_native.isas()[0])
     reduce = np.mean if op == "GlobalAveragePool" else np.max
     wanted = reduce(x.astype(np.float64), axis=tuple(range(2, x.ndim)), keepdims=True)
     np.testing.assert_allclose(y, wanted, rtol=1e-6, atol=1e-7)
@@ -136,12 +140,9 @@ def test_max_pool_same_lower(make_row: Callable[..., Any]) -> None:
     spec = next(s for s in pool.SPECS if s.op == "ai.onnx:MaxPool")
     same = make_row([spec], "MaxPool", [x], auto_pad="SAME_LOWER", **attributes)
     plain = make_row([spec], "MaxPool", [x], pads=[1, 0, 1, 0], **attributes)
-    np.testing.assert_array_equal(same.run("sse4")[0][0], plain.run("sse4")[0][0])
-
-
-def test_indices_have_no_kernel(make_row: Callable[..., Any]) -> None:
-    row = make_row(pool.SPECS, "MaxPool", [_draw(1, 2, 4, 4)], kernel_shape=[2, 2], outputs=2)
-    assert row.reason() in (None, "the Indices output has no kernel")
+    np.testing.assert_array_equal(
+        same.run(_native.isas()[0])[0][0], plain.run(_native.isas()[0])[0][0]
+    )
 
 
 def _residual_net(size: int, c: int) -> onnx.ModelProto:

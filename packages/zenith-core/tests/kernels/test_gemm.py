@@ -110,7 +110,7 @@ def test_pack_round_trip(isa: str, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("m", [*range(1, 18), 63, 200])
 def test_linear_rows(isa: str, threads: int, m: int) -> None:
-    for n, k in ((1, 1), (5, 7), (16, 3), (48, 64), (97, 33), (200, 130)):
+    for n, k in ((1, 1), (5, 7), (8, 66), (16, 3), (40, 9), (48, 64), (97, 33), (200, 130)):
         x, w = normal((m, k)), normal((k, n))
         y = linear(isa, x, w, threads=threads)
         np.testing.assert_allclose(y, product(x, w), rtol=0, atol=tolerance(x, w))
@@ -120,7 +120,7 @@ def test_linear_rows(isa: str, threads: int, m: int) -> None:
 @pytest.mark.parametrize("k", [1, 4, 767, 768, 1023, 1025, 2049, 3072])
 def test_linear_depth(isa: str, k: int) -> None:
     """Deep products take several passes over a panel, also with a narrow last panel."""
-    for m, n in ((1, 50), (4, 96), (13, 100)):
+    for m, n in ((1, 50), (4, 96), (7, 40), (13, 100)):
         x, w, b = normal((m, k)), normal((k, n)), normal((n,), 1)
         y = linear(isa, x, w, "bias.relu", [b], threads=2)
         want = finish(product(x, w), "bias.relu", [b])

@@ -29,7 +29,8 @@ def _run(
     memory = np.full(n * c * h * w + 32, 777, np.float32)
     y = memory[16:-16].reshape(n, h, w, c)
     pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    _native.call(isa, kernel, [pixels], [y], params, threads=threads)
+    given = _params({"kernel": (1, 1), "strides": (1, 1)}) | params
+    _native.call(isa, kernel, [pixels[:, None]], [y[:, None]], given, threads=threads)
     assert (memory[:16] == 777).all() and (memory[-16:] == 777).all()
     return y.transpose(0, 3, 1, 2)
 
@@ -38,11 +39,13 @@ def _params(
     case: dict[str, Any], include_pad: int = 0, dilations: tuple[int, int] = (1, 1)
 ) -> dict[str, Any]:
     return {
-        "kernel_shape": case["kernel"],
-        "strides": case["strides"],
-        "pads": case.get("pads", (0, 0)) * 2,
-        "dilations": dilations,
+        "kernel_shape": (1, *case["kernel"]),
+        "strides": (1, *case["strides"]),
+        "pads": (0, *case.get("pads", (0, 0))) * 2,
+        "dilations": (1, *dilations),
         "include_pad": include_pad,
+        "p": 2,
+        "column_major": 0,
     }
 
 

@@ -159,13 +159,67 @@ def test_precision_of_the_division(make_row: Any) -> None:
     check(row, [want])
 
 
-@pytest.mark.parametrize("name", ["int4", "uint4", "float8_e4m3fn", "float8_e5m2"])
-def test_small_constants(make_row: Any, name: str) -> None:
+SMALL_INTEGERS = {"int4": (-8, 7), "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3)}
+SMALL_FLOATS = [
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float4_e2m1fn",
+]
+
+
+@pytest.mark.parametrize("name", list(SMALL_INTEGERS))
+@pytest.mark.parametrize("constant", [True, False])
+def test_small_integers(make_row: Any, name: str, constant: bool) -> None:
     rng = np.random.default_rng(7)
-    values = rng.integers(0, 7, (6, 8)).astype(getattr(ml_dtypes, name))
+    low, high = SMALL_INTEGERS[name]
+    dtype = np.dtype(getattr(ml_dtypes, name))
     scale = draw_scale(rng, (3, 8))
-    row = make_row(SPECS, "DequantizeLinear", [values, scale], constant=(0,), axis=0, block_size=2)
-    check(row, [values.astype(np.float32) * np.repeat(scale, 2, axis=0)])
+    wide = np.repeat(scale, 2, axis=0)
+    q, zero = (rng.integers(low, high + 1, shape) for shape in ((6, 8), (3, 8)))
+    wide_zero = np.repeat(zero, 2, axis=0)
+    how: dict[str, Any] = {"axis": 0, "block_size": 2}
+    fixed = (0, 2) if constant else ()
+    inputs = [q.astype(dtype), scale, zero.astype(dtype)]
+    row = make_row(SPECS, "DequantizeLinear", inputs, constant=fixed, **how)
+    check(row, [(q - wide_zero).astype(np.float32) * wide])
+    x = np.asarray(rng.uniform(-2, 2, (6, 8)), np.float32)
+    row = make_row(SPECS, "QuantizeLinear", [x, scale, inputs[2]], constant=fixed[1:], **how)
+    want = np.clip(np.rint(x / wide).astype(np.int64) + wide_zero, low, high)
+    for isa in ISAS:
+        np.testing.assert_array_equal(row.run(isa)[0][0].astype(np.int64), want)
+
+
+@pytest.mark.parametrize("name", SMALL_FLOATS)
+def test_small_floats(make_row: Any, name: str) -> None:
+    rng = np.random.default_rng(8)
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    scale = np.array([0.5, 2.0, 0.25], np.float32)
+    values = np.arange(256 if "8" in name else 16, dtype=np.uint8).view(dtype)
+    q = np.tile(values, (3, 1))
+    row = make_row(SPECS, "DequantizeLinear", [q, scale], axis=0)
+    check(row, [q.astype(np.float32) * scale[:, None]])
+    limit = float(ml_dtypes.finfo(dtype).max)
+    x = np.asarray(rng.uniform(-1, 1, (3, 100)) * limit, np.float32) * scale[:, None]
+    x[:, 0] = [0.0, -0.0, np.nan if "8" in name else 1.0]
+    row = make_row(SPECS, "QuantizeLinear", [x, scale, np.zeros(3, dtype)], axis=0)
+    quotient = x / scale[:, None]
+    if "8" not in name:  # these have zero points, and -0 + 0 is 0
+        quotient = quotient + np.float32(0)
+    want = quotient.astype(dtype).view(np.uint8)
+    for isa in ISAS:
+        np.testing.assert_array_equal(row.run(isa)[0][0].view(np.uint8), want)
+
+
+@pytest.mark.parametrize("saturate", [0, 1])
+def test_saturation_of_small_floats(make_row: Any, saturate: int) -> None:
+    x, scale = np.array([1e6, -1e6, 1.0], np.float32), np.array(1.0, np.float32)
+    zero = np.array(0, ml_dtypes.float8_e5m2)
+    row = make_row(SPECS, "QuantizeLinear", [x, scale, zero], saturate=saturate)
+    limit = 57344.0 if saturate else np.inf
+    got = row.run(ISAS[0])[0][0].astype(np.float32)
+    np.testing.assert_array_equal(got, np.array([limit, -limit, 1.0], np.float32))
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 40000), (2, 3, 4)])

@@ -121,7 +121,13 @@ BROADCAST = """
 
 
 @pytest.mark.parametrize(
-    "sizes", [((2, 3), (2, 3), 5, 2), ((2, 3), (1, 3), 1, 1), ((2, 3), (1, 1), 5, 2)]
+    "sizes",
+    [
+        ((2, 3), (2, 3), 5, 2),
+        ((2, 3), (1, 3), 1, 1),
+        ((2, 3), (1, 1), 5, 2),
+        ((1, 3), (2, 1), 1, 2),
+    ],
 )
 def test_a_size_may_be_one_or_the_others(sizes: tuple[Any, ...], graph_of: Any, array: Any) -> None:
     graph = graph_of(

@@ -128,7 +128,8 @@ def _infer_sizes(graph: GraphIR) -> None:
 
     What inference cannot tell keeps its declared rank and fixed sizes.
     """
-    declared = {v: v.shape for node in graph.nodes for v in node.outputs if v.shape is not None}
+    nodes = graph.model.graph.all_nodes()
+    declared = {v: v.shape for node in nodes for v in node.outputs if v.shape is not None}
     for value in declared:
         value.shape = None
     if not declared:
@@ -136,4 +137,4 @@ def _infer_sizes(graph: GraphIR) -> None:
     graph.infer_shapes()
     for value, shape in declared.items():
         if value.shape is None:
-            value.shape = ir.Shape(d if isinstance(d, int) else None for d in shape)
+            value.shape = ir.Shape(d if isinstance(d, int) and d >= 0 else None for d in shape)

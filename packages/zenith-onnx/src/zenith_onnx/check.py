@@ -24,12 +24,14 @@ from zenith.errors import (
     ZenithError,
 )
 from zenith_onnx.check_tensor import (
+    check_element_type,
     check_name,
     check_sparse_tensor,
     check_tensor,
     check_type,
     quoted,
 )
+from zenith_onnx.upgrade import STEPS
 
 __all__ = ["Limits", "check", "guarded"]
 
@@ -42,6 +44,7 @@ class Limits:
     calls: functions calling functions.
     nodes: nodes after functions are inlined, if that is also more than `growth` times what the
         file holds.
+    edges: inputs of one node, and outputs: replacing one takes time with their number.
     list_items: items of a list attribute of a standard operator other than Constant.
     text_bytes: bytes of a string attribute of the same.
     """
@@ -50,6 +53,7 @@ class Limits:
     calls: int = 64
     nodes: int = 100_000
     growth: int = 8
+    edges: int = 4096
     list_items: int = 1 << 16
     text_bytes: int = 1 << 16
 
@@ -313,6 +317,12 @@ class _Checker:
     ) -> None:
         if not node.op_type:
             raise ValidationError(f"{where} does not name an operator")
+        edges = max(len(node.input), len(node.output))
+        if edges > self.limits.edges:
+            raise ValidationError(
+                f"{where} has {len(node.input)} inputs and {len(node.output)} outputs; the limit "
+                f"is {self.limits.edges}"
+            )
         domain = "" if node.domain == "ai.onnx" else node.domain
         key = (node.domain, node.op_type, node.overload)
         function = self.functions.get(key)
@@ -339,11 +349,12 @@ class _Checker:
                 next="add the domain to opset_import",
             )
         schema = _schema(node.op_type, version, domain)
-        if schema is None or schema.deprecated:
+        if schema is None or (schema.deprecated and node.op_type not in STEPS):
             label = f"{domain}.{node.op_type}" if domain else f"{node.op_type} (opset {version})"
             self.unknown.setdefault(label, []).append(where)
             return
-        self.standard(node, schema, names, version, domain, where)
+        if schema.inputs or not schema.deprecated:
+            self.standard(node, schema, names, version, domain, where)
 
     def standard(
         self,
@@ -383,8 +394,12 @@ class _Checker:
                 )
             if node.op_type != "Constant":
                 self.size(attribute, where)
+            if attribute.name in ("to", "dtype") and not attribute.ref_attr_name:
+                check_element_type(attribute.i, f"{where}: attribute '{attribute.name}'")
         if node.op_type == "Constant" and domain == "" and len(given) != 1:
             raise ValidationError(f"{where} needs exactly one attribute, its value")
+        if domain == "" and node.op_type in ("If", "Loop", "Scan"):
+            _check_bodies(node, version, where)
         if required - given:
             raise ValidationError(
                 f"{where}: attribute {', '.join(sorted(required - given))} is missing"
@@ -505,6 +520,24 @@ def _span(low: int, high: int) -> str:
 def _type_name(kind: int) -> str:
     name: str = AttributeProto.AttributeType.Name(kind)
     return name
+
+
+def _check_bodies(node: onnx.NodeProto, version: int, where: str) -> None:
+    """Inner graphs take and give as many values as their node."""
+    scan8 = node.op_type == "Scan" and version < 9  # its first input is not the body's
+    before = {"If": len(node.input), "Loop": 0, "Scan": int(scan8)}[node.op_type]
+    inputs = len(node.input) - before
+    outputs = len(node.output) + (node.op_type == "Loop")
+    for attribute in node.attribute:
+        if attribute.name == "num_scan_inputs" and not 1 <= attribute.i <= inputs:
+            raise ValidationError(f"{where}: {attribute.i} of its {inputs} inputs are scanned")
+        if attribute.type == AttributeProto.GRAPH:
+            found = (len(attribute.g.input), len(attribute.g.output))
+            if found != (inputs, outputs):
+                raise ValidationError(
+                    f"{where}: '{attribute.name}' must take {inputs} and give {outputs} values, "
+                    f"not {found[0]} and {found[1]}"
+                )
 
 
 def _check_call(

@@ -13,6 +13,7 @@ from zenith.errors import ValidationError
 
 __all__ = [
     "MAX_BYTES",
+    "check_element_type",
     "check_name",
     "check_sparse_tensor",
     "check_tensor",
@@ -91,6 +92,12 @@ def check_name(name: object, what: str, where: str, *, empty: bool = True) -> No
         raise ValidationError(
             f"{what} holds a control character: {quoted(name)}\n  {where}", next="rename it"
         )
+
+
+def check_element_type(kind: int, where: str) -> None:
+    """A number that stands for an element type."""
+    if kind not in _TYPES:
+        raise ValidationError(f"{where} is element type number {kind}, which does not exist")
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -221,6 +228,8 @@ def _check_shape(shape: onnx.TensorShapeProto, element: int, where: str) -> None
         raise ValidationError(f"{where} has {len(shape.dim)} axes, {MAX_RANK} at most")
     for axis, dim in enumerate(shape.dim):
         if dim.HasField("dim_value"):
+            if dim.dim_value == -1:  # not in the standard, but in files: a size that is not known
+                continue
             if dim.dim_value < 0:
                 raise ValidationError(
                     f"{where} has size {dim.dim_value} at axis {axis}",

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from zenith.errors import ConfigurationError, ValidationError
+from zenith.errors import ConfigurationError
 
 __all__ = ["name_sizes"]
 
@@ -43,9 +43,7 @@ def name_sizes(
             if axis in axes:
                 dims.append(axes[axis])
             elif isinstance(dim, int):
-                if dim < 0:
-                    raise ValidationError(f"input '{value.name}' has the size {dim}")
-                dims.append(dim)
+                dims.append(dim if dim >= 0 else next(fresh))
             elif text is None:
                 dims.append(next(fresh))
             elif _is_name(text) or _is_expression(dim, plain):

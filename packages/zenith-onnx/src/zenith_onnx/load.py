@@ -108,7 +108,7 @@ def _read_model(path: str) -> bytes:
         raise ValidationError(
             f"cannot open {quoted(path)}: {error}", next="check the path"
         ) from error
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         _must_be_regular(status, quoted(path))
         if status.st_size > MAX_FILE:
@@ -116,7 +116,10 @@ def _read_model(path: str) -> bytes:
                 f"{quoted(path)} has {status.st_size} bytes; an ONNX file has {MAX_FILE} at most",
                 next="save the model with external data",
             )
-        return file.read(MAX_FILE + 1)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(MAX_FILE + 1)
+    finally:
+        os.close(handle)
 
 
 def _must_be_regular(status: os.stat_result, what: str) -> None:

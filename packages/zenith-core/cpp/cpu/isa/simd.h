@@ -27,6 +27,16 @@ typedef int32_t vi_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), m
 [[gnu::always_inline]] inline vf splat(float x) { return x - vf{}; }
 [[gnu::always_inline]] inline vi splat_i(int32_t x) { return vi{} + x; }
 
+// acc += x * y, in place. GCC 12 mixes the three forms of the instruction in unrolled products and
+// then needs moves between registers and the stack to put sums back where they were.
+[[gnu::always_inline]] inline void multiply_add(vf& acc, vf x, vf y) {
+#if (defined(__FMA__) && ZENITH_VEC_BYTES == 32) || (defined(__AVX512F__) && ZENITH_VEC_BYTES == 64)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(y));
+#else
+  acc += x * y;
+#endif
+}
+
 // The first n lanes, 0 < n < kLanes; the other lanes read as zero and are not written.
 [[gnu::always_inline]] inline vf load_n(const float* p, int n) {
   vf v{};

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-__all__ = ["CONTROL", "captured", "closed", "is_control", "reads", "subgraphs"]
+__all__ = ["CONTROL", "captured", "closed", "is_control", "reads", "rebound", "subgraphs"]
 
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -54,7 +54,7 @@ def closed(graph: ir.Graph, model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
     """
     copy = graph.clone(allow_outer_scope_values=True)
     outer: list[ir.Value] = []
-    stand_in: dict[ir.Value | None, ir.Value] = {}
+    stand_in: dict[ir.Value, ir.Value] = {}
     for value in captured(graph):
         mine = ir.Value(name=value.name, shape=value.shape, type=value.type)
         mine.metadata_props.update(value.metadata_props)
@@ -65,17 +65,34 @@ def closed(graph: ir.Graph, model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
             copy.inputs.append(mine)
             outer.append(value)
         stand_in[value] = mine
-    for node in ir.traversal.RecursiveGraphIterator(copy):
-        for index, source in enumerate(node.inputs):
-            if source in stand_in:
-                node.replace_input_with(index, stand_in[source])
-        for nested in subgraphs(node).values():
-            _pass_through(nested, stand_in)
-    _pass_through(copy, stand_in)
+    _substitute(copy, stand_in)
     copy.opset_imports.update(model.graph.opset_imports)
     copy.name = graph.name or "body"
     functions = [function.clone() for function in model.functions.values()]
     return ir.Model(copy, ir_version=model.ir_version, functions=functions), outer
+
+
+def rebound(node: ir.Node, values: Mapping[ir.Value, ir.Value]) -> list[ir.Attr]:
+    """The node's attributes for a copy of it; subgraphs read `values[v]` where they read v."""
+    found = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            graph = attribute.as_graph().clone(allow_outer_scope_values=True)
+            _substitute(graph, values)
+            attribute = ir.AttrGraph(attribute.name, graph)
+        found.append(attribute)
+    return found
+
+
+def _substitute(graph: ir.Graph, values: Mapping[ir.Value, ir.Value]) -> None:
+    """Let a subgraph, and those in it, read `values[v]` where they read v."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for index, source in enumerate(node.inputs):
+            if source is not None and source in values:
+                node.replace_input_with(index, values[source])
+        for nested in subgraphs(node).values():
+            _pass_through(nested, values)
+    _pass_through(graph, values)
 
 
 def _used(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -86,7 +103,7 @@ def _used(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.outputs
 
 
-def _pass_through(graph: ir.Graph, stand_in: dict[ir.Value | None, ir.Value]) -> None:
+def _pass_through(graph: ir.Graph, stand_in: Mapping[ir.Value, ir.Value]) -> None:
     """Outputs that are outer values, or one value twice, become outputs of an Identity."""
     seen: set[ir.Value] = set()
     for index, value in enumerate(graph.outputs):

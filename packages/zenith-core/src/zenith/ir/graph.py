@@ -15,6 +15,7 @@ import onnx_ir as ir
 from zenith.errors import ValidationError
 from zenith.ir import text as _text
 from zenith.ir._describe import SOURCE_KEY, describe
+from zenith.ir.export import exported
 from zenith.ir.fingerprint import fingerprint
 from zenith.ir.shapes import infer_shapes
 from zenith.ir.verifier import DOMAIN, DOMAIN_VERSION, OPSET, verify
@@ -92,9 +93,14 @@ class GraphIR:
         """Parse `to_text`'s form. weights: data of the initializers it elides."""
         return cls(_text.from_text(text, weights or {}))
 
-    def to_onnx(self) -> onnx.ModelProto:
-        """A ModelProto; zenith operators are local functions in it, so any ONNX tool reads it."""
-        return ir.to_proto(self.model)
+    def to_onnx(self, *, inline: bool = False, opset: int | None = None) -> onnx.ModelProto:
+        """A ModelProto; zenith operators are local functions in it, so any ONNX tool reads it.
+
+        inline: write the standard operators they stand for in their place.
+        opset: declare an older ai.onnx opset, 21 or newer, for tools that know no newer one.
+            Raises `ValidationError` naming the nodes it has no words for.
+        """
+        return ir.to_proto(exported(self.model, inline=inline, opset=opset))
 
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto) -> GraphIR:
@@ -110,7 +116,11 @@ class GraphIR:
 
     def clone(self) -> GraphIR:
         """A copy that shares tensors and nothing else."""
-        return GraphIR(self.model.clone())
+        try:
+            return GraphIR(self.model.clone())
+        except RuntimeError:  # a value that no list of the graph and no node defines
+            self.verify(types=False)
+            raise
 
     def __repr__(self) -> str:
         graph = self.model.graph

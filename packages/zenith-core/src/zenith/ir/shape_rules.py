@@ -145,21 +145,101 @@ def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
         _open(ctx, node.outputs[0], rank, dtype)
 
 
+_BROADCASTING = (
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Expand"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or"),
+    *("Pow", "Sub", "Sum", "Where", "Xor"),
+)
+
+
+@_corrects(*_BROADCASTING)
+def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Of two named sizes either may be 1: the result has the larger one.
+
+    That they fit is checked where the sizes are known.
+    """
+    out, before = node.outputs[0], node.outputs[0].shape
+    out.shape = None  # else the package takes what an earlier run found for a declaration
+    own(ctx, node)
+    shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
+    if node.op_type == "Expand":
+        target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
+        shapes = [shapes[0], target]
+    if out.shape is not None and all(s is not None for s in shapes):
+        out.shape = _larger(list(out.shape), [s for s in shapes if s is not None], before)
+    elif out.shape is None:
+        out.shape = before
+
+
 @_corrects("MatMul")
 def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    """A product of batches of sizes a and b has, like any broadcast here, batches of size a.
-
-    Whether b is 1 or a is checked where the sizes are known.
-    """
+    (left, right), out, before = node.inputs, node.outputs[0], node.outputs[0].shape
+    out.shape = None
     own(ctx, node)
-    left, out = node.inputs[0], node.outputs[0]
-    if left is None or left.shape is None or out.shape is None:
+    if (_rank(left) or 0) < 2 or (_rank(right) or 0) < 2 or out.shape is None:
+        out.shape = out.shape or before
         return
+    shapes = [list(v.shape)[:-2] for v in (left, right) if v is not None and v.shape is not None]
     dims = list(out.shape)
-    batch = list(left.shape)[:-2]
-    for back, mine in enumerate(reversed(batch), 3):
-        made = dims[-back]
-        named = not isinstance(mine, int) and mine.value is not None
-        if named and not isinstance(made, int) and ctx.is_generated_symbol(made.value or ""):
-            dims[-back] = mine
+    out.shape = _larger(dims, [[*s, 1, 1] for s in shapes], before)
+
+
+def _larger(found: list[Any], shapes: list[list[Any]], before: ir.Shape | None) -> ir.Shape:
+    """`found` with the larger size wherever two inputs have different named sizes.
+
+    before: what is declared; its numbers stay.
+    """
+    for back in range(1, len(found) + 1):
+        sizes = {str(s[-back]): s[-back] for s in shapes if len(s) >= back}
+        named = [d for d in sizes.values() if not isinstance(d, int)]
+        fixed = [d for d in sizes.values() if isinstance(d, int) and d != 1]
+        if len(named) > 1 and not fixed and all(d.value is not None for d in named):
+            found[-back] = ir.SymbolicDim(f"Max({', '.join(sorted(str(d) for d in named))})")
+        if before is not None and len(before) == len(found) and isinstance(before[-back], int):
+            found[-back] = before[-back]
+    return ir.Shape(found)
+
+
+@_corrects("MaxUnpool")
+def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The inverse of a pool's size; the package leaves it open."""
+    own(ctx, node)
+    data = node.inputs[0]
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is not None or data is None or data.shape is None:
+        return
+    kernel = node.attributes["kernel_shape"].as_ints()
+    count = len(kernel)
+    lists = {"strides": [1] * count, "pads": [0] * 2 * count}
+    lists |= {k: list(node.attributes[k].as_ints()) for k in lists if k in node.attributes}
+    dims = list(data.shape)[:2]
+    for axis, size in enumerate(kernel):
+        less = lists["pads"][axis] + lists["pads"][axis + count]
+        dims.append((data.shape[2 + axis] - 1) * lists["strides"][axis] + (size - less))
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(dims), data.dtype)
+
+
+@_corrects("Resize")
+def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """One scale for all axes, and sizes rounded half up; the package rounds down."""
+    own(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    kept = "stretch" if policy is None else policy.as_string()
+    sizes = node.inputs[3] if len(node.inputs) > 3 else None
+    tensor = None if sizes is None else ir.convenience.get_const_tensor(sizes)
+    if kept == "stretch" or tensor is None or data is None or data.shape is None:
+        return
+    attribute = node.attributes.get("axes")
+    rank = len(data.shape)
+    axes = range(rank) if attribute is None else [a % rank for a in attribute.as_ints()]
+    before = [data.shape[axis] for axis in axes]
+    if not all(isinstance(n, int) and n > 0 for n in before):
+        _open(ctx, out, rank, data.dtype)
+        return
+    scales = [int(n) / int(m) for n, m in zip(tensor.numpy().ravel(), before, strict=True)]
+    scale = min(scales) if kept == "not_larger" else max(scales)
+    dims = list(data.shape)
+    for axis in axes:
+        dims[axis] = int(scale * data.shape[axis] + 0.5)
     out.shape = ir.Shape(dims)

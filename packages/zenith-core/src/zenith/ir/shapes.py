@@ -22,6 +22,7 @@ from onnx_shape_inference import (
 from zenith.errors import CompilationError, ValidationError
 from zenith.ir import shape_rules as shape_rules  # registers them
 from zenith.ir._describe import describe
+from zenith.ir.axes import check_axes
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names
 
@@ -46,6 +47,7 @@ def infer_shapes(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             _normalise(value)
+    check_axes(model)
 
 
 def _run(model: ir.Model) -> None:
@@ -312,7 +314,10 @@ def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:
 
 
 def _normalise(value: ir.Value) -> None:
-    """Dims such as SymbolicDim("8"), which the package yields at times, become ints."""
+    """Dims such as SymbolicDim("8"), which the package yields at times, become ints; only integers
+    have contents that are sizes."""
+    if value.dtype is not None and value.dtype.is_floating_point():
+        value.metadata_props.pop(SYM_DATA_KEY, None)
     shape = value.shape
     if shape is None:
         return

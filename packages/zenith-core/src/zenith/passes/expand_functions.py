@@ -14,7 +14,7 @@ import onnx.inliner
 import onnx_ir as ir
 
 from zenith.ir import OPSET, GraphIR
-from zenith.ir.control import is_control
+from zenith.ir.control import is_control, rebound
 from zenith.passes.manager import PassManager
 from zenith.passes.rewrite import Rewriter, array, const_shape
 from zenith.passes.widen_half import widen_half, would_widen
@@ -136,7 +136,7 @@ def _transplant(rewriter: Rewriter, node: ir.Node, body: GraphIR) -> bool:
             inner.domain,
             inner.op_type,
             [None if v is None else values[v] for v in inner.inputs],
-            list(inner.attributes.values()),
+            rebound(inner, values),
             num_outputs=len(inner.outputs),
             name=f"{node.name}/{inner.name or inner.op_type}" if node.name else None,
         )

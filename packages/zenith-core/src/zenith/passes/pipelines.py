@@ -23,7 +23,6 @@ _PATTERNS = (
     "fuse_rotary",
     "fuse_attention",
     "drop_repeat_kv",
-    "lower_resize",
 )
 # unflatten_linear comes before identities: merged reshapes hide what it looks for.
 _EXACT = (

@@ -34,7 +34,6 @@ PASSES: dict[str, str] = {
     "inline_if": "inline_if:InlineIf",
     "lift_constants": "lift_constants:LiftConstants",
     "lower_einsum": "lower_einsum:LowerEinsum",
-    "lower_resize": "lower_resize:LowerResize",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }

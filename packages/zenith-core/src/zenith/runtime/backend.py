@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from zenith.plugins import BackendStatus
+from zenith.runtime.tensor_check import TensorCheck
 
 if TYPE_CHECKING:
     from zenith.config import CompileConfig
     from zenith.ir import GraphIR
     from zenith.runtime.context import ExecutionContext
     from zenith.runtime.dispatcher import Selection
-    from zenith.runtime.op_view import OpView
 
 __all__ = [
     "Backend",
@@ -43,6 +45,7 @@ class Backend:
     """Base of all backends. A pure Python backend subclasses `CallableBackend` instead."""
 
     name: str = ""
+    owner: str = ""  # the distribution it comes from; the plugin manager fills it in
     # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
     plans_sizes: bool = False
 
@@ -75,15 +78,24 @@ class CallableBackend(Backend):
     def build(
         self, graph: GraphIR, selections: Sequence[Selection], config: CompileConfig
     ) -> Program:
-        return CallableProgram(graph, selections)
+        owner = f" of {self.owner}" if self.owner else ""
+        return CallableProgram(graph, selections, f" of backend '{self.name}'{owner}")
 
 
 class CallableProgram:
-    """Walks the nodes of a partition in Python, one callable each."""
+    """Walks the nodes of a partition in Python, one callable each.
 
-    def __init__(self, graph: GraphIR, selections: Sequence[Selection]) -> None:
+    whose: who answers for the kernels, as messages say it after a kernel's name.
+    """
+
+    def __init__(self, graph: GraphIR, selections: Sequence[Selection], whose: str = "") -> None:
         self._inputs = list(graph.inputs)
         self._outputs = list(graph.outputs)
+        for selection in selections:
+            _fits_in_memory(selection.op)
+        self._whose = whose
+        self._input_checks = [TensorCheck(v) for v in self._inputs]
+        self._result_checks = [[TensorCheck(v) for v in s.op.node.outputs] for s in selections]
         self._steps = [(s.op, s.spec.run, s.spec.name) for s in selections]
         self._constants = {
             value: np.array(value.const_value.numpy())
@@ -96,9 +108,11 @@ class CallableProgram:
     ) -> list[np.ndarray]:
         from zenith.errors import DeviceOutOfMemoryError, KernelError
 
+        sizes = self._sizes(inputs)
         env: dict[Any, Any] = dict(self._constants)
         env.update(zip(self._inputs, inputs, strict=True))
-        for op, run, name in self._steps:
+        for (op, run, name), checks in zip(self._steps, self._result_checks, strict=True):
+            where = f"kernel '{name}'{self._whose}"
             arguments = [None if v is None else env[v] for v in op.node.inputs]
             try:
                 results = run(op, arguments)
@@ -109,12 +123,30 @@ class CallableProgram:
                 ) from cause
             except Exception as cause:
                 raise KernelError(
-                    f"kernel '{name}' failed on node '{op.node.name}' ({op.key}): {cause}"
+                    f"{where} failed on node '{op.node.name}' ({op.key}): "
+                    f"{str(cause) or type(cause).__name__}"
                 ) from cause
-            _check_results(op, name, results)
+            wrong = _wrong_results(checks, results, sizes)
+            if wrong:
+                raise KernelError(f"{where} on node '{op.node.name}' ({op.key}): {wrong}")
             env.update(zip(op.node.outputs, results, strict=False))
         results = [env[v] for v in self._outputs]
         return own_results(results, [*inputs, *self._constants.values()])
+
+    def _sizes(self, inputs: Sequence[Any]) -> dict[str, int]:
+        """The named sizes of these inputs, after checking that the inputs are right."""
+        from zenith.errors import ValidationError
+
+        sizes: dict[str, int] = {}
+        for check, array in zip(self._input_checks, inputs, strict=True):
+            check.bind(array, sizes)
+            given = check.mismatch(array, sizes)
+            if given is not None:
+                raise ValidationError(
+                    f"input '{check.name}' is {given}, the model takes {check}"
+                    + "".join(f"; '{name}' is {size}" for name, size in sizes.items())
+                )
+        return sizes
 
     def to_text(self) -> str:
         return "\n".join(
@@ -140,20 +172,36 @@ def own_results(results: Sequence[Any], taken: Sequence[Any]) -> list[Any]:
     return [own(value) for value in results]
 
 
-def _check_results(op: OpView, name: str, results: Sequence[np.ndarray]) -> None:
-    """A foreign kernel's results must have the dtype and rank the graph says."""
-    from zenith.errors import KernelError
+def _fits_in_memory(op: OpView) -> None:
+    """Raise where a result is known to be more than this machine's memory."""
+    from zenith.errors import DeviceOutOfMemoryError
+    from zenith.runtime.memory_manager import memory_bytes
 
-    for view, result in zip(op.outputs, results, strict=False):
-        if not view.name or not isinstance(result, np.ndarray):
+    for value in op.node.outputs:
+        dims = value.shape.dims if value.shape is not None else ()
+        sizes = [d for d in dims if isinstance(d, int)]
+        if value.dtype is None or value.dtype == ir.DataType.STRING or len(sizes) != len(dims):
             continue
-        if view.dtype not in ("unknown", result.dtype.name) and result.dtype.kind != "O":
-            raise KernelError(
-                f"kernel '{name}' returned {result.dtype.name} for '{view.name}', "
-                f"which is {view.dtype}"
+        needed = math.prod(sizes) * max(int(value.dtype.itemsize), 1)
+        if needed > memory_bytes():
+            raise DeviceOutOfMemoryError(
+                f"'{value.name}', a result of node '{op.node.name}' ({op.key}), has {needed} "
+                f"bytes; this machine has {memory_bytes()}",
+                next="check the sizes that the model's constants ask for",
             )
-        if view.value.shape is not None and len(view.value.shape) != result.ndim:
-            raise KernelError(
-                f"kernel '{name}' returned rank {result.ndim} for '{view.name}', "
-                f"which has rank {len(view.value.shape)}"
-            )
+
+
+def _wrong_results(
+    checks: Sequence[TensorCheck], results: Any, sizes: dict[str, int]
+) -> str | None:
+    """What is wrong with a kernel's results; None when they are what the graph says."""
+    if not isinstance(results, list | tuple):
+        return f"it returned {type(results).__name__}, not a list of arrays"
+    named = max((i + 1 for i, check in enumerate(checks) if check.name), default=0)
+    if len(results) < named:
+        return f"it returned {len(results)} result(s), and the node has {named}"
+    for check, result in zip(checks, results, strict=False):
+        given = check.mismatch(result, sizes)
+        if given is not None:
+            return f"it returned {given} for '{check.name}', which is {check}"
+    return None

@@ -39,7 +39,7 @@ class KernelDispatcher:
         for position, spec in enumerate(candidates):
             if call is not None and spec.call != call:
                 continue
-            reason = self._excluded(spec) or spec.reason_against(op)
+            reason = self._excluded(spec) or _reason_against(spec, op)
             if reason is not None:
                 declined.append((spec.name, reason))
                 continue
@@ -52,3 +52,14 @@ class KernelDispatcher:
         if self._opt_level <= 1 and "winograd" in spec.tags:
             return f"opt_level={self._opt_level} keeps to exact algorithms"
         return None
+
+
+def _reason_against(spec: KernelSpec, op: OpView) -> str | None:
+    """A row whose predicate raises, or answers nonsense, declines: its kernel is not trusted."""
+    try:
+        reason: object = spec.reason_against(op)
+    except Exception as error:  # noqa: BLE001  whatever a plugin raises is its answer
+        return f"its supports() raised {type(error).__name__}: {error}"
+    if reason is None or isinstance(reason, str):
+        return reason
+    return f"its supports() answered {reason!r}, neither None nor a reason"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
+
 from zenith.errors import PluginError
 from zenith.ir.dims import UnknownSizeError
 
@@ -53,6 +55,7 @@ class KernelSpec:
         numpy arrays (None for a missing optional input).
     call: `run` is such a callable in a backend whose other kernels are planned. It allocates its
         results, so their sizes may follow from data; the executor calls it between two plans.
+    tensors_only: no input or output may be a sequence or an optional.
     tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
     """
 
@@ -64,10 +67,15 @@ class KernelSpec:
     supports: Callable[[OpView], str | None] = _yes
     cost: Callable[[OpView], Cost] = _tensor_traffic
     call: bool = False
+    tensors_only: bool = True
     tags: frozenset[str] = frozenset()
 
     def reason_against(self, op: OpView) -> str | None:
         """None if this kernel can run `op`, else why not."""
+        if self.tensors_only:
+            for view in (*op.inputs, *op.outputs):
+                if view is not None and not isinstance(view.value.type, ir.TensorType | None):
+                    return f"'{view.name}' is a {view.value.type}, not a tensor"
         for position, accepted in self.dtypes.items():
             value = op.inputs[position] if position < len(op.inputs) else None
             if value is not None and value.dtype not in accepted:

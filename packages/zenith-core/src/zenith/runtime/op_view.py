@@ -27,7 +27,12 @@ class ValueView:
 
     @functools.cached_property
     def dtype(self) -> str:
-        """numpy name of the element type: "float32", "int64", "bool", "bfloat16", "string"."""
+        """numpy name of the element type: "float32", "int64", "bool", "bfloat16", "string".
+
+        Of a sequence or an optional, the type as text: no kernel for tensors takes it.
+        """
+        if isinstance(self.value.type, ir.SequenceType | ir.OptionalType):
+            return str(self.value.type)
         return self.value.dtype.numpy().name if self.value.dtype is not None else "unknown"
 
     @functools.cached_property

@@ -187,7 +187,7 @@ def _result(work: Callable[[], None], kernels: list[str]) -> Result:
         outcome, reason = "skipped-as-declared", str(declined)
     except ZenithError as error:
         outcome, reason = "fail", f"{type(error).__name__}: {error.message}"
-    except BaseException as error:  # whatever a kernel raises is an outcome; SystemExit too
+    except BaseException as error:  # noqa: BLE001  whatever a kernel raises is an outcome
         last = "".join(traceback.format_exc(limit=-3))
         outcome, reason = "fail", f"{type(error).__name__} escaped: {error}\n{last}"
     return Result(outcome, reason, list(kernels), time.perf_counter() - started)
@@ -274,14 +274,14 @@ def _check_results(case: Case, graph: GraphIR, compiled: Any, expected: Sequence
             raise _Failed(f"input {position} was modified")
     if case.repeatable:
         _compare(graph, first, expected, case.tolerance)
-    _check_memory(first, inputs)
+    _check_memory(first, inputs, "an input")
     if not case.repeatable:
         return seconds
     kept = [_copied(x) for x in first]
     second = _call(compiled, inputs)
     _same_bits(kept, first, "after a second call")
     _same_bits(kept, second, "the second time")
-    _check_memory(second, first)
+    _check_memory(second, first, "the result of an earlier call")
     strided = [_strided(x) for x in case.inputs]
     _same_bits(kept, _call(compiled, strided), "for inputs that are not contiguous")
     del inputs, first, second, strided, kept
@@ -305,14 +305,14 @@ def _name(value: Any) -> str:
     return np.asarray(value).dtype.name if value is not None else "none"
 
 
-def _check_memory(results: Sequence[Any], others: Sequence[Any]) -> None:
-    """No result shares memory with an input or with another result."""
+def _check_memory(results: Sequence[Any], others: Sequence[Any], what: str) -> None:
+    """No result shares memory with `others`, nor with another result."""
     for position, result in enumerate(results):
         if not isinstance(result, np.ndarray):
             continue
         for other in (*others, *results[position + 1 :]):
             if isinstance(other, np.ndarray) and np.may_share_memory(result, other):
-                raise _Failed(f"output {position} shares memory with an input or another result")
+                raise _Failed(f"output {position} shares memory with {what} or with another output")
 
 
 def _check_threads(case: Case, compiled: Any) -> None:
@@ -344,7 +344,7 @@ def _identical(a: Any, b: Any) -> bool:
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype.kind in "OSUT":
         return a.shape == b.shape and bool(np.all(a == b))
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
 def _copied(value: Any) -> Any:

@@ -116,12 +116,10 @@ def _unmap(pointer: int) -> None:
         _libc.munmap(block.base, block.pages + _PAGE)
 
 
-@_MALLOC
 def _malloc(_context: object, size: int) -> int | None:
     return _map(size)
 
 
-@_CALLOC
 def _calloc(_context: object, count: int, size: int) -> int | None:
     pointer = _map(count * size)
     if pointer is not None:
@@ -129,7 +127,6 @@ def _calloc(_context: object, count: int, size: int) -> int | None:
     return pointer
 
 
-@_REALLOC
 def _realloc(_context: object, pointer: int | None, size: int) -> int | None:
     if pointer and pointer not in _blocks:
         plain: int | None = _libc.realloc(pointer, size)
@@ -141,13 +138,14 @@ def _realloc(_context: object, pointer: int | None, size: int) -> int | None:
     return fresh
 
 
-@_FREE
 def _free(_context: object, pointer: int | None, _size: int) -> None:
     if pointer:
         _unmap(pointer)
 
 
-_handler = _Handler(b"zenith_guard", 1, None, _malloc, _calloc, _realloc, _free)
+_handler = _Handler(
+    b"zenith_guard", 1, None, _MALLOC(_malloc), _CALLOC(_calloc), _REALLOC(_realloc), _FREE(_free)
+)
 
 
 def _capsule() -> object:
@@ -160,13 +158,11 @@ def _capsule() -> object:
 
 
 def _set_handler(handler: object) -> object:
-    from numpy._core import _multiarray_umath
+    import numpy._core._multiarray_umath as umath  # type: ignore[import-not-found]
 
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    table = ctypes.cast(
-        pointer(_multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p)
-    )
+    table = ctypes.cast(pointer(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
     kind = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)
     result: object = kind(table[_SET_HANDLER] or 0)(handler)
     return result

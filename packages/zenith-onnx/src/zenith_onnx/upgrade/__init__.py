@@ -12,7 +12,7 @@ import onnx_ir as ir
 from zenith_onnx.upgrade import arithmetic, norm, recurrent, resize, shape
 from zenith_onnx.upgrade._table import STEPS, Site
 
-__all__ = ["needs_types", "upgrade"]
+__all__ = ["STEPS", "needs_types", "upgrade"]
 
 _FAMILIES = (arithmetic, norm, recurrent, resize, shape)
 

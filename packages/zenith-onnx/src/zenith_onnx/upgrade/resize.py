@@ -10,7 +10,7 @@ from zenith_onnx.upgrade._table import Site, upgrades
 _FLOAT = np.float32
 
 
-@upgrades("Upsample", before=10)
+@upgrades("Upsample", before=99)  # deprecated since 10, and still found
 def upsample(site: Site, opset: int) -> None:
     if opset < 7:
         scales = site.const(

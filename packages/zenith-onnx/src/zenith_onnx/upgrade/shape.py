@@ -92,7 +92,7 @@ def k_becomes_input(site: Site, opset: int) -> None:
     site.set_input(1, site.ints([site.pop("k")]))
 
 
-@upgrades("Scatter", before=11)
+@upgrades("Scatter", before=99)  # deprecated since 11, and still found
 def scatter_elements(site: Site, opset: int) -> None:
     x, indices, updates = (site.input(i) for i in range(3))
     site.replace(site.add("ScatterElements", x, indices, updates, axis=site.get("axis")))

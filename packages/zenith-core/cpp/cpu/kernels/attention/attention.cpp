@@ -138,7 +138,7 @@ float row_max(const float* s, int64_t n) {
     a = vmax(a, load(s + j));
     b = vmax(b, load(s + j + kLanes));
   }
-  return max_lane(vmax(a, b));
+  return max_lanes(vmax(a, b));
 }
 
 // s -> e^(s - base); the sum of the results.
@@ -151,7 +151,7 @@ float row_exp(float* s, int64_t n, float base) {
     a += x;
     b += y;
   }
-  return sum(a + b);
+  return sum_lanes(a + b);
 }
 
 const float* rows_at(const TensorRef& t, int64_t b, int64_t h, int64_t row) {

@@ -36,6 +36,20 @@ template <int H>
 }
 #undef ZENITH_LANES
 
+// The sum and the largest of all lanes, by halves: lane loops wait for each addition.
+template <int H = kLanes / 2>
+[[gnu::always_inline]] inline float sum_lanes(vf a) {
+  const vf folded = a + high_blocks<H>(a, a);
+  if constexpr (H > 1) return sum_lanes<H / 2>(folded);
+  return folded[0];
+}
+template <int H = kLanes / 2>
+[[gnu::always_inline]] inline float max_lanes(vf a) {
+  const vf folded = vmax(a, high_blocks<H>(a, a));
+  if constexpr (H > 1) return max_lanes<H / 2>(folded);
+  return folded[0];
+}
+
 // Transposes kLanes vectors of kLanes lanes in registers.
 template <int H = kLanes / 2>
 [[gnu::always_inline]] inline void transpose(vf (&r)[kLanes]) {

@@ -70,21 +70,47 @@ void pack_values(Rows v, int64_t n, int64_t d, float* dst, int64_t panel_stride)
   }
 }
 
-// acc[r] += sum over c < n of a[r][c] * panel[c].
+// acc[r] += sum over c < n of a[r][c] * panel[c]. Four steps share the pointer arithmetic: one base
+// serves three rows, their distances are factors an address can hold.
 template <int M>
 [[gnu::always_inline]] inline void multiply(vf (&acc)[M][2], Rows a, int64_t n,
                                             const float* panel) {
-  const float* row[M];
-#pragma GCC unroll 16
-  for (int r = 0; r < M; ++r) row[r] = a.data + r * a.stride;
-#pragma GCC unroll 1
-  for (int64_t c = 0; c < n; ++c, panel += kPanel) {
-    const vf b0 = load(panel), b1 = load(panel + kLanes);
+  constexpr int kBases = (M + 2) / 3, kUnroll = 4;
+  int64_t stride = a.stride;
+  const float* base[kBases];
+#pragma GCC unroll 8
+  for (int i = 0; i < kBases; ++i) {
+    base[i] = a.data + 3 * i * stride;
+    asm("" : "+r"(base[i]));
+  }
+  const auto step = [&](int u) __attribute__((always_inline)) {
+    const vf b0 = load(panel + u * kPanel), b1 = load(panel + u * kPanel + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < M; ++r) {
-      acc[r][0] += b0 * row[r][c];
-      acc[r][1] += b1 * row[r][c];
+      const vf x = splat(base[r / 3][r % 3 * stride + u]);
+      multiply_add(acc[r][0], x, b0);
+      multiply_add(acc[r][1], x, b1);
     }
+  };
+  const auto advance = [&](int steps) __attribute__((always_inline)) {
+    panel += steps * kPanel;
+#pragma GCC unroll 8
+    for (int i = 0; i < kBases; ++i) base[i] += steps;
+  };
+  int64_t c = 0;
+  for (; c + kUnroll <= n; c += kUnroll) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) {
+      step(u);
+      // Keeps the loads of later steps from moving up, which would push sums to the stack, and
+      // u out of the registers that hold the distances.
+      asm volatile("" : "+r"(panel), "+r"(stride));
+    }
+    advance(kUnroll);
+  }
+  for (; c < n; ++c) {
+    step(0);
+    advance(1);
   }
 }
 
@@ -132,8 +158,12 @@ template <int M>
         store(out.to + r * out.to_stride + c + kLanes, acc[r][1]);
       }
     } else {
+      const int columns0 = static_cast<int>(columns < kLanes ? columns : kLanes);
+      const int columns1 = static_cast<int>(columns) - columns0;
+#pragma GCC unroll 16
       for (int r = 0; r < M; ++r) {
-        std::memcpy(out.to + r * out.to_stride + c, acc[r], static_cast<size_t>(columns) * 4);
+        store_n(out.to + r * out.to_stride + c, acc[r][0], columns0);
+        if (columns1 > 0) store_n(out.to + r * out.to_stride + c + kLanes, acc[r][1], columns1);
       }
     }
   }

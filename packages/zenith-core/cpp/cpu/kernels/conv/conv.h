@@ -35,12 +35,12 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Distance between neighbouring pixels of [N, H, W, C]: the innermost axis that has two.
+// Distance between neighbouring pixels of [N, ..., C]: the innermost axis that has two.
 inline int64_t pixel_stride(const TensorRef& t) {
-  for (int axis = 2; axis >= 0; --axis) {
+  for (int axis = t.rank - 2; axis >= 0; --axis) {
     if (t.shape[axis] > 1) return t.strides[axis];
   }
-  return t.shape[3];
+  return t.shape[t.rank - 1];
 }
 
 struct ConvShape {
@@ -82,31 +82,34 @@ struct Finish {
   Epilogue rest;
 };
 
-inline int64_t bias_floats(const ConvShape& s) { return s.group * round_up(s.m / s.group, kLanes); }
+inline int64_t bias_floats(int64_t m, int64_t group) { return group * round_up(m / group, kLanes); }
+inline int64_t bias_floats(const ConvShape& s) { return bias_floats(s.m, s.group); }
 
 inline StepOperand pixel_operand(const TensorRef& t) {
-  return {static_cast<const float*>(t.data), pixel_stride(t), t.shape[3] == 1 ? 0 : t.strides[3]};
+  const int last = t.rank - 1;
+  return {static_cast<const float*>(t.data), pixel_stride(t),
+          t.shape[last] == 1 ? 0 : t.strides[last]};
 }
 
 // `bias` is scratch of bias_floats().
-[[maybe_unused]] Finish make_finish(const Call& call, const ConvShape& s, float* bias) {
-  const StepCodes& codes = static_cast<const ConvParams*>(call.params)->epilogue;
+[[maybe_unused]] Finish make_finish(const Call& call, const StepCodes& codes, int64_t m,
+                                    int64_t group, float* bias) {
   const TensorRef* operand = call.in + 2;
   Finish f{bias, {}, -__builtin_inff(), __builtin_inff(), {}};
-  std::memset(bias, 0, static_cast<size_t>(bias_floats(s)) * sizeof(float));
+  std::memset(bias, 0, static_cast<size_t>(bias_floats(m, group)) * sizeof(float));
   int64_t i = 0;
   if (i < codes.n && codes.v[i] == kStepBias) {
     const float* from = static_cast<const float*>(operand->data);
-    const int64_t stride = operand->strides[0], of_group = s.m / s.group;
+    const int64_t stride = operand->strides[0], of_group = m / group;
     const int64_t padded = round_up(of_group, kLanes);
-    for (int64_t g = 0; g < s.group; ++g) {
+    for (int64_t g = 0; g < group; ++g) {
       for (int64_t j = 0; j < of_group; ++j) {
         bias[g * padded + j] = from[(g * of_group + j) * stride];
       }
     }
     ++i, ++operand;
   }
-  if (i < codes.n && codes.v[i] == kStepAdd && operand->shape[3] > 1) {
+  if (i < codes.n && codes.v[i] == kStepAdd && operand->shape[operand->rank - 1] > 1) {
     f.add = pixel_operand(*operand);
     ++i, ++operand;
   }
@@ -128,6 +131,11 @@ inline StepOperand pixel_operand(const TensorRef& t) {
     ++operand;
   }
   return f;
+}
+
+[[maybe_unused]] Finish make_finish(const Call& call, const ConvShape& s, float* bias) {
+  const StepCodes& codes = static_cast<const ConvParams*>(call.params)->epilogue;
+  return make_finish(call, codes, s.m, s.group, bias);
 }
 
 // NaN stays NaN: a comparison with it is false and picks the second operand.

@@ -215,64 +215,6 @@ const char* run_halo(const Call& call) {
   return nullptr;
 }
 
-// Weights [M, C/group, kh, kw] -> per group, panels [kh][kw][C/group][kPanel].
-struct PackParams {
-  int64_t group;
-};
-const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1)};
-
-struct PackShape {
-  Filter w;
-  int64_t group, m;  // m of one group
-  int64_t depth() const { return w.kh * w.kw * w.c; }
-};
-
-PackShape pack_shape(const TensorRef& weights, const void* params) {
-  const Filter w = filter_of(weights);
-  const int64_t group = static_cast<const PackParams*>(params)->group;
-  return {w, group, w.m / group};
-}
-
-int64_t pack_bytes(const TensorRef& w, const void* params) {
-  const PackShape s = pack_shape(w, params);
-  return s.group * packed_floats(s.depth(), s.m) * 4;
-}
-
-// Calls visit(place of a weight in w, its place in the packed array) for every weight.
-template <typename F>
-void for_each_weight(const PackShape& s, const F& visit) {
-  const Filter& w = s.w;
-  for (int64_t g = 0; g < s.group; ++g) {
-    for (int64_t m = 0; m < s.m; ++m) {
-      const int64_t panel = m / kPanel * kPanel;
-      const int64_t width = least(kPanel, round_up(s.m - panel, kLanes));
-      const int64_t base = g * packed_floats(s.depth(), s.m) + panel * s.depth() + m - panel;
-      int64_t k = 0;
-      for (int64_t i = 0; i < w.kh; ++i) {
-        for (int64_t j = 0; j < w.kw; ++j) {
-          for (int64_t c = 0; c < w.c; ++c, ++k) {
-            visit((g * s.m + m) * w.sm + c * w.sc + i * w.si + j * w.sj, base + k * width);
-          }
-        }
-      }
-    }
-  }
-}
-
-void pack_weights(const TensorRef& w, void* to, const void* params) {
-  const PackShape s = pack_shape(w, params);
-  const float* from = static_cast<const float*>(w.data);
-  float* packed = static_cast<float*>(to);
-  std::memset(to, 0, static_cast<size_t>(pack_bytes(w, params)));
-  for_each_weight(s, [&](int64_t a, int64_t b) { packed[b] = from[a]; });
-}
-
-void unpack_weights(const void* from, const TensorRef& w, const void* params) {
-  const float* packed = static_cast<const float*>(from);
-  float* to = static_cast<float*>(w.data);
-  for_each_weight(pack_shape(w, params), [&](int64_t a, int64_t b) { to[a] = packed[b]; });
-}
-
 #define ZENITH_TILE_NAME (kLanes == 16 ? "7x64" : kLanes == 8 ? "6x16" : "6x8")
 const Kernel kKernels[] = {
     {"conv_f32", ZENITH_TILE_NAME, kConvFields, kConvFieldCount, sizeof(ConvParams), direct_scratch,
@@ -280,14 +222,10 @@ const Kernel kKernels[] = {
     {"conv_few_channels_f32", ZENITH_TILE_NAME, kConvFields, kConvFieldCount, sizeof(ConvParams),
      halo_scratch, run_halo},
 };
-const Packer kPackers[] = {
-    {"conv_weights_f32", kPackFields, 1, sizeof(PackParams), pack_bytes, pack_weights,
-     unpack_weights},
-};
 
 }  // namespace
 
 Table conv_table();
-Table conv_table() { return {kKernels, 2, kPackers, 1}; }
+Table conv_table() { return {kKernels, 2, nullptr, 0}; }
 
 }  // namespace zenith::ZENITH_ISA

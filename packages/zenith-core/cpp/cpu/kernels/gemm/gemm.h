@@ -16,7 +16,7 @@ struct ProductParams {
 };
 [[maybe_unused]] const Field kProductFields[] = {
     ZENITH_FIELD(ProductParams, epilogue, kInts, kMaxSteps)};
-[[maybe_unused]] const char* const kTileName = kLanes == 16 ? "8x48" : kLanes == 8 ? "6x16" : "6x8";
+[[maybe_unused]] const char* const kTileName = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
 
 }  // namespace
 }  // namespace zenith::ZENITH_ISA

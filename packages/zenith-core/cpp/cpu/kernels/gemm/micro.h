@@ -3,6 +3,12 @@
 // Note [Panels]: B [K, N] is packed as [ceil(N / kNR)][K][kNR], zero padded on the right. One step
 // of the inner loop is then kNV aligned loads of B and one broadcast of each row of A; A is read
 // where it lies. A tile of kMR x kNV accumulators fills the registers of the ISA.
+//
+// Note [Instructions per multiply-add]: a core whose other hardware thread is busy issues half as
+// many instructions per cycle, so their number decides, not the multiply-adds. With 12 sums, 4x24
+// needs 7 loads a step and 6x16 needs 8; offsets in the addresses save the pointer arithmetic. On
+// such a core (Zen 3) 4x24 ran at 74 % of the peak, 6x16 at 70 %, 6x16 with a pointer per step at
+// 66 %; on an undisturbed core at 98, 97 and 96 %.
 #pragma once
 
 #include "cpu/isa/epilogue.h"
@@ -10,8 +16,8 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-constexpr int kNV = kLanes == 16 ? 3 : 2;
-constexpr int kMR = kLanes == 16 ? 8 : 6;
+constexpr int kNV = kLanes == 4 ? 2 : 3;
+constexpr int kMR = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
 constexpr int kNR = kNV * kLanes;
 // Depth of one pass over a panel: its slice (kNR * kDepth floats) stays in L2 beside the rows of A.
 constexpr int64_t kDepth = 768;
@@ -22,7 +28,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// C[rows][kNR] = (or +=) A[rows][depth] * B[depth][kNR]
+// C[rows][columns] = (or +=) A[rows][depth] * B[depth][columns]
 struct Tile {
   const float* a;
   int64_t a_row;   // stride between rows of A
@@ -35,40 +41,61 @@ struct Tile {
   const float* ahead;  // memory wanted soon: one line is prefetched per kUnroll steps
 };
 
-// kSums independent sums hide the latency of the multiply-add when there are few rows.
-template <int kRows, int kSums>
+// kVecs: how many vectors of the panel's kNV are multiplied. kUnit: a_step is 1.
+template <int kRows, int kVecs, bool kUnit>
 void run_tile(const Tile& t) {
-  vf acc[kSums][kRows][kNV] = {};
-  const float* a = t.a;
+  // Independent sums hide the latency of the multiply-add when there are few.
+  constexpr int kSums = kRows * kVecs >= 8 ? 1 : kRows * kVecs >= 4 ? 2 : 4;
+  constexpr int kBases = (kRows + 2) / 3;
+  vf acc[kSums][kRows][kVecs] = {};
   const float* b = t.b;
   const float* ahead = t.ahead;
-  const int64_t a_row = t.a_row, a_step = t.a_step;
-  const auto step = [&](vf(&sums)[kRows][kNV]) __attribute__((always_inline)) {
-    vf bv[kNV];
-    for (int v = 0; v < kNV; ++v) bv[v] = load(b + v * kLanes);
+  const int64_t a_step = kUnit ? 1 : t.a_step;
+  int64_t a_row = t.a_row;
+  // A base for three rows: their distances are factors an address can hold.
+  const float* a[kBases];
+#pragma GCC unroll 3
+  for (int i = 0; i < kBases; ++i) {
+    a[i] = t.a + 3 * i * a_row;
+    asm("" : "+r"(a[i]));
+  }
+  const auto step = [&](vf(&sums)[kRows][kVecs], int u) __attribute__((always_inline)) {
+    vf bv[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) bv[v] = load(b + u * kNR + v * kLanes);
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const vf x = splat(a[i * a_row]);
-      for (int v = 0; v < kNV; ++v) sums[i][v] += x * bv[v];
+      const vf x = splat(a[i / 3][i % 3 * a_row + u * a_step]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) multiply_add(sums[i][v], x, bv[v]);
     }
-    b += kNR;
-    a += a_step;
+  };
+  const auto advance = [&](int n) __attribute__((always_inline)) {
+    b += n * kNR;
+#pragma GCC unroll 3
+    for (int i = 0; i < kBases; ++i) a[i] += n * a_step;
   };
   int64_t k = 0;
   for (; k + kUnroll <= t.depth; k += kUnroll) {
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
-      step(acc[u % kSums]);
-      // Keeps the loads of later steps from moving up: they would push accumulators to the stack.
-      asm volatile("" : "+r"(b), "+r"(a));
+      step(acc[u % kSums], u);
+      // Keeps the loads of later steps from moving up, which would push accumulators to the stack,
+      // and u out of the registers that hold the distances.
+      asm volatile("" : "+r"(b), "+r"(a_row));
     }
+    advance(kUnroll);
     __builtin_prefetch(ahead, 0, 2);
     ahead += kLine;
   }
-  for (; k < t.depth; ++k) step(acc[0]);
+  for (; k < t.depth; ++k) {
+    step(acc[0], 0);
+    advance(1);
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kNV; ++v) {
+    for (int v = 0; v < kVecs; ++v) {
 #pragma GCC unroll 4
       for (int s = 1; s < kSums; ++s) acc[0][i][v] += acc[s][i][v];
     }
@@ -78,25 +105,33 @@ void run_tile(const Tile& t) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i, c += t.c_row) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kNV; ++v) store(c + v * kLanes, load(c + v * kLanes) + acc[0][i][v]);
+      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, load(c + v * kLanes) + acc[0][i][v]);
     }
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i, c += t.c_row) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kNV; ++v) store(c + v * kLanes, acc[0][i][v]);
+      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, acc[0][i][v]);
     }
   }
 }
 
 using TileFn = void (*)(const Tile&);
-const TileFn kTiles[] = {nullptr,        run_tile<1, 4>, run_tile<2, 2>, run_tile<3, 2>,
-                         run_tile<4, 1>, run_tile<5, 1>, run_tile<6, 1>,
-#if ZENITH_VEC_BYTES == 64
-                         run_tile<7, 1>, run_tile<8, 1>
-#endif
-};
-static_assert(sizeof(kTiles) / sizeof(*kTiles) == kMR + 1);
+
+// The tile for up to kMR rows and `vecs` vectors of a panel.
+template <bool kUnit, int kVecs = kNV, int kRows = kMR>
+TileFn find_tile(int64_t rows, int64_t vecs) {
+  if constexpr (kVecs > 1) {
+    if (vecs < kVecs) return find_tile<kUnit, kVecs - 1, kRows>(rows, vecs);
+  }
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return find_tile<kUnit, kVecs, kRows - 1>(rows, vecs);
+  }
+  return run_tile<kRows, kVecs, kUnit>;
+}
+TileFn tile_for(int64_t rows, int64_t vecs, int64_t a_step) {
+  return a_step == 1 ? find_tile<true>(rows, vecs) : find_tile<false>(rows, vecs);
+}
 
 // Rows of A times one panel, finished by the epilogue.
 struct PanelProduct {
@@ -114,15 +149,27 @@ struct PanelProduct {
   int64_t col;
 };
 
-// The last panel of an N that kNR does not divide: each tile goes through a buffer.
+// How many passes over a panel its depth takes. All panels of a product go alike, so that equal
+// columns give equal sums: a Softmax of large logits tells the last bit.
+constexpr int64_t depth_passes(int64_t depth) {
+  return most(1, ceil_div(depth, kDepth + kDepth / 4));
+}
+
+// The last panel of an N that kLanes does not divide: each tile goes through a buffer.
 [[gnu::noinline]] void multiply_tail(const PanelProduct& p, const Epilogue& epilogue) {
   alignas(64) float buffer[kMR * kNR];
+  const int64_t vecs = ceil_div(p.cols, kLanes);
   const int64_t tiles = ceil_div(p.rows, kMR);
+  const int64_t passes = depth_passes(p.depth);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = p.rows * t / tiles;
     const int64_t rows = p.rows * (t + 1) / tiles - first;
-    kTiles[rows](
-        {p.a + first * p.a_row, p.a_row, p.a_step, p.panel, p.depth, buffer, kNR, false, p.panel});
+    const TileFn tile = tile_for(rows, vecs, p.a_step);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t from = p.depth * pass / passes;
+      tile({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, p.panel + from * kNR,
+            p.depth * (pass + 1) / passes - from, buffer, kNR, pass > 0, p.panel});
+    }
     apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, buffer, kNR);
     for (int64_t i = 0; i < rows; ++i) {
       std::memcpy(p.y + (first + i) * p.y_row, buffer + i * kNR, static_cast<size_t>(p.cols) * 4);
@@ -131,9 +178,14 @@ struct PanelProduct {
 }
 
 [[gnu::noinline]] void multiply_panel(const PanelProduct& p, const Epilogue& epilogue) {
-  if (p.cols < kNR) return multiply_tail(p, epilogue);
+  if (p.cols % kLanes != 0) return multiply_tail(p, epilogue);
+  const int64_t vecs = p.cols / kLanes;
   const int64_t tiles = ceil_div(p.rows, kMR);
-  const int64_t passes = most(1, ceil_div(p.depth, kDepth + kDepth / 3));
+  const int64_t passes = depth_passes(p.depth);
+  // Tiles have `least_rows` rows or one more.
+  const int64_t least_rows = p.rows / most(tiles, 1);
+  const TileFn run[2] = {tile_for(most(least_rows, 1), vecs, p.a_step),
+                         tile_for(least(least_rows + 1, kMR), vecs, p.a_step)};
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t from = p.depth * pass / passes;
     const int64_t depth = p.depth * (pass + 1) / passes - from;
@@ -146,10 +198,10 @@ struct PanelProduct {
       const int64_t first = p.rows * t / tiles;
       const int64_t rows = p.rows * (t + 1) / tiles - first;
       float* y = p.y + first * p.y_row;
-      kTiles[rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth, y,
-                    p.y_row, pass > 0, next + least(t, slices - 1) * slice});
+      run[rows - least_rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth,
+                              y, p.y_row, pass > 0, next + least(t, slices - 1) * slice});
       if (pass + 1 == passes) {
-        apply_epilogue(epilogue, p.row + first, p.col, rows, kNR, y, p.y_row);
+        apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, y, p.y_row);
       }
     }
   }
@@ -166,12 +218,15 @@ Split split_product(int64_t m, int64_t panels, int64_t depth, int64_t batch, int
   constexpr int64_t kBlockBytes = 1 << 20;
   // Below this much work per task a second worker costs more than it brings.
   constexpr int64_t kLeastFlops = 200 * 1000, kLeastBytes = 1 << 16;
+  // Tasks per worker. One core may be slower than another, by a quarter when it shares its hardware
+  // with somebody else: the last task to end decides.
+  constexpr int64_t kTasks = 8;
   const int64_t block = most(8 * kMR, kBlockBytes / (4 * most(depth, 1)));
   const int64_t work =
       most(2 * m * panels * kNR * depth / kLeastFlops, panels * kNR * depth * 4 / kLeastBytes) *
       most(batch, 1);
   const int64_t want =
-      threads == 1 ? 1 : most(1, ceil_div(least(4 * threads, work), most(batch, 1)));
+      threads == 1 ? 1 : most(1, ceil_div(least(kTasks * threads, work), most(batch, 1)));
   Split s{most(1, ceil_div(m, block)), most(1, least(panels, want))};
   if (s.rows * s.panels < want) s.rows = least(most(1, ceil_div(m, kMR)), ceil_div(want, s.panels));
   return s;

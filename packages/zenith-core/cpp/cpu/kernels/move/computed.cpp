@@ -1,5 +1,5 @@
 // Moves whose parameters are computed by the model itself, so that they are read from operands:
-// Slice, Tile, Expand and Range. The output's shape is fixed before; data that contradicts it is an
+// Slice, Tile and Range. The output's shape is fixed before; data that contradicts it is an
 // error.
 #include "cpu/kernels/move/move.h"
 
@@ -73,20 +73,6 @@ const char* run_tile(const Call& call) {
       copy_row(item, to + at * rows.step, rows.step, src, n == 1 ? 0 : step, n);
     }
   });
-  return nullptr;
-}
-
-// input: x, whose axes of size 1 repeat; which they are shows when the plan runs.
-const char* run_expand(const Call& call) {
-  const TensorRef &x = call.in[0], &out = call.out[0];
-  int64_t strides[kMaxRank] = {};
-  const int lead = out.rank - x.rank;
-  for (int d = 0; d < x.rank; ++d) {
-    if (x.shape[d] != 1 && x.shape[d] != out.shape[lead + d]) return kOtherShape;
-    strides[lead + d] = x.shape[d] == 1 ? 0 : x.strides[d];
-  }
-  const Nest nest = make_nest(out.rank, out.shape, strides, out.strides, item_size(out.dtype));
-  copy_parallel(call, nest, static_cast<char*>(out.data), static_cast<const char*>(x.data));
   return nullptr;
 }
 

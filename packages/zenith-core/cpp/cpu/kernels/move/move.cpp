@@ -187,7 +187,6 @@ const Kernel kKernels[] = {
     {"range", "", nullptr, 0, 0, nullptr, run_range},
     {"slice", "", nullptr, 0, 0, nullptr, run_slice},
     {"tile", "", nullptr, 0, 0, nullptr, run_tile},
-    {"expand", "", nullptr, 0, 0, nullptr, run_expand},
     {"dims", "", ZENITH_FIELDS(kDimsFields), sizeof(DimsParams), nullptr, run_dims},
 };
 

@@ -8,7 +8,6 @@ namespace zenith::ZENITH_ISA {
 
 const char* run_slice(const Call& call);
 const char* run_tile(const Call& call);
-const char* run_expand(const Call& call);
 const char* run_range(const Call& call);
 
 namespace {

@@ -19,7 +19,7 @@ float float_of(uint32_t b) {
 
 // The nearest f32, but with the last bit set where it is not exact: rounding that once more to
 // fewer bits gives what rounding x itself gives.
-float to_odd(double x) {
+[[maybe_unused]] float to_odd(double x) {
   const float f = static_cast<float>(x);
   const double back = static_cast<double>(f);
   const uint32_t bits = bits_of(f);
@@ -131,7 +131,7 @@ float decode(E8M0 x) {
   return x.v == 255 ? __builtin_nanf("") : float_of(bits);
 }
 enum Rounding { kUp, kDown, kNearest };
-void encode(float f, E8M0& y, bool saturate, Rounding rounding) {
+[[maybe_unused]] void encode(float f, E8M0& y, bool saturate, Rounding rounding) {
   const uint32_t bits = bits_of(f), exponent = bits >> 23 & 255u, fraction = bits & 0x7fffffu;
   bool up = rounding == kUp && fraction != 0;
   // Ties go up: 1.5 * 2^n rounds to 2^(n + 1). Below the normal numbers only more than a tie does.

@@ -1,44 +1,13 @@
-// Pooling of channels-last images: x [N, H, W, C] -> y [N, OH, OW, C], channels with stride 1, all
-// other strides free.
-#include "cpu/isa/simd.h"
-#include "zenith/kernel.h"
+// Pooling of channels-last volumes: x [N, D, H, W, C] -> y [N, OD, OH, OW, C], channels with stride
+// 1, all other strides free. The norms raise to the power p and sum; their root comes at the end.
+#include "cpu/kernels/pool/pool.h"
+
+#include "cpu/isa/vecmath.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
 
-struct PoolParams {
-  Ints<2> kernel_shape;
-  Ints<2> strides;
-  Ints<4> pads;  // top, left, bottom, right
-  Ints<2> dilations;
-  int64_t include_pad;  // average: padding counts as zeros
-};
-const Field kPoolFields[] = {
-    ZENITH_FIELD(PoolParams, kernel_shape, kInts, 2), ZENITH_FIELD(PoolParams, strides, kInts, 2),
-    ZENITH_FIELD(PoolParams, pads, kInts, 4),         ZENITH_FIELD(PoolParams, dilations, kInts, 2),
-    ZENITH_FIELD(PoolParams, include_pad, kInt, 1),
-};
-
 constexpr int kVecs = 4;  // of channels, held in registers together
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Taps [first, last) of one output position along one axis that lie inside x, where the first one
-// is, and how many lie inside the padded input.
-struct Span {
-  int64_t first, last, start, padded;
-};
-
-Span span_of(const PoolParams& p, int axis, int64_t out, int64_t size) {
-  const int64_t step = p.dilations.v[axis], taps = p.kernel_shape.v[axis];
-  const int64_t start = out * p.strides.v[axis] - p.pads.v[axis];
-  const int64_t first = start >= 0 ? 0 : ceil_div(-start, step);
-  const int64_t last = least(taps, ceil_div(most(size - start, 0), step));
-  const int64_t end = size + p.pads.v[axis + 2];
-  return {first, most(first, last), start, least(taps, ceil_div(most(end - start, 0), step))};
-}
 
 // The larger one; NaN if either is.
 [[gnu::always_inline]] inline vf larger(vf a, vf b) {
@@ -46,130 +15,160 @@ Span span_of(const PoolParams& p, int axis, int64_t out, int64_t size) {
   return take_b ? b : a;
 }
 
+// How a window becomes a number: values are taken in by `prepare`, joined by `step`, and `finish`
+// makes the result.
 struct Max {
   [[gnu::always_inline]] static vf start() { return splat(-__builtin_inff()); }
+  [[gnu::always_inline]] vf prepare(vf a) const { return a; }
   [[gnu::always_inline]] static vf step(vf a, vf b) { return larger(a, b); }
+  [[gnu::always_inline]] vf finish(vf a) const { return a; }
 };
 struct Sum {
+  float scale;
   [[gnu::always_inline]] static vf start() { return splat(0); }
+  [[gnu::always_inline]] vf prepare(vf a) const { return a; }
   [[gnu::always_inline]] static vf step(vf a, vf b) { return a + b; }
+  [[gnu::always_inline]] vf finish(vf a) const { return a * scale; }
+};
+struct Norm1 : Sum {
+  [[gnu::always_inline]] vf prepare(vf a) const { return vabs(a); }
+  [[gnu::always_inline]] vf finish(vf a) const { return a; }
+};
+struct Norm2 : Sum {
+  [[gnu::always_inline]] vf prepare(vf a) const { return a * a; }
+  [[gnu::always_inline]] vf finish(vf a) const { return vsqrt(a); }
+};
+struct NormP : Sum {  // scale is p
+  [[gnu::always_inline]] vf prepare(vf a) const { return vpow(vabs(a), splat(scale)); }
+  [[gnu::always_inline]] vf finish(vf a) const { return vpow(a, splat(1.0f / scale)); }
 };
 
-// y[0, count) = scale * Op over a grid of pixels; count <= kLanes * kN and kN whole vectors unless
-// kN is 1. Rows are reduced on their own first: long sums keep their accuracy.
+// Elements of a window: counts and strides of its axes, outermost first.
+struct Grid {
+  int64_t count[3], step[3];
+};
+
+// y[0, count) = Op over a grid of pixels; count <= kLanes * kN and kN whole vectors unless kN is 1.
+// Rows are reduced on their own first: long sums keep their accuracy.
 template <typename Op, int kN, bool kWhole>
-void reduce_pixels(const float* x, int64_t rows, int64_t cols, int64_t row_step, int64_t col_step,
-                   float scale, float* y, int count) {
+void reduce_pixels(const Op& op, const float* x, const Grid& grid, float* y, int count) {
   vf total[kN];
 #pragma GCC unroll 8
   for (int j = 0; j < kN; ++j) total[j] = Op::start();
-  for (int64_t r = 0; r < rows; ++r, x += row_step) {
-    vf line[kN];
+  for (int64_t d = 0; d < grid.count[0]; ++d, x += grid.step[0]) {
+    const float* row = x;
+    for (int64_t r = 0; r < grid.count[1]; ++r, row += grid.step[1]) {
+      vf line[kN];
 #pragma GCC unroll 8
-    for (int j = 0; j < kN; ++j) line[j] = Op::start();
-    const float* from = x;
-    for (int64_t c = 0; c < cols; ++c, from += col_step) {
+      for (int j = 0; j < kN; ++j) line[j] = Op::start();
+      const float* from = row;
+      for (int64_t c = 0; c < grid.count[2]; ++c, from += grid.step[2]) {
 #pragma GCC unroll 8
-      for (int j = 0; j < kN; ++j) {
-        line[j] = Op::step(line[j], kWhole ? load(from + j * kLanes) : load_n(from, count));
+        for (int j = 0; j < kN; ++j) {
+          const vf v = kWhole ? load(from + j * kLanes) : load_n(from, count);
+          line[j] = Op::step(line[j], op.prepare(v));
+        }
       }
-    }
 #pragma GCC unroll 8
-    for (int j = 0; j < kN; ++j) total[j] = Op::step(total[j], line[j]);
+      for (int j = 0; j < kN; ++j) total[j] = Op::step(total[j], line[j]);
+    }
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kN; ++j) {
     if (kWhole) {
-      store(y + j * kLanes, total[j] * scale);
+      store(y + j * kLanes, op.finish(total[j]));
     } else {
-      store_n(y, total[j] * scale, count);
+      store_n(y, op.finish(total[j]), count);
     }
   }
 }
 
 // Channels [0, channels) of one output pixel.
 template <typename Op>
-void reduce_channels(const float* x, int64_t rows, int64_t cols, int64_t row_step, int64_t col_step,
-                     float scale, float* y, int64_t channels) {
+void reduce_channels(const Op& op, const float* x, const Grid& grid, float* y, int64_t channels) {
   int64_t c = 0;
   for (; c + kVecs * kLanes <= channels; c += kVecs * kLanes) {
-    reduce_pixels<Op, kVecs, true>(x + c, rows, cols, row_step, col_step, scale, y + c, 0);
+    reduce_pixels<Op, kVecs, true>(op, x + c, grid, y + c, 0);
   }
   for (; c + kLanes <= channels; c += kLanes) {
-    reduce_pixels<Op, 1, true>(x + c, rows, cols, row_step, col_step, scale, y + c, 0);
+    reduce_pixels<Op, 1, true>(op, x + c, grid, y + c, 0);
   }
   if (c < channels) {
-    reduce_pixels<Op, 1, false>(x + c, rows, cols, row_step, col_step, scale, y + c,
-                                static_cast<int>(channels - c));
+    reduce_pixels<Op, 1, false>(op, x + c, grid, y + c, static_cast<int>(channels - c));
   }
 }
 
 template <typename Op>
 const char* run_pool(const Call& call) {
   const auto& p = *static_cast<const PoolParams*>(call.params);
-  const TensorRef& x = call.in[0];
-  const TensorRef& y = call.out[0];
-  const int64_t lines = y.shape[0] * y.shape[1], channels = y.shape[3];
-  const int64_t per_task = most(1, ceil_div(lines, call.parallel.threads * int64_t{4}));
-  const int64_t row_step = p.dilations.v[0] * x.strides[1];
-  const int64_t col_step = p.dilations.v[1] * x.strides[2];
-  parallel_for(call, ceil_div(lines, per_task), [&](int64_t task, int) {
-    const int64_t end = least(lines, (task + 1) * per_task);
-    for (int64_t line = task * per_task; line < end; ++line) {
-      const int64_t image = line / y.shape[1], oh = line % y.shape[1];
-      const Span down = span_of(p, 0, oh, x.shape[1]);
-      for (int64_t ow = 0; ow < y.shape[2]; ++ow) {
-        const Span across = span_of(p, 1, ow, x.shape[2]);
-        const int64_t rows = down.last - down.first, cols = across.last - across.first;
-        float scale = 1;
-        if constexpr (__is_same(Op, Sum)) {
-          const int64_t n = p.include_pad != 0 ? down.padded * across.padded : rows * cols;
-          scale = 1.0f / static_cast<float>(n);
-        }
-        const float* from = static_cast<const float*>(x.data) + image * x.strides[0];
-        if (rows > 0 && cols > 0) {
-          from += (down.start + down.first * p.dilations.v[0]) * x.strides[1] +
-                  (across.start + across.first * p.dilations.v[1]) * x.strides[2];
-        }
-        float* to = static_cast<float*>(y.data) + image * y.strides[0] + oh * y.strides[1] +
-                    ow * y.strides[2];
-        reduce_channels<Op>(from, rows, cols > 0 ? cols : 0, row_step, col_step, scale, to,
-                            channels);
-      }
+  const TensorRef &x = call.in[0], &y = call.out[0];
+  for_each_box(call, [&](int64_t image, const int64_t (&out)[3], const Box& box) {
+    Op op{};
+    if constexpr (__is_same(Op, NormP)) op.scale = static_cast<float>(p.p);
+    if constexpr (__is_same(Op, Sum)) {
+      op.scale = 1.0f / static_cast<float>(p.include_pad != 0 ? box.padded : box.size());
     }
+    Grid grid{};
+    for (int i = 0; i < 3; ++i) {
+      grid.count[i] = box.count[i];
+      grid.step[i] = p.dilations.v[i] * x.strides[i + 1];
+    }
+    const int64_t from = box.size() > 0 ? offset_of(x, image, box.at) : 0;
+    reduce_channels(op, static_cast<const float*>(x.data) + from, grid,
+                    static_cast<float*>(y.data) + offset_of(y, image, out), y.shape[4]);
   });
   return nullptr;
 }
 
-// y [N, 1, 1, C]: one value per image and channel.
+// y [N, 1, 1, 1, C]: one value per image and channel.
 template <typename Op>
 const char* run_global(const Call& call) {
-  const TensorRef& x = call.in[0];
-  const TensorRef& y = call.out[0];
+  const TensorRef &x = call.in[0], &y = call.out[0];
   constexpr int64_t kChunk = kVecs * kLanes;
-  const int64_t channels = y.shape[3], chunks = ceil_div(channels, kChunk);
-  float scale = 1;
-  if constexpr (__is_same(Op, Sum)) scale = 1.0f / static_cast<float>(x.shape[1] * x.shape[2]);
+  const int64_t channels = y.shape[4], chunks = ceil_div(channels, kChunk);
+  Op op{};
+  if constexpr (__is_same(Op, NormP)) {
+    op.scale = static_cast<float>(static_cast<const PoolParams*>(call.params)->p);
+  }
+  const Grid grid{{x.shape[1], x.shape[2], x.shape[3]}, {x.strides[1], x.strides[2], x.strides[3]}};
+  if constexpr (__is_same(Op, Sum)) {
+    op.scale = 1.0f / static_cast<float>(x.shape[1] * x.shape[2] * x.shape[3]);
+  }
   parallel_for(call, y.shape[0] * chunks, [&](int64_t task, int) {
     const int64_t image = task / chunks, c = task % chunks * kChunk;
-    reduce_channels<Op>(static_cast<const float*>(x.data) + image * x.strides[0] + c, x.shape[1],
-                        x.shape[2], x.strides[1], x.strides[2], scale,
-                        static_cast<float*>(y.data) + image * y.strides[0] + c,
-                        least(kChunk, channels - c));
+    reduce_channels(op, static_cast<const float*>(x.data) + image * x.strides[0] + c, grid,
+                    static_cast<float*>(y.data) + image * y.strides[0] + c,
+                    least(kChunk, channels - c));
   });
   return nullptr;
 }
 
+template <bool kGlobal>
+const char* run_norm(const Call& call) {
+  const int64_t p = static_cast<const PoolParams*>(call.params)->p;
+  if constexpr (kGlobal) {
+    return p == 1   ? run_global<Norm1>(call)
+           : p == 2 ? run_global<Norm2>(call)
+                    : run_global<NormP>(call);
+  } else {
+    return p == 1 ? run_pool<Norm1>(call) : p == 2 ? run_pool<Norm2>(call) : run_pool<NormP>(call);
+  }
+}
+
+#define ZENITH_POOL(name, run) \
+  {name, "", kPoolFields, kPoolFieldCount, sizeof(PoolParams), nullptr, run}
 const Kernel kKernels[] = {
-    {"max_pool_f32", "", kPoolFields, 5, sizeof(PoolParams), nullptr, run_pool<Max>},
-    {"average_pool_f32", "", kPoolFields, 5, sizeof(PoolParams), nullptr, run_pool<Sum>},
-    {"global_max_pool_f32", "", nullptr, 0, 0, nullptr, run_global<Max>},
-    {"global_average_pool_f32", "", nullptr, 0, 0, nullptr, run_global<Sum>},
+    ZENITH_POOL("max_pool_f32", run_pool<Max>),
+    ZENITH_POOL("average_pool_f32", run_pool<Sum>),
+    ZENITH_POOL("lp_pool_f32", run_norm<false>),
+    ZENITH_POOL("global_max_pool_f32", run_global<Max>),
+    ZENITH_POOL("global_average_pool_f32", run_global<Sum>),
+    ZENITH_POOL("global_lp_pool_f32", run_norm<true>),
 };
 
 }  // namespace
 
 Table pool_table();
-Table pool_table() { return {kKernels, 4, nullptr, 0}; }
+Table pool_table() { return {kKernels, sizeof(kKernels) / sizeof(*kKernels), nullptr, 0}; }
 
 }  // namespace zenith::ZENITH_ISA

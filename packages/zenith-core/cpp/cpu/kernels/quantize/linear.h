@@ -9,13 +9,18 @@ namespace {
 
 // Inputs: x [outer, axis, inner]; scale and zero point (may be missing) [outer, ceil(axis / block),
 // inner] of any strides. y like x, both row-major. `precision` is that of a quantization's
-// division: 0 for float32, or the DType code kF16 or kBF16.
+// division: 0 for float32, or kF16 or kBF16. `saturate` is for floats of a byte. The types are
+// codes; the zero point has the type of the integers, x's or y's.
 struct LinearParams {
   int64_t block;
   int64_t precision;
+  int64_t saturate;
+  int64_t x_type, scale_type, y_type;
 };
-const Field kLinearFields[] = {ZENITH_FIELD(LinearParams, block, kInt, 1),
-                               ZENITH_FIELD(LinearParams, precision, kInt, 1)};
+const Field kLinearFields[] = {
+    ZENITH_FIELD(LinearParams, block, kInt, 1),      ZENITH_FIELD(LinearParams, precision, kInt, 1),
+    ZENITH_FIELD(LinearParams, saturate, kInt, 1),   ZENITH_FIELD(LinearParams, x_type, kInt, 1),
+    ZENITH_FIELD(LinearParams, scale_type, kInt, 1), ZENITH_FIELD(LinearParams, y_type, kInt, 1)};
 
 constexpr int64_t kRun = 512;  // elements that go through the buffers at once
 constexpr int64_t kTaskElements = 1 << 15;
@@ -23,32 +28,44 @@ constexpr int64_t kTaskElements = 1 << 15;
 // Scale or zero point of a run: one value, or one per element.
 struct Factor {
   const TensorRef* t;
+  int64_t code;
   float fixed;
 
   const float* read(int64_t o, int64_t a, int64_t i, int64_t n, float* buffer) const {
     if (t->rank < 0) return &fixed;
     const int64_t at = o * t->strides[0] + a * t->strides[1] + i * t->strides[2];
-    read_floats(*t, at, t->strides[2] == 0 ? 1 : n, t->strides[2], buffer);
+    read_floats(*t, code, at, t->strides[2] == 0 ? 1 : n, t->strides[2], buffer);
     return buffer;
   }
   int64_t step() const { return t->rank < 0 || t->strides[2] == 0 ? 0 : 1; }
 };
 
+template <typename T>
+float rounded_to(float x) {
+  T code;
+  encode(x, code);
+  return decode(code);
+}
+
 // kScaleStep and kZeroStep: 0 for one value per run, 1 for one per element.
 template <int kScaleStep, int kZeroStep>
 void quantize_run(float* x, int64_t n, const float* scale, const float* zero, Range range,
-                  int64_t precision) {
+                  int64_t precision, bool whole) {
   const float s0 = scale[0], z0 = zero[0];
   if (precision != 0) {
     const bool half = precision == static_cast<int64_t>(DType::kF16);
     const auto rounded = [&](float v) {
-      return half ? half_to_float(float_to_half(v)) : bfloat_to_float(float_to_bfloat(v));
+      return half ? rounded_to<Half>(v) : rounded_to<BFloat>(v);
     };
     for (int64_t i = 0; i < n; ++i) {
       x[i] = rounded(rounded(x[i]) / rounded(scale[i * kScaleStep]));
     }
   } else {
     for (int64_t i = 0; i < n; ++i) x[i] = x[i] / (kScaleStep != 0 ? scale[i] : s0);
+  }
+  if (!whole) {
+    for (int64_t i = 0; i < n; ++i) x[i] = x[i] + (kZeroStep != 0 ? zero[i] : z0);
+    return;
   }
   for (int64_t i = 0; i < n; ++i) {
     const float z = kZeroStep != 0 ? zero[i] : z0;
@@ -73,9 +90,12 @@ const char* run_linear(const Call& call) {
   const TensorRef &x = call.in[0], &y = call.out[0];
   const int64_t axis = x.shape[1], inner = x.shape[2], rows = x.shape[0] * axis;
   const TensorRef missing{nullptr, DType::kF32, -1, {}, {}};
-  const Factor scale{&call.in[1], 1};
-  const Factor zero{call.n_in > 2 ? &call.in[2] : &missing, 0};
-  const Range range = range_of(y.dtype);
+  const Factor scale{&call.in[1], p.scale_type, 1};
+  // Without a zero point nothing may happen to -0: x + -0 and x - 0 are x.
+  const Factor zero{call.n_in > 2 ? &call.in[2] : &missing, kQuantize ? p.y_type : p.x_type,
+                    kQuantize ? -0.0f : 0.0f};
+  const Range range = range_of(p.y_type);
+  const bool whole = !is_float(p.y_type);
   const int64_t pieces = inner > kTaskElements ? (inner + kTaskElements - 1) / kTaskElements : 1;
   const int64_t grain = inner >= kTaskElements ? 1 : kTaskElements / (inner > 0 ? inner : 1);
   if (inner == 0) return nullptr;
@@ -91,14 +111,14 @@ const char* run_linear(const Call& call) {
         const int64_t n = end - i < kRun ? end - i : kRun;
         const float* s = scale.read(o, a, i, n, scales);
         const float* z = zero.read(o, a, i, n, zeros);
-        read_floats(x, row * inner + i, n, 1, values);
+        read_floats(x, p.x_type, row * inner + i, n, 1, values);
         const int64_t kind = scale.step() * 2 + zero.step();
         if constexpr (kQuantize) {
           const auto run = kind == 0   ? quantize_run<0, 0>
                            : kind == 1 ? quantize_run<0, 1>
                            : kind == 2 ? quantize_run<1, 0>
                                        : quantize_run<1, 1>;
-          run(values, n, s, z, range, p.precision);
+          run(values, n, s, z, range, p.precision, whole);
         } else {
           const auto run = kind == 0   ? dequantize_run<0, 0>
                            : kind == 1 ? dequantize_run<0, 1>
@@ -106,7 +126,7 @@ const char* run_linear(const Call& call) {
                                        : dequantize_run<1, 1>;
           run(values, n, s, z);
         }
-        write_floats(values, n, y, row * inner + i);
+        write_floats(values, n, y, p.y_type, row * inner + i, p.saturate != 0);
       }
     }
   });
@@ -163,8 +183,8 @@ const char* run_dynamic(const Call& call) {
     for (int64_t i = n * task / tasks; i < end; i += kRun) {
       const int64_t count = end - i < kRun ? end - i : kRun;
       std::memcpy(values, x + i, static_cast<size_t>(count) * 4);
-      quantize_run<0, 0>(values, count, &scale, &zero, {0, 255}, 0);
-      write_floats(values, count, ty, i);
+      quantize_run<0, 0>(values, count, &scale, &zero, {0, 255}, 0, true);
+      write_floats(values, count, ty, code_of(DType::kU8), i, true);
     }
   });
   return nullptr;

@@ -180,10 +180,10 @@ const char* run_matmul(const Call& call) {
 }
 
 // Convolutions over three spatial axes (fewer: sizes of 1). Inputs: 0 x [N, C, D, H, W] of any
-// strides; 1 w [groups, K, M / groups] unless packed, K over the kernel's axes and then C / groups;
-// 2 zero point of x, one element; 3 zero points of w [groups, M / groups]; 4 bias and 6 scales of w
-// [M]; 5 scale of x, one element. Output y [N, M, OD, OH, OW] of any strides. Padding counts as the
-// zero point.
+// strides that are not negative; 1 w [groups, K, M / groups] unless packed, K over the kernel's
+// axes and then C / groups; 2 zero point of x, one element; 3 zero points of w [groups, M /
+// groups]; 4 bias and 6 scales of w [M]; 5 scale of x, one element. Output y [N, M, OD, OH, OW] of
+// any strides. Padding counts as the zero point.
 struct ConvParams {
   int64_t packed, groups;
   Ints<3> kernel_shape, strides, pads, dilations;  // pads: those at the beginning
@@ -210,8 +210,29 @@ int64_t conv_scratch(const Call& call) {
   const ConvParams& p = *static_cast<const ConvParams*>(call.params);
   const Shape shape = conv_shape(call);
   const int64_t right = p.packed != 0 ? 0 : p.groups * packed_size(shape.depth, shape.n) * 2;
-  return call.parallel.threads * shape.block_bytes() + round_up(right);
+  const int64_t factors = round_up(call.out[0].shape[1] * 4);
+  return call.parallel.threads * shape.block_bytes() + round_up(right) + factors;
 }
+
+// The end of a convolution, with one factor per output channel in `factors`.
+struct ConvFinish {
+  Finish f;
+  const float* factors;
+
+  ConvFinish(const Call& call, float* room) : f(finish_of(call)), factors(nullptr) {
+    if (f.integer) return;
+    f.x_scale = static_cast<const float*>(call.in[5].data);
+    f.w_scale = static_cast<const float*>(call.in[6].data);
+    f.w_stride = call.in[6].strides[0];
+    f.factors(0, 0, call.out[0].shape[1], room);
+    factors = room;
+  }
+  // n channels from `channel` on, of the output element that begins at `at`.
+  void store(const TensorRef& y, int64_t at, int64_t channel, int64_t n, int32_t* sums) const {
+    f.apply(sums, channel, n, factors == nullptr ? nullptr : factors + channel);
+    f.store(sums, n, y.data, at + channel * y.strides[1], y.strides[1]);
+  }
+};
 
 struct Position {
   int64_t v[3];
@@ -219,6 +240,18 @@ struct Position {
 Position position_of(const TensorRef& y, int64_t row) {
   const int64_t w = y.shape[4], h = y.shape[3];
   return {{row / w / h, row / w % h, row % w}};
+}
+
+// Where a tap of a window lies in an image of x, or -1 in the padding.
+[[gnu::always_inline]] inline int64_t tap_offset(const TensorRef& x, const ConvParams& p,
+                                                 const Position& at, const int64_t* tap) {
+  int64_t from = 0;
+  for (int i = 0; i < 3; ++i) {
+    const int64_t pos = at.v[i] * p.strides.v[i] - p.pads.v[i] + tap[i] * p.dilations.v[i];
+    if (pos < 0 || pos >= x.shape[2 + i]) return -1;
+    from += pos * x.strides[2 + i];
+  }
+  return from;
 }
 
 // One output position's window as a row of the left side.
@@ -229,15 +262,9 @@ void fill_window(const TensorRef& x, const ConvParams& p, int64_t base, const Po
   for (tap[0] = 0; tap[0] < p.kernel_shape.v[0]; ++tap[0]) {
     for (tap[1] = 0; tap[1] < p.kernel_shape.v[1]; ++tap[1]) {
       for (tap[2] = 0; tap[2] < p.kernel_shape.v[2]; ++tap[2], to += channels) {
-        int64_t from = base;
-        bool inside = true;
-        for (int i = 0; i < 3; ++i) {
-          const int64_t pos = at.v[i] * p.strides.v[i] - p.pads.v[i] + tap[i] * p.dilations.v[i];
-          inside = inside && pos >= 0 && pos < x.shape[2 + i];
-          from += pos * x.strides[2 + i];
-        }
-        if (inside) {
-          widen_bytes(x, from, channels, x.strides[1], zero, to);
+        const int64_t from = tap_offset(x, p, at, tap);
+        if (from >= 0) {
+          widen_bytes(x, base + from, channels, x.strides[1], zero, to);
         } else {
           std::memset(to, 0, static_cast<size_t>(channels) * 2);
         }
@@ -264,12 +291,8 @@ const char* run_conv(const Call& call) {
     });
   }
   const int32_t zero = given(call, 2) ? integer_at(call.in[2].dtype, call.in[2].data, 0) : 0;
-  Finish f = finish_of(call);
-  if (!f.integer) {
-    f.x_scale = static_cast<const float*>(call.in[5].data);
-    f.w_scale = static_cast<const float*>(call.in[6].data);
-    f.w_stride = call.in[6].strides[0];
-  }
+  const int64_t before = conv_scratch(call) - round_up(y.shape[1] * 4);
+  const ConvFinish finish(call, reinterpret_cast<float*>(call.scratch + before));
   run_product(
       call, p,
       [&](int64_t item, int64_t row, int16_t* to) {
@@ -279,15 +302,70 @@ const char* run_conv(const Call& call) {
       },
       [&](int64_t item) { return packed + item % groups * packed_size(p.depth, p.n); },
       [&](int64_t item, int64_t row, int64_t col, int64_t n, int32_t* sums) {
-        const int64_t channel = item % groups * p.n + col;
-        float factor[kCols];
-        if (!f.integer) f.factors(0, channel, n, factor);
-        f.apply(sums, channel, n, factor);
         const Position at = position_of(y, row);
-        int64_t to = item / groups * y.strides[0] + channel * y.strides[1];
+        int64_t to = item / groups * y.strides[0];
         for (int i = 0; i < 3; ++i) to += at.v[i] * y.strides[2 + i];
-        f.store(sums, n, y.data, to, y.strides[1]);
+        finish.store(y, to, item % groups * p.n + col, n, sums);
       });
+  return nullptr;
+}
+
+// One channel per group, both ways: the same inputs, but w is int16 [taps, M] less its zero points,
+// and channels of x and y have stride 1.
+constexpr int64_t kChannels = 256;  // at a time
+
+int64_t depthwise_scratch(const Call& call) { return round_up(call.out[0].shape[1] * 4); }
+
+template <typename T>
+void add_products(const T* x, const int16_t* w, int64_t n, int32_t zero, int32_t* sums) {
+  for (int64_t i = 0; i < n; ++i) sums[i] += (static_cast<int32_t>(x[i]) - zero) * w[i];
+}
+
+// The sums of n channels from `channel` on at one output position.
+void sum_window(const Call& call, const ConvParams& p, int64_t base, const Position& at,
+                int64_t channel, int64_t n, int32_t zero, int32_t* sums) {
+  const TensorRef &x = call.in[0], &w = call.in[1];
+  const int16_t* weights = static_cast<const int16_t*>(w.data) + channel;
+  std::memset(sums, 0, static_cast<size_t>(n) * 4);
+  int64_t tap[3];
+  for (tap[0] = 0; tap[0] < p.kernel_shape.v[0]; ++tap[0]) {
+    for (tap[1] = 0; tap[1] < p.kernel_shape.v[1]; ++tap[1]) {
+      for (tap[2] = 0; tap[2] < p.kernel_shape.v[2]; ++tap[2], weights += w.strides[0]) {
+        const int64_t from = tap_offset(x, p, at, tap);
+        if (from < 0) continue;
+        if (x.dtype == DType::kI8) {
+          const int8_t* data = static_cast<const int8_t*>(x.data) + base + from + channel;
+          add_products(data, weights, n, zero, sums);
+        } else {
+          const uint8_t* data = static_cast<const uint8_t*>(x.data) + base + from + channel;
+          add_products(data, weights, n, zero, sums);
+        }
+      }
+    }
+  }
+}
+
+const char* run_depthwise(const Call& call) {
+  const ConvParams& p = *static_cast<const ConvParams*>(call.params);
+  const TensorRef &x = call.in[0], &y = call.out[0];
+  if (element_count(y) == 0) return nullptr;
+  const int32_t zero = given(call, 2) ? integer_at(call.in[2].dtype, call.in[2].data, 0) : 0;
+  const ConvFinish finish(call, reinterpret_cast<float*>(call.scratch));
+  const int64_t columns = y.shape[4], lines = y.shape[2] * y.shape[3], channels = y.shape[1];
+  parallel_for(call, y.shape[0] * lines, [&](int64_t task, int) {
+    const int64_t item = task / lines, line = task % lines;
+    for (int64_t i = 0; i < columns; ++i) {
+      const Position at = position_of(y, line * columns + i);
+      int64_t to = item * y.strides[0];
+      for (int axis = 0; axis < 3; ++axis) to += at.v[axis] * y.strides[2 + axis];
+      for (int64_t c = 0; c < channels; c += kChannels) {
+        const int64_t n = channels - c < kChannels ? channels - c : kChannels;
+        int32_t sums[kChannels];
+        sum_window(call, p, item * x.strides[0], at, c, n, zero, sums);
+        finish.store(y, to, c, n, sums);
+      }
+    }
+  });
   return nullptr;
 }
 

@@ -19,6 +19,8 @@ const Kernel kKernels[] = {
     {"matmul_i8", "", kMatMulFields, count_of(kMatMulFields), sizeof(MatMulParams), matmul_scratch,
      run_matmul},
     {"conv_i8", "", kConvFields, count_of(kConvFields), sizeof(ConvParams), conv_scratch, run_conv},
+    {"depthwise_i8", "", kConvFields, count_of(kConvFields), sizeof(ConvParams), depthwise_scratch,
+     run_depthwise},
 };
 const Packer kPackers[] = {
     {"integer_pack_i16", nullptr, 0, 0, pack_bytes, pack, unpack},

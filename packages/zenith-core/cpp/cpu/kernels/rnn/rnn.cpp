@@ -1,7 +1,9 @@
 // Recurrent layers: RNN, GRU and LSTM over all time steps of a sequence. The part of the gates that
 // does not depend on the state, x * W^T + biases, comes ready for all steps from one product of the
 // gemm family; here is the recurrence, with the cells' arithmetic fused behind h * R^T.
+#include "cpu/kernels/rnn/causal_conv.h"
 #include "cpu/kernels/rnn/cells.h"
+#include "cpu/kernels/rnn/linear_attention.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -254,6 +256,10 @@ const Kernel kKernels[] = {
     {"gru_f32", "", kFields, kFieldCount, sizeof(Params), scratch<kGru>, run<kGru>},
     {"lstm_f32", "", kFields, kFieldCount, sizeof(Params), scratch<kLstm>, run<kLstm>},
     {"rnn_bias_f32", "", nullptr, 0, 0, nullptr, run_bias},
+    {"linear_attention_f32", "", kLinearAttentionFields, 3, sizeof(LinearAttentionParams),
+     linear_attention_scratch, run_linear_attention},
+    {"causal_conv_f32", "", kCausalConvFields, 1, sizeof(CausalConvParams), causal_conv_scratch,
+     run_causal_conv},
 };
 const Packer kPackers[] = {
     {"rnn_pack_f32", kPackFields, 2, sizeof(PackParams), packed_bytes, pack, unpack},

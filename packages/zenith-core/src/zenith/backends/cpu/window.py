@@ -12,73 +12,114 @@ from zenith.backends.cpu.operand import Operand, channels_last_order
 from zenith.ir.dims import Dim, exactly, floor_div
 from zenith.runtime.op_view import OpView
 
-__all__ = ["Window", "as_pixels", "output_pixels", "rank_reason", "window_of"]
+__all__ = [
+    "Window",
+    "as_pixels",
+    "output_pixels",
+    "rank_reason",
+    "transposed_window_of",
+    "window_of",
+]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window over two spatial axes; a 1-D one has height 1. Pads: top, left, bottom, right."""
+    """A window over `axes` spatial axes; those a signal lacks, in front, have size 1.
 
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[Dim, Dim, Dim, Dim]
-    dilations: tuple[int, int]
+    pads: before each axis, then after each.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[Dim, ...]
+    dilations: tuple[int, ...]
+
+    @property
+    def begin(self) -> tuple[Dim, ...]:
+        """Pads before each axis; those after follow from the output's size."""
+        return self.pads[: len(self.kernel)]
 
 
-def rank_reason(op: OpView) -> str | None:
-    """None for images [N, C, H, W] and signals [N, C, W], else why not."""
+def rank_reason(op: OpView, most: int = 2) -> str | None:
+    """None for [N, C, *spatial] with 1 to `most` spatial axes, else why not."""
     x = op.inputs[0]
     assert x is not None
-    return None if x.rank in (3, 4) else f"inputs of rank {x.rank} have no kernel, only 3 and 4"
+    if 3 <= x.rank <= most + 2:
+        return None
+    return f"inputs of rank {x.rank} have no kernel, only 3 to {most + 2}"
 
 
 def _nonnegative(size: Dim) -> Dim:
     return max(size, 0) if isinstance(size, int) else exactly(sympy.Max(size, 0))
 
 
-def window_of(op: OpView, kernel: Sequence[int]) -> Window:
-    """The window of a Conv or pool node with this kernel shape. auto_pad is resolved."""
-    axes = len(kernel)
-    strides = op.attr("strides") or [1] * axes
-    dilations = op.attr("dilations") or [1] * axes
-    pads: list[Dim] = list(op.attr("pads") or [0] * (2 * axes))
-    auto_pad = op.attr("auto_pad", "NOTSET")
-    if auto_pad == "VALID":
-        pads = [0] * (2 * axes)
-    elif auto_pad.startswith("SAME"):
-        x = op.inputs[0]
-        assert x is not None
-        for axis in range(axes):
-            reach = (op.outputs[0].shape[2 + axis] - 1) * strides[axis]
-            reach += (kernel[axis] - 1) * dilations[axis] + 1
-            total = _nonnegative(exactly(reach - x.shape[2 + axis]))
-            less = floor_div(total, 2)
-            more = exactly(total - less)
-            pads[axis], pads[axes + axis] = (
-                (less, more) if auto_pad == "SAME_UPPER" else (more, less)
-            )
-    height = [1] * (2 - axes)
-    none = [0] * (2 - axes)
+def _halves(total: Dim, more_at_end: bool) -> tuple[Dim, Dim]:
+    less = floor_div(total, 2)
+    more = exactly(total - less)
+    return (less, more) if more_at_end else (more, less)
 
-    def pair(values: Sequence[int], missing: Sequence[int]) -> tuple[int, int]:
-        both = [*missing, *values]
-        return both[0], both[1]
 
-    begin, end = pair(pads[:axes], none), pair(pads[axes:], none)
+def _window(op: OpView, kernel: Sequence[int], pads: Sequence[Dim], axes: int) -> Window:
+    missing = axes - len(kernel)
+    ones, zeros = (1,) * missing, (0,) * missing
+    count = len(kernel)
     return Window(
-        kernel=pair(kernel, height),
-        strides=pair(strides, height),
-        pads=(*begin, *end),
-        dilations=pair(dilations, height),
+        kernel=(*ones, *kernel),
+        strides=(*ones, *(op.attr("strides") or [1] * count)),
+        pads=(*zeros, *pads[:count], *zeros, *pads[count:]),
+        dilations=(*ones, *(op.attr("dilations") or [1] * count)),
     )
 
 
-def as_pixels(operand: Operand) -> Operand:
-    """[N, C, *spatial] seen as [N, H, W, C], with H = 1 for a 1-D one."""
+def window_of(op: OpView, kernel: Sequence[int], axes: int = 2) -> Window:
+    """The window of a Conv or pool node with this kernel shape. auto_pad is resolved."""
+    count = len(kernel)
+    strides = op.attr("strides") or [1] * count
+    dilations = op.attr("dilations") or [1] * count
+    pads: list[Dim] = list(op.attr("pads") or [0] * (2 * count))
+    auto_pad = op.attr("auto_pad", "NOTSET")
+    if auto_pad == "VALID":
+        pads = [0] * (2 * count)
+    elif auto_pad.startswith("SAME"):
+        x = op.inputs[0]
+        assert x is not None
+        for axis in range(count):
+            reach = (op.outputs[0].shape[2 + axis] - 1) * strides[axis]
+            reach += (kernel[axis] - 1) * dilations[axis] + 1
+            total = _nonnegative(exactly(reach - x.shape[2 + axis]))
+            pads[axis], pads[count + axis] = _halves(total, auto_pad == "SAME_UPPER")
+    return _window(op, kernel, pads, axes)
+
+
+def transposed_window_of(op: OpView, kernel: Sequence[int], axes: int = 3) -> Window:
+    """The window of a ConvTranspose node: pads follow from an output_shape or auto_pad."""
+    count = len(kernel)
+    strides = op.attr("strides") or [1] * count
+    dilations = op.attr("dilations") or [1] * count
+    pads: list[Dim] = list(op.attr("pads") or [0] * (2 * count))
+    auto_pad = op.attr("auto_pad", "NOTSET")
+    if op.attr("output_shape") or auto_pad.startswith("SAME"):
+        x = op.inputs[0]
+        assert x is not None
+        extra = op.attr("output_padding") or [0] * count
+        for axis in range(count):
+            full = (x.shape[2 + axis] - 1) * strides[axis] + extra[axis]
+            full += (kernel[axis] - 1) * dilations[axis] + 1
+            total = _nonnegative(exactly(full - op.outputs[0].shape[2 + axis]))
+            pads[axis], pads[count + axis] = _halves(total, auto_pad == "SAME_UPPER")
+    elif auto_pad == "VALID":
+        pads = [0] * (2 * count)
+    return _window(op, kernel, pads, axes)
+
+
+def as_pixels(operand: Operand, axes: int = 2) -> Operand:
+    """[N, C, *spatial] seen as [N, *spatial, C], with `axes` spatial axes (1 those in front)."""
     view = operand.transpose(channels_last_order(operand.rank))
-    return view.unsqueeze(1) if view.rank == 3 else view
+    while view.rank < axes + 2:
+        view = view.unsqueeze(1)
+    return view
 
 
-def output_pixels(e: Emit) -> Operand:
-    """Output 0 of the node in channels-last memory, as [N, OH, OW, M]."""
-    return as_pixels(e.output(0, order=channels_last_order(e.op.outputs[0].rank)))
+def output_pixels(e: Emit, axes: int = 2) -> Operand:
+    """Output 0 of the node in channels-last memory, as `as_pixels` sees it."""
+    return as_pixels(e.output(0, order=channels_last_order(e.op.outputs[0].rank)), axes)

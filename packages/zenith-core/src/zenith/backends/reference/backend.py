@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from zenith.ir.control import captured
 from zenith.ir.reference import as_array, reference_evaluator
 from zenith.runtime.backend import CallableBackend
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -31,7 +32,7 @@ _evaluators: weakref.WeakKeyDictionary[OpView, ReferenceEvaluator] = weakref.Wea
 def _evaluator(op: OpView) -> ReferenceEvaluator:
     found = _evaluators.get(op)
     if found is None:
-        node = ir.to_proto(op.node)
+        node = _with_constants(op.node)
         graph = onnx.helper.make_graph(
             [node],
             "node",
@@ -50,7 +51,37 @@ def _evaluator(op: OpView) -> ReferenceEvaluator:
     return found
 
 
+def _with_constants(node: ir.Node) -> onnx.NodeProto:
+    """The node as a proto; constants that its subgraphs read from outside move into them."""
+    proto = ir.to_proto(node)
+    for attribute in proto.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        for value in captured(node.attributes[attribute.name].as_graph()):
+            if value.const_value is not None:
+                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
+                attribute.g.initializer.append(ir.to_proto(tensor))
+    return proto
+
+
+def _with_constants(node: ir.Node) -> onnx.NodeProto:
+    """The node as a proto; constants that its subgraphs read from outside move into them."""
+    proto = ir.to_proto(node)
+    for attribute in proto.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        nested = node.attributes[attribute.name].as_graph()
+        read = {v for inner in nested.all_nodes() for v in inner.inputs if v is not None}
+        for value in read:
+            if value.const_value is not None and value.producer() is None:
+                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
+                attribute.g.initializer.append(ir.to_proto(tensor))
+    return proto
+
+
 def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:
+    if op.key in _OPTIONALS:
+        return [_OPTIONALS[op.key](*inputs)]
     feeds = {
         str(v.name): array for v, array in zip(op.node.inputs, inputs, strict=True) if v is not None
     }
@@ -65,6 +96,20 @@ def _result(value: Any) -> Any:
     if isinstance(value, list):
         return [_result(item) for item in value]
     return as_array(value)
+
+
+def _element(value: Any = None) -> Any:
+    if value is None:
+        raise ValueError("the optional has no value")
+    return value
+
+
+# An optional is its value, or None; onnx's evaluator wraps some in lists.
+_OPTIONALS: dict[str, Callable[..., Any]] = {
+    "ai.onnx:Optional": lambda value=None: value,
+    "ai.onnx:OptionalGetElement": _element,
+    "ai.onnx:OptionalHasElement": lambda value=None: np.array(value is not None),
+}
 
 
 def _supports(op: OpView) -> str | None:
@@ -85,4 +130,6 @@ def _cost(op: OpView) -> Cost:
     return Cost()
 
 
-REFERENCE_ROW = KernelSpec("onnx_reference", "*", _run, supports=_supports, cost=_cost)
+REFERENCE_ROW = KernelSpec(
+    "onnx_reference", "*", _run, supports=_supports, cost=_cost, tensors_only=False
+)

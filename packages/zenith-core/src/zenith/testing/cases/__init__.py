@@ -152,7 +152,7 @@ def _model(
         node.domain, node.overload = meaning.domain, meaning.overload
         model.opset_import.append(onnx.helper.make_opsetid(meaning.domain, 1))
         model.functions.append(meaning)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def all_cases(ops: Collection[str] | None = None) -> Iterator[Case]:

@@ -54,8 +54,8 @@ def cases() -> Iterator[Case]:
             yield make(op, "row", [random((3, 7), dtype, 0, 99), random((7,), dtype, 0, 99, 1)])
     for direction in ("LEFT", "RIGHT"):
         for dtype in ("uint8", "uint32", "uint64"):
-            a, b = random((3, 5), dtype, 0, 200), random((5,), dtype, 0, 7, seed=1)
-            yield make("BitShift", direction, [a, b], direction=direction)
+            inputs = [random((3, 5), dtype, 0, 200), random((5,), dtype, 0, 7, seed=1)]
+            yield make("BitShift", direction, inputs, direction=direction)
     for op in VARIADIC:
         dtypes = (
             ("float32", "float64", "float16", "int32") if op in ("Max", "Min") else ("float32",)

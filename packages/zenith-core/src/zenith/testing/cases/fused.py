@@ -1,4 +1,4 @@
-"""The operators of the zenith domain, which the fusing passes make. Their bodies say what is right."""
+"""The fused operators of the zenith domain. Their bodies say what is right."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def cases() -> Iterator[Case]:
         yield make("AddLayerNorm", what, [a, b, *row], function=layer, **options)
         yield make("AddRMSNorm", what, [a, b, row[0]], function=rms, **options)
     for what, (count, lines, results) in CHAINS.items():
-        for size, shape in {"odd": (3, 7, 5), "empty": (0, 2), "large": (3, 2049)}.items():
+        for length, shape in {"odd": (3, 7, 5), "empty": (0, 2), "large": (3, 2049)}.items():
             inputs = [random(shape, seed=i) for i in range(count)]
             function = pointwise.function(count, lines, results)
-            name = f"{what}, {size}"
+            name = f"{what}, {length}"
             yield make("Pointwise", name, inputs, outputs=len(results), function=function)
 
 

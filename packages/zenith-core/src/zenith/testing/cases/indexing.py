@@ -15,7 +15,7 @@ ANY = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 
 def _elements(x: Array, index: Array, axis: int) -> Array:
     """GatherElements by its definition; `index` may be smaller than `x` along other axes."""
-    where = list(np.indices(index.shape))
+    where: list[Any] = list(np.indices(index.shape))
     where[axis] = index
     return np.asarray(x[tuple(where)])
 
@@ -39,13 +39,13 @@ def cases() -> Iterator[Case]:
     yield make(
         "GatherND", "batch", [random((2, 3, 4)), array([[[1], [0]], [[2], [2]]])], batch_dims=1
     )
-    data, index = random((4, 5)), array([[1, 0, 2, 3, 0]])
+    data, rows = random((4, 5)), array([[1, 0, 2, 3, 0]])
     for reduction in ("none", "add", "mul", "max", "min"):
         updates = random((1, 5), seed=3)
         name = f"reduction {reduction}"
-        yield make("ScatterElements", name, [data, index, updates], reduction=reduction)
-        rows = [data, array([[1], [3]]), random((2, 5), seed=3)]
-        yield make("ScatterND", name, rows, reduction=reduction)
+        yield make("ScatterElements", name, [data, rows, updates], reduction=reduction)
+        inputs = [data, array([[1], [3]]), random((2, 5), seed=3)]
+        yield make("ScatterND", name, inputs, reduction=reduction)
     inputs = [data, array([[4, 0], [1, -1]]), random((2, 2), seed=3)]
     yield make("ScatterElements", "axis 1", inputs, axis=1)
     yield make("ScatterND", "elements", [data, array([[0, 0], [3, -1]]), random((2,), seed=3)])

@@ -32,9 +32,10 @@ def cases() -> Iterator[Case]:
 
 
 def _products() -> Iterator[Case]:
-    for what, (a, b) in MATMUL.items():
-        yield make("MatMul", what, [random(a), random(b, seed=1)])
-        yield make("MatMul", f"{what}, constant", [random(a), random(b, seed=1)], constants=(1,))
+    for what, (left, right) in MATMUL.items():
+        pair = [random(left), random(right, seed=1)]
+        yield make("MatMul", what, pair)
+        yield make("MatMul", f"{what}, constant", pair, constants=(1,))
     for dtype in ("float64", "float16", "bfloat16", "int32", "int64"):
         inputs = [random((7, 5), dtype, -2, 2), random((5, 9), dtype, -2, 2, 1)]
         yield make("MatMul", "matrices", inputs)
@@ -56,7 +57,7 @@ def _products() -> Iterator[Case]:
     )
     yield make("Einsum", "transpose", [a], equation="ij->ji")
     yield make("Einsum", "sum", [a], equation="ij->i")
-    inputs: list[Any] = [random((4, 3), "uint8", 0, 99), random((3, 2), "uint8", 0, 99, 1)]
+    inputs = [random((4, 3), "uint8", 0, 99), random((3, 2), "uint8", 0, 99, 1)]
     yield make("MatMulInteger", "plain", inputs)
     yield make("MatMulInteger", "zero points", [*inputs, array([12], "uint8"), array([0], "uint8")])
     x = random((3, 5), low=-4, high=4)
@@ -135,7 +136,8 @@ def _pools() -> Iterator[Case]:
         count_include_pad=1,
     )
     yield make("MaxPool", "indices", [x], kernel_shape=[2, 2], strides=[2, 2], outputs=2)
-    for op, reduce in {"GlobalAveragePool": np.mean, "GlobalMaxPool": np.max}.items():
+    reductions: dict[str, Any] = {"GlobalAveragePool": np.mean, "GlobalMaxPool": np.max}
+    for op, reduce in reductions.items():
         for given in (x[:, :, 0].copy(), x, random((1, 2, 3, 4, 5))):
             wanted = reduce(
                 given.astype("float64"), axis=tuple(range(2, given.ndim)), keepdims=True

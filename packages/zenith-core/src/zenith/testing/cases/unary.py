@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ SPECIAL_OPS = (
 )
 SHAPES = {"odd": (3, 7, 5), "empty": (2, 0, 3), "scalar": (), "one": (1,), "large": (3, 1025)}
 STEPS = ("Ceil", "Floor", "Round", "Sign", "ThresholdedRelu", "Shrink", "HardSigmoid")
-ATTRIBUTES: dict[str, dict[str, object]] = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Celu": {"alpha": 1.5},
     "Elu": {"alpha": 0.7},
     "Gelu": {"approximate": "tanh"},
@@ -110,11 +111,11 @@ def cases() -> Iterator[Case]:
     yield make("Round", "halves", [halves], expected=[np.rint(halves)])
     for dtype in ("float32", "int32", "int64"):
         x = random((3, 5), dtype, -5, 5)
-        low, high = array(-1, dtype), array(2, dtype)
-        yield make("Clip", "both", [x, low, high], constants=(1, 2))
-        yield make("Clip", "both computed", [x, low, high])
-        yield make("Clip", "low only", [x, low], constants=(1,))
-        yield make("Clip", "high only", [x, None, high], constants=(2,))
+        least, most = array(-1, dtype), array(2, dtype)
+        yield make("Clip", "both", [x, least, most], constants=(1, 2))
+        yield make("Clip", "both computed", [x, least, most])
+        yield make("Clip", "low only", [x, least], constants=(1,))
+        yield make("Clip", "high only", [x, None, most], constants=(2,))
         yield make("Clip", "neither", [x])
     yield make(
         "Clip", "nan", [special, array(-1, "float32"), array(1, "float32")], constants=(1, 2)

@@ -11,14 +11,17 @@ __all__ = ["FAMILIES", "all_specs"]
 FAMILIES = (
     "gemm",
     "rnn",
+    "recurrent",
     "quantize",
     "conv",
     "pool",
+    "resize",
     "attention",
     "softmax",
     "norm",
     "rotary",
     "pointwise",
+    "sample",
     "reduce",
     "views",
     "move",
@@ -30,6 +33,7 @@ FAMILIES = (
     "computed",
     "composed",
     "late",
+    "sequence",
 )
 
 

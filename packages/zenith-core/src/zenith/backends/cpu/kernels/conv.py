@@ -1,13 +1,16 @@
-"""Rows of the conv family, best first: Winograd, depthwise, few input channels, direct.
+"""Rows of the conv family, best first: Winograd, depthwise, few input channels, direct, volumes,
+and transposed convolution.
 
-All are products with constant weights packed ahead of time, and apply an epilogue
-(`zenith.backends.cpu.epilogue`). Data stays channels-last between them.
+All are products with packed weights, packed when the plan is built where they are constant, and
+apply an epilogue (`zenith.backends.cpu.epilogue`). Data stays channels-last between them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.epilogue import (
@@ -17,13 +20,24 @@ from zenith.backends.cpu.epilogue import (
     epilogue_steps,
 )
 from zenith.backends.cpu.operand import Operand
-from zenith.backends.cpu.window import Window, as_pixels, output_pixels, rank_reason, window_of
-from zenith.ir.dims import product
+from zenith.backends.cpu.window import (
+    Window,
+    as_pixels,
+    output_pixels,
+    rank_reason,
+    transposed_window_of,
+    window_of,
+)
+from zenith.ir.dims import ceil_div, exactly, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
 
+# The most floats in a vector of any instruction set.
+_MOST_LANES = 16
+# Groups are merged up to this many channels.
+_MERGED_CHANNELS = 16
 # Below this many channels, taps of one kernel row are joined into one long product.
 _FEW_CHANNELS = 16
 # Winograd's transforms need this many channels on both sides to pay.
@@ -46,15 +60,20 @@ def _group(op: OpView) -> int:
 
 def _epilogue(op: OpView) -> str:
     """Steps behind the product; the bias input of a plain Conv is one."""
-    if op.type == "Conv":
+    if op.domain == "ai.onnx":
         return "" if op.input(2) is None else "bias"
     return op.overload
 
 
-def _reason(op: OpView) -> str | None:
-    if _weights(op).const is None:
-        return "the weights are not constant"
-    if reason := rank_reason(op):
+def _constant_reason(op: OpView) -> str | None:
+    """For kernels whose weights take long to lay out."""
+    return "the weights are not constant" if _weights(op).const is None else _reason(op)
+
+
+def _reason(op: OpView, axes: int = 2) -> str | None:
+    if not all(isinstance(n, int) for n in _weights(op).shape):
+        return "the shape of the weights is dynamic"
+    if reason := rank_reason(op, axes):
         return reason
     epilogue = _epilogue(op)
     operands = [v for v in op.inputs[2:] if v is not None]
@@ -68,7 +87,7 @@ def _reason(op: OpView) -> str | None:
 
 
 def _depthwise_reason(op: OpView) -> str | None:
-    if reason := _reason(op):
+    if reason := _constant_reason(op):
         return reason
     m, per_group = _weights(op).shape[:2]
     return None if per_group == 1 and m == _group(op) else "not one kernel per channel"
@@ -85,9 +104,26 @@ def _few_channels_reason(op: OpView) -> str | None:
     return None if window.dilations[1] == 1 else "columns of the kernel are apart"
 
 
+def _merge(op: OpView) -> int:
+    """How many groups are computed as one, the weights between them zero.
+
+    A group of few channels leaves the register tile with short products, which cost more than
+    products with zeros do.
+    """
+    group, (m, per_group) = _group(op), _weights(op).shape[:2]
+    most = max(1, _MERGED_CHANNELS // max(m // group, per_group, 1))
+    return max(n for n in range(1, most + 1) if group % n == 0)
+
+
+def _merged_reason(op: OpView) -> str | None:
+    if reason := _constant_reason(op):
+        return reason
+    return None if _merge(op) > 1 else "groups are wide enough on their own"
+
+
 def _winograd_reason(tile: int) -> Callable[[OpView], str | None]:
     def reason(op: OpView) -> str | None:
-        if against := _reason(op):
+        if against := _constant_reason(op):
             return against
         window = _window(op)
         shape = (window.kernel, window.strides, window.dilations, _group(op))
@@ -114,14 +150,30 @@ def _winograd_tile(batch: int, height: int, width: int) -> int:
     return 4 if tiles[4] * 36 < 0.7 * tiles[2] * 16 and batch * tiles[4] >= 32 else 2
 
 
-def _operands(e: Emit) -> list[Operand]:
+def _operands(e: Emit, axes: int = 2) -> list[Operand]:
     found: list[Operand] = []
     steps = [step for step in epilogue_steps(_epilogue(e.op)) if step in OPERAND_STEPS]
     for index, step in enumerate(steps, 2):
-        operand = e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
+        operand = e.operand(index) if step == "bias" else as_pixels(e.channels_last(index), axes)
         assert operand is not None
         found.append(operand)
     return found
+
+
+def _packed(e: Emit, packer: str, **params: int) -> Operand:
+    """The weights as `packer` lays them out, by a step of the plan where they are computed."""
+    if _weights(e.op).const is not None:
+        return e.packed(1, packer, **params)
+    weights = e.operand(1)
+    assert weights is not None
+    group, results = _group(e.op), weights.shape[0]
+    if e.op.type == "ConvTranspose":
+        results = weights.shape[1] * group
+    vectors = group * ceil_div(results // group, _MOST_LANES)
+    bytes = 4 * vectors * _MOST_LANES * weights.size * group // results
+    packed = e.temp("uint8", (bytes,))
+    e.step(f"pack_{packer}", [weights], [packed], **params)
+    return packed
 
 
 def _emit(
@@ -132,20 +184,126 @@ def _emit(
         params: dict[str, Any] = {"group": _group(op)} if grouped else {}
         x = e.operand(0) if any_layout else e.channels_last(0)
         assert x is not None
-        inputs = [as_pixels(x), e.packed(1, packer, **params), *_operands(e)]
         e.step(
             kernel,
-            inputs,
+            [as_pixels(x), _packed(e, packer, **params), *_operands(e)],
             [output_pixels(e)],
             kernel_shape=window.kernel,
             strides=window.strides,
-            pads=window.pads[:2],
+            pads=window.begin,
             dilations=window.dilations,
             group=_group(op),
             epilogue=epilogue_codes(_epilogue(op)),
         )
 
     return emit
+
+
+def _emit_merged(e: Emit) -> None:
+    op, window, merge = e.op, _window(e.op), _merge(e.op)
+    weights, group = _weights(op).const, _group(op) // merge
+    assert weights is not None
+    m, per_group = weights.shape[:2]
+    rows = m // _group(op)
+    wide = np.zeros((m, per_group * merge, *weights.shape[2:]), np.float32)
+    for g in range(_group(op)):
+        block, at = slice(g * rows, (g + 1) * rows), g % merge * per_group
+        wide[block, at : at + per_group] = weights[block]
+    e.step(
+        "conv_f32",
+        [
+            as_pixels(e.channels_last(0)),
+            e.packed_array(wide, "conv_weights_f32", group=group),
+            *_operands(e),
+        ],
+        [output_pixels(e)],
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        pads=window.begin,
+        dilations=window.dilations,
+        group=group,
+        epilogue=epilogue_codes(_epilogue(op)),
+    )
+
+
+def _volume_reason(op: OpView) -> str | None:
+    return _reason(op, 3)
+
+
+def _padded(e: Emit, window: Window) -> Operand:
+    """Input 0 with its border of zeros, channels-last."""
+    x, out = e.operand(0), e.op.outputs[0]
+    assert x is not None
+    missing = len(window.kernel) + 2 - out.rank
+    sizes = [
+        exactly((n - 1) * stride + (k - 1) * dilation + 1)
+        for n, stride, k, dilation in zip(
+            (*(1,) * missing, *out.shape[2:]),
+            window.strides,
+            window.kernel,
+            window.dilations,
+            strict=True,
+        )
+    ]
+    padded = e.temp("float32", (x.shape[0], *sizes, x.shape[1]))
+    e.step("pad", [as_pixels(x, 3), None], [padded], begin=[0, *window.begin, 0], mode=0)
+    return padded
+
+
+def _emit_volume(e: Emit) -> None:
+    op = e.op
+    window = window_of(op, _weights(op).shape[2:], 3)
+    # Few channels: taps along the last axis are neighbours in memory, one long piece.
+    channels = _weights(op).shape[1]
+    joined = channels < _FEW_CHANNELS and window.kernel[2] > 1
+    joined = joined and window.dilations[2] == 1 and _group(op) == 1 and not _crops(window)
+    x = _padded(e, window) if joined else as_pixels(e.channels_last(0), 3)
+    e.step(
+        "conv_volume_f32",
+        [x, _packed(e, "conv_weights_f32", group=_group(op)), *_operands(e, 3)],
+        [output_pixels(e, 3)],
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        pads=(0, 0, 0) if joined else window.begin,
+        dilations=window.dilations,
+        group=_group(op),
+        joined=int(joined),
+        epilogue=epilogue_codes(_epilogue(op)),
+    )
+
+
+def _crops(window: Window) -> bool:
+    """Negative pads remove elements."""
+    return any(isinstance(pad, int) and pad < 0 for pad in window.pads)
+
+
+def _emit_transposed(e: Emit) -> None:
+    op = e.op
+    window = transposed_window_of(op, _weights(op).shape[2:])
+    e.step(
+        "conv_transpose_f32",
+        [
+            as_pixels(e.channels_last(0), 3),
+            _packed(e, "conv_transpose_weights_f32", group=_group(op)),
+            *_operands(e, 3),
+        ],
+        [output_pixels(e, 3)],
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        pads=window.begin,
+        dilations=window.dilations,
+        group=_group(op),
+        joined=0,
+        epilogue=epilogue_codes(_epilogue(op)),
+    )
+
+
+def _transposed_cost(op: OpView) -> Cost:
+    x = op.inputs[0]
+    assert x is not None
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
+    depth = product(_weights(op).shape[1:])
+    return Cost(flops=2 * x.size * depth, bytes=sum(v.nbytes for v in values))
 
 
 def _cost(op: OpView) -> Cost:
@@ -176,7 +334,10 @@ _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], f
         _few_channels_reason,
         frozenset(),
     ),
+    # Products with zeros carry infinities and NaN from group to group: not where exactness is asked.
+    ("merged_groups", _emit_merged, _merged_reason, frozenset({"winograd"})),
     ("direct", _emit("conv_f32", "conv_weights_f32", grouped=True), _reason, frozenset()),
+    ("volume", _emit_volume, _volume_reason, frozenset()),
 ]
 
 SPECS: list[KernelSpec] = [
@@ -192,3 +353,13 @@ SPECS: list[KernelSpec] = [
     for prefix, op in (("conv", "ai.onnx:Conv"), ("conv_bias_act", "zenith:ConvBiasAct"))
     for name, emit, supports, tags in _ROWS
 ]
+SPECS.append(
+    KernelSpec(
+        "conv_transpose_f32",
+        "ai.onnx:ConvTranspose",
+        _emit_transposed,
+        dtypes=dict.fromkeys(range(3), F32),
+        supports=_volume_reason,
+        cost=_transposed_cost,
+    )
+)

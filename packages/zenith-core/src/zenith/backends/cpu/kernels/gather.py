@@ -1,9 +1,7 @@
-"""Operators that read or write by index: Gather*, Scatter*, TensorScatter, OneHot, TopK, Hardmax,
+"""Operators that read or write by index: Gather*, Scatter*, TensorScatter, OneHot, TopK,
 ReverseSequence."""
 
 from __future__ import annotations
-
-import numpy as np
 
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.views import ANY, need, nonnegative, unbound
@@ -16,7 +14,6 @@ __all__ = ["NUMBERS", "SPECS"]
 
 INDEX = frozenset({"int64", "int32"})
 NUMBERS = ANY - {"bool"}
-FLOATS = frozenset({"float32", "float64", "float16", "bfloat16"})
 REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "min": 3, "max": 4}
 
 
@@ -116,18 +113,6 @@ def _emit_topk(e: Emit) -> None:
     e.step("topk", [_last(x, axis)], outputs, largest=int(e.op.attr("largest", 1)))
 
 
-def _emit_hardmax(e: Emit) -> None:
-    """One-hot of where the first greatest element is."""
-    x = need(e, 0)
-    axis = e.op.attr("axis", -1) % x.rank
-    line = _last(x, axis)
-    kept = (*line.shape[:-1], 1)
-    greatest, place = e.temp(x.dtype, kept), e.temp("int64", kept)
-    e.step("topk", [line], [greatest, place], largest=1)
-    values = e.const(np.array([0, 1]).astype(np.dtype(x.dtype)))
-    e.step("one_hot", [place.squeeze(x.rank - 1), values], [_last(e.output(0), axis)])
-
-
 def _emit_reverse_sequence(e: Emit) -> None:
     e.step(
         "reverse_sequence",
@@ -171,7 +156,6 @@ SPECS = [
         "onehot", "ai.onnx:OneHot", _emit_one_hot, dtypes={0: NUMBERS, 2: ANY}, supports=unbound
     ),
     KernelSpec("topk", "ai.onnx:TopK", _emit_topk, dtypes={0: NUMBERS}, supports=unbound),
-    KernelSpec("hardmax", "ai.onnx:Hardmax", _emit_hardmax, dtypes={0: FLOATS}),
     KernelSpec(
         "reversesequence",
         "ai.onnx:ReverseSequence",

@@ -7,7 +7,6 @@ for each call's sizes and parameters (`zenith.backends.cpu.late`).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from zenith.backends.cpu.late import run_late
 from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.memory_manager import memory_bytes
 from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
@@ -120,7 +120,7 @@ def _size(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
 
 def _bounded(nbytes: int) -> None:
     """Sizes from data are checked before memory is asked for."""
-    if nbytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if nbytes > memory_bytes():
         raise MemoryError(f"a result of {nbytes} bytes does not fit in memory")
 
 

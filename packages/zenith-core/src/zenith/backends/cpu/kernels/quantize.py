@@ -17,16 +17,15 @@ from zenith.runtime.op_view import OpView, ValueView
 __all__ = ["SPECS"]
 
 _BYTES = frozenset({"int8", "uint8"})
-_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16"})
 _FLOATS = frozenset({"float32", "float16", "bfloat16"})
-# Types no plan holds tensors of, but whose constants have exact values in a type it does.
-_WIDER_CONSTANTS = {
-    "int2": np.int8, "int4": np.int8, "uint2": np.uint8, "uint4": np.uint8,
-    "float4_e2m1fn": np.float32, "float6_e2m3fn": np.float32, "float6_e3m2fn": np.float32,
-    "float8_e4m3fn": np.float32, "float8_e4m3fnuz": np.float32, "float8_e5m2": np.float32,
-    "float8_e5m2fnuz": np.float32, "float8_e8m0fnu": np.float32,
+_SMALL_FLOATS = frozenset(
+    {"float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn"}
+)
+_QUANTIZED = _SMALL_FLOATS | {
+    "int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16",
 }  # fmt: skip
-_FLOAT16, _BFLOAT16 = 10, 16  # TensorProto.DataType
+_SCALES = _FLOATS | {"int32", "float8_e8m0fnu"}
+_FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16  # TensorProto.DataType
 _PRECISIONS = {"float32": 0, "float16": _FLOAT16, "bfloat16": _BFLOAT16}
 
 
@@ -43,22 +42,17 @@ def _is_single(value: ValueView) -> bool:
 # QuantizeLinear and DequantizeLinear.
 
 
-def _number_reason(value: ValueView, accepted: frozenset[str]) -> str | None:
-    if value.dtype in accepted:
+def _type_reason(op: OpView, index: int, accepted: frozenset[str]) -> str | None:
+    value = op.input(index)
+    if value is None or value.dtype in accepted:
         return None
-    if value.dtype not in _WIDER_CONSTANTS:
-        return f"'{value.name}' is {value.dtype}"
-    return None if value.const is not None else f"'{value.name}' is {value.dtype}, not constant"
+    return f"input {index} is {value.dtype}"
 
 
-def _numbers(e: Emit, index: int) -> Operand:
-    """Input `index`, row-major; constants of small types in a type the plan has."""
-    value = _given(e.op, index)
-    wider = _WIDER_CONSTANTS.get(value.dtype)
-    if wider is None:
-        return e.dense(index)
-    assert value.const is not None, "supports asks for a constant"
-    return e.const(value.const.astype(wider))
+def _code(value: ValueView) -> int:
+    """ONNX's code of an element type."""
+    assert value.value.dtype is not None
+    return int(value.value.dtype)
 
 
 def _granularity_reason(op: OpView) -> str | None:
@@ -76,25 +70,20 @@ def _granularity_reason(op: OpView) -> str | None:
 
 
 def _quantize_reason(op: OpView) -> str | None:
-    scale, y = _given(op, 1), op.outputs[0]
-    if y.dtype not in _INTEGERS:
+    y = op.outputs[0]
+    if y.dtype not in _QUANTIZED:
         return f"output is {y.dtype}"
-    if _number_reason(scale, _FLOATS):
-        return _number_reason(scale, _FLOATS)
-    if op.attr("precision", 0) not in (0, 1, _FLOAT16, _BFLOAT16):
+    if op.attr("precision", 0) not in (0, _FLOAT, _FLOAT16, _BFLOAT16):
         return f"division in data type {op.attr('precision')}"
-    return _granularity_reason(op)
+    return _type_reason(op, 1, _SCALES) or _granularity_reason(op)
 
 
 def _dequantize_reason(op: OpView) -> str | None:
     if op.outputs[0].dtype not in _FLOATS:
         return f"output is {op.outputs[0].dtype}"
-    integers = _INTEGERS | {"int32"}
-    for index, accepted in ((0, integers), (1, _FLOATS), (2, integers)):
-        value = op.input(index)
-        reason = None if value is None else _number_reason(value, accepted)
-        if reason:
-            return reason
+    for index, accepted in ((0, _QUANTIZED | {"int32"}), (1, _SCALES)):
+        if _type_reason(op, index, accepted):
+            return _type_reason(op, index, accepted)
     return _granularity_reason(op)
 
 
@@ -139,20 +128,29 @@ def _grid(op: OpView) -> _Grid:
 def _precision(op: OpView) -> int:
     code = int(op.attr("precision", 0))
     if code:
-        return 0 if code == 1 else code
+        return 0 if code == _FLOAT else code
     return _PRECISIONS.get(_given(op, 1).dtype, 0)
 
 
 def _emit_linear(kernel: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
-        grid = _grid(e.op)
-        zero = None if e.op.input(2) is None else grid.lay(_numbers(e, 2))
+        op, grid, y = e.op, _grid(e.op), e.op.outputs[0]
+        # Floats of a byte have no zero point but zero, which adding would take a sign from.
+        has_zero = op.input(2) is not None and not y.dtype.startswith("float8")
         e.step(
             kernel,
-            [_view(_numbers(e, 0), grid.shape), grid.lay(_numbers(e, 1)), zero],
+            [
+                _view(e.dense(0), grid.shape),
+                grid.lay(e.dense(1)),
+                grid.lay(e.dense(2)) if has_zero else None,
+            ],
             [_view(e.output(0), grid.shape)],
             block=grid.block,
-            precision=_precision(e.op) if kernel == "quantize_linear" else 0,
+            precision=_precision(op) if kernel == "quantize_linear" else 0,
+            saturate=int(op.attr("saturate", 1)),
+            x_type=_code(_given(op, 0)),
+            scale_type=_code(_given(op, 1)),
+            y_type=_code(y),
         )
 
     return emit
@@ -252,6 +250,10 @@ def _scale(e: Emit, index: int) -> Operand:
         [_view(wide, flat)],
         block=1,
         precision=0,
+        saturate=0,
+        x_type=_code(_given(e.op, index)),
+        scale_type=_FLOAT,
+        y_type=_FLOAT,
     )
     return wide
 
@@ -343,17 +345,29 @@ def _conv_reason(op: OpView) -> str | None:
     return _single_reason(op, (places.a_zero, places.a_scale, places.y_scale, places.y_zero))
 
 
-def _conv_weights(e: Emit, groups: int) -> tuple[Operand, int]:
-    """w [M, C, *kernel] as [groups, kernel * C, M / groups], and whether it is packed."""
+def _conv_constant(op: OpView) -> np.ndarray | None:
+    """Constant weights less their zero points, as int16; None if computed."""
+    places = _PLACES[op.type]
+    w, zero = _given(op, places.b), op.input(places.b_zero)
+    if w.const is None or (zero is not None and zero.const is None):
+        return None
+    array = w.const.astype(np.int16)
+    if zero is not None and zero.const is not None:
+        array = array - zero.const.astype(np.int16).reshape(-1, *[1] * (w.rank - 1))
+    return array
+
+
+def _conv_weights(e: Emit, groups: int, depthwise: bool) -> tuple[Operand, int]:
+    """w [M, C, *kernel] as [groups, kernel * C, M / groups], or [kernel, M] if `depthwise`; and
+    whether its zero points are taken off."""
     places = _PLACES[e.op.type]
-    w, zero = _given(e.op, places.b), e.op.input(places.b_zero)
+    w, array = _given(e.op, places.b), _conv_constant(e.op)
     taps = product(w.shape[2:])
     split = (groups, w.shape[0] // groups, w.shape[1], taps)
     merged = (groups, taps * w.shape[1], w.shape[0] // groups)
-    if w.const is not None and (zero is None or zero.const is not None):
-        array = w.const.astype(np.int16)
-        if zero is not None and zero.const is not None:
-            array = array - zero.const.astype(np.int16).reshape(-1, *[1] * (w.rank - 1))
+    if array is not None and depthwise:
+        return e.const(array.reshape(groups, taps).T), 1
+    if array is not None:
         array = array.reshape(split).transpose(0, 3, 2, 1).reshape(merged)
         return e.packed_array(np.ascontiguousarray(array), "integer_pack_i16"), 1
     turned = _view(e.dense(places.b), split).transpose((0, 3, 2, 1))
@@ -371,12 +385,11 @@ def _channels(operand: Operand, shape: Sequence[Dim]) -> Operand:
 
 def _emit_conv(e: Emit) -> None:
     op, places = e.op, _PLACES[e.op.type]
-    x = e.operand(places.a)
-    assert x is not None
     w = _given(op, places.b)
     groups, channels = int(op.attr("group", 1)), int(w.shape[0])
     window = window_of(op, w.shape[2:])
-    weights, packed = _conv_weights(e, groups)
+    depthwise = groups == channels and w.shape[1] == 1 and _conv_constant(op) is not None
+    weights, packed = _conv_weights(e, groups, depthwise)
     zero = None
     if not packed and op.input(places.b_zero) is not None:
         zero = _channels(e.dense(places.b_zero), (groups, channels // groups))
@@ -384,9 +397,9 @@ def _emit_conv(e: Emit) -> None:
     if places.b_scale is not None:
         scale = _channels(e.dense(places.b_scale), (channels,))
     e.step(
-        "conv_i8",
+        "conv_i8" if not depthwise else "depthwise_i8",
         [
-            _volume(as_pixels(x)),
+            _volume(as_pixels(e.channels_last(places.a))),
             weights,
             e.operand(places.a_zero),
             zero,

@@ -1,0 +1,135 @@
+"""Rows of operators that carry a state from call to call: LinearAttention, CausalConvWithState."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.operand import Operand
+from zenith.ir.dims import exactly, product
+from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.op_view import OpView, ValueView
+
+__all__ = ["SPECS"]
+
+
+def _given(op: OpView, index: int) -> ValueView:
+    value = op.input(index)
+    assert value is not None, f"required input {index} of {op.type} is missing"
+    return value
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _optional(e: Emit, index: int) -> Operand | None:
+    return None if e.op.input(index) is None else e.inner(index)
+
+
+def _state_output(e: Emit, shape: tuple[Any, ...]) -> Operand:
+    """Output 1, or memory in its place when nobody names it."""
+    named = len(e.op.outputs) > 1 and e.op.outputs[1].name
+    return e.output(1) if named else e.temp("float32", shape)
+
+
+# LinearAttention.
+
+
+def _attention_shape(op: OpView) -> tuple[Any, ...]:
+    """[batch, heads, key depth, value depth] of the state."""
+    heads = int(op.attr("kv_num_heads"))
+    key, value = _given(op, 1), _given(op, 2)
+    return (key.shape[0], heads, key.shape[2] // heads, value.shape[2] // heads)
+
+
+def _attention_reason(op: OpView) -> str | None:
+    rule = _text(op.attr("update_rule", "gated_delta"))
+    if rule not in ("linear", "gated", "delta", "gated_delta"):
+        return f"update rule '{rule}' is unknown"
+    if "gated" in rule and op.input(4) is None:
+        return f"update rule '{rule}' has no decay"
+    if "delta" in rule and op.input(5) is None:
+        return f"update rule '{rule}' has no beta"
+    for index in (0, 1, 2):
+        if not isinstance(_given(op, index).shape[2], int):
+            return "the size of the heads is dynamic"
+    return None
+
+
+def _emit_attention(e: Emit) -> None:
+    op = e.op
+    rule = _text(op.attr("update_rule", "gated_delta"))
+    shape = _attention_shape(op)
+    past = None if op.input(3) is None else e.dense(3)
+    e.step(
+        "linear_attention_f32",
+        [
+            *(e.inner(i) for i in range(3)),
+            past,
+            _optional(e, 4) if "gated" in rule else None,
+            _optional(e, 5) if "delta" in rule else None,
+        ],
+        [e.output(0), _state_output(e, shape)],
+        query_heads=int(op.attr("q_num_heads")),
+        heads=shape[1],
+        scale=float(op.attr("scale", 0.0)) or float(shape[2]) ** -0.5,
+    )
+
+
+def _attention_cost(op: OpView) -> Cost:
+    batch, heads, depth, width = _attention_shape(op)
+    steps = _given(op, 1).shape[1]
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
+    # Decay, correction, update and one read per query head.
+    each = 5 + 2 * int(op.attr("q_num_heads")) // heads
+    flops = exactly(batch * heads * steps * depth * width * each)
+    return Cost(flops=flops, bytes=exactly(sum(v.nbytes for v in values)))
+
+
+# CausalConvWithState.
+
+
+def _conv_reason(op: OpView) -> str | None:
+    if _text(op.attr("activation", "none")) not in ("none", "silu", "swish"):
+        return f"activation '{_text(op.attr('activation'))}' is unknown"
+    return None if isinstance(_given(op, 1).shape[2], int) else "the kernel's size is dynamic"
+
+
+def _emit_conv(e: Emit) -> None:
+    x, w = _given(e.op, 0), e.dense(1)
+    weights = w.reshape((w.shape[0], w.shape[2]))
+    assert weights is not None, "the weights are dense"
+    e.step(
+        "causal_conv_f32",
+        [e.inner(0), weights, _optional(e, 2), _optional(e, 3)],
+        [e.output(0), _state_output(e, (*x.shape[:2], w.shape[2] - 1))],
+        silu=int(_text(e.op.attr("activation", "none")) != "none"),
+    )
+
+
+def _conv_cost(op: OpView) -> Cost:
+    taps = _given(op, 1).shape[2]
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
+    flops = exactly(2 * product(_given(op, 0).shape) * taps)
+    return Cost(flops=flops, bytes=exactly(sum(v.nbytes for v in values)))
+
+
+SPECS: list[KernelSpec] = [
+    KernelSpec(
+        "linear_attention_f32",
+        "ai.onnx:LinearAttention",
+        _emit_attention,
+        dtypes=dict.fromkeys(range(6), F32),
+        supports=_attention_reason,
+        cost=_attention_cost,
+    ),
+    KernelSpec(
+        "causal_conv_f32",
+        "ai.onnx:CausalConvWithState",
+        _emit_conv,
+        dtypes=dict.fromkeys(range(4), F32),
+        supports=_conv_reason,
+        cost=_conv_cost,
+    ),
+]

@@ -1,0 +1,1 @@
+"""States no version at all."""
