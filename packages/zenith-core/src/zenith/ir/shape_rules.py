@@ -158,46 +158,48 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
 
     That they fit is checked where the sizes are known.
     """
-    out, before = node.outputs[0], node.outputs[0].shape
-    out.shape = None  # else the package takes what an earlier run found for a declaration
-    own(ctx, node)
     shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
     if node.op_type == "Expand":
         target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
         shapes = [shapes[0], target]
-    if out.shape is not None and all(s is not None for s in shapes):
-        out.shape = _larger(list(out.shape), [s for s in shapes if s is not None], before)
-    elif out.shape is None:
-        out.shape = before
+    _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
 
 
 @_corrects("MatMul")
 def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    (left, right), out, before = node.inputs, node.outputs[0], node.outputs[0].shape
+    matrices = all((_rank(v) or 0) >= 2 for v in node.inputs)
+    shapes = [[*list(v.shape)[:-2], 1, 1] for v in node.inputs] if matrices else []  # type: ignore[union-attr,arg-type]
+    _anew(ctx, node, own, shapes)
+
+
+def _anew(ctx: Any, node: ir.Node, own: _Rule, shapes: list[list[Any]]) -> None:
+    """The result's shape by the package, but for sizes that broadcast.
+
+    What an earlier run found must not pass for a declaration; it stays where this one knows less.
+    """
+    out, before = node.outputs[0], node.outputs[0].shape
     out.shape = None
     own(ctx, node)
-    if (_rank(left) or 0) < 2 or (_rank(right) or 0) < 2 or out.shape is None:
-        out.shape = out.shape or before
+    if out.shape is None:
+        out.shape = before
         return
-    shapes = [list(v.shape)[:-2] for v in (left, right) if v is not None and v.shape is not None]
-    dims = list(out.shape)
-    out.shape = _larger(dims, [[*s, 1, 1] for s in shapes], before)
+    found = _larger(list(out.shape), shapes)
+    if before is not None and len(before) == len(found):
+        for axis, (old, new) in enumerate(zip(before, found, strict=True)):
+            if isinstance(old, int) or ctx.is_generated_symbol(str(new)):
+                found[axis] = old
+    out.shape = ir.Shape(found)
 
 
-def _larger(found: list[Any], shapes: list[list[Any]], before: ir.Shape | None) -> ir.Shape:
-    """`found` with the larger size wherever two inputs have different named sizes.
-
-    before: what is declared; its numbers stay.
-    """
+def _larger(found: list[Any], shapes: list[list[Any]]) -> list[Any]:
+    """`found` with the larger size wherever two inputs have different named sizes."""
     for back in range(1, len(found) + 1):
         sizes = {str(s[-back]): s[-back] for s in shapes if len(s) >= back}
         named = [d for d in sizes.values() if not isinstance(d, int)]
         fixed = [d for d in sizes.values() if isinstance(d, int) and d != 1]
         if len(named) > 1 and not fixed and all(d.value is not None for d in named):
             found[-back] = ir.SymbolicDim(f"Max({', '.join(sorted(str(d) for d in named))})")
-        if before is not None and len(before) == len(found) and isinstance(before[-back], int):
-            found[-back] = before[-back]
-    return ir.Shape(found)
+    return found
 
 
 @_corrects("MaxUnpool")

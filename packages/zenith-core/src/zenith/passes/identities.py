@@ -66,7 +66,8 @@ def _cast(rw: Rewriter, node: ir.Node) -> bool:
     if x.dtype == node.outputs[0].dtype:
         return rw.bypass(node, x)
     if node.op_type == "CastLike" and node.outputs[0].dtype is not None:
-        cast = rw.op("Cast", [x], {"to": int(node.outputs[0].dtype)})
+        how = {n: a.value for n, a in node.attributes.items()}  # saturate, round_mode
+        cast = rw.op("Cast", [x], {"to": int(node.outputs[0].dtype), **how})
         return rw.replace([node], {node.outputs[0]: cast.outputs[0]}, [cast])
     return False
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zenith.ir import GraphIR
     from zenith.runtime.context import ExecutionContext
     from zenith.runtime.dispatcher import Selection
+    from zenith.runtime.op_view import OpView
 
 __all__ = [
     "Backend",

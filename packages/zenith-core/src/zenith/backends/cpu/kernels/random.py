@@ -52,6 +52,8 @@ def _emit_multinomial(e: Emit) -> None:
 
 
 def _supports_dropout(op: OpView) -> str | None:
+    if op.attr("seed") is not None:
+        return "a seed names the numbers of the reference's generator"
     return None if op.input(2) is not None else "not in training mode"
 
 
