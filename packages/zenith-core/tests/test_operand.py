@@ -191,10 +191,13 @@ def test_order_and_density() -> None:
     assert dense(N, S).size == N * S and dense().size == 1
 
 
-def test_expand_of_an_undecided_size_is_refused() -> None:
+def test_a_size_that_may_be_one_has_a_stride_that_says_so() -> None:
     assert dense(S).expand((N, S)).strides == (0, 1)
-    with pytest.raises(ValueError, match="cannot be told"):
-        dense(S).expand((N, 4))
+    view = dense(S).expand((N, 4))
+    assert view.guards == ((S, 4),)
+    assert [view.strides[1].subs(S, n) for n in (1, 4)] == [0, 1]
+    with pytest.raises(ValueError, match="3 does not broadcast to 4"):
+        dense(3).expand((N, 4))
 
 
 def test_dense_strides_in_any_order() -> None:
