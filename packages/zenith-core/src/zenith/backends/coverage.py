@@ -1,7 +1,7 @@
 """Which operators run where, by dtype: the table of docs/OPERATORS.md.
 
 Nothing here is a list of operators. The probes are ONNX's own test cases of every operator, with
-the operator's main type exchanged for each type its schema allows; the answers are the kernel rows'.
+the operator's main type exchanged for each type its schema allows; the kernel rows answer.
 """
 
 from __future__ import annotations

@@ -180,10 +180,11 @@ def _anew(ctx: Any, node: ir.Node, own: _Rule, shapes: list[list[Any]]) -> None:
     out, before = node.outputs[0], node.outputs[0].shape
     out.shape = None
     own(ctx, node)
-    if out.shape is None:
+    inferred: ir.Shape | None = node.outputs[0].shape
+    if inferred is None:
         out.shape = before
         return
-    found = _larger(list(out.shape), shapes)
+    found = _larger(list(inferred), shapes)
     if before is not None and len(before) == len(found):
         for axis, (old, new) in enumerate(zip(before, found, strict=True)):
             if isinstance(old, int) or ctx.is_generated_symbol(str(new)):

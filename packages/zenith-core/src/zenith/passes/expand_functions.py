@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx.inliner
@@ -49,7 +50,7 @@ def expand_functions(
 def _is_function(node: ir.Node) -> bool:
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
         return False
-    schema = onnx.defs.get_schema(node.op_type, OPSET, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, OPSET, "")
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 

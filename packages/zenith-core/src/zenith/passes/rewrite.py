@@ -189,7 +189,9 @@ class Rewriter:
 
     def adopt(self, tensor: ir.TensorProtocol, hint: str) -> ir.Value:
         """A new initializer with the data of a tensor of another graph."""
-        data = ir.LazyTensor(lambda: tensor, tensor.dtype, tensor.shape, name=self._name(hint))
+        data = ir.LazyTensor(
+            lambda: tensor, tensor.dtype, ir.Shape(tensor.shape), name=self._name(hint)
+        )
         return self._register(data)
 
     def _register(self, tensor: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:

@@ -64,21 +64,6 @@ def _with_constants(node: ir.Node) -> onnx.NodeProto:
     return proto
 
 
-def _with_constants(node: ir.Node) -> onnx.NodeProto:
-    """The node as a proto; constants that its subgraphs read from outside move into them."""
-    proto = ir.to_proto(node)
-    for attribute in proto.attribute:
-        if attribute.type != onnx.AttributeProto.GRAPH:
-            continue
-        nested = node.attributes[attribute.name].as_graph()
-        read = {v for inner in nested.all_nodes() for v in inner.inputs if v is not None}
-        for value in read:
-            if value.const_value is not None and value.producer() is None:
-                tensor = ir.Tensor(value.const_value.numpy(), name=value.name)
-                attribute.g.initializer.append(ir.to_proto(tensor))
-    return proto
-
-
 def _run(op: OpView, inputs: Sequence[Any]) -> list[Any]:
     if op.key in _OPTIONALS:
         return [_OPTIONALS[op.key](*inputs)]
