@@ -203,6 +203,61 @@ def _larger(found: list[Any], shapes: list[list[Any]]) -> list[Any]:
     return found
 
 
+_LAST = 2**31 - 1  # what exporters write for "to the end"
+
+
+@_corrects("Slice")
+def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """A slice ends where its axis ends; the package takes a fixed end to lie inside."""
+    own(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    parts: list[Any] = [None if v is None else ctx.get_symbolic_value(v) for v in node.inputs[1:]]
+    if data is None or data.shape is None or out.shape is None or None in parts[:2]:
+        return
+    starts, ends = parts[0], parts[1]
+    axes: Any = (
+        parts[2] if len(parts) > 2 and node.inputs[3] is not None else list(range(len(starts)))
+    )
+    steps: Any = parts[3] if len(parts) > 3 and node.inputs[4] is not None else [1] * len(starts)
+    if axes is None or steps is None or not all(isinstance(a, int) for a in (*axes, *steps)):
+        return
+    dims = list(out.shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = data.shape[axis]
+        fixed = isinstance(start, int) and isinstance(end, int)
+        if isinstance(size, int) or size.value is None or not fixed or step < 1:
+            continue
+        if start >= 0 and 0 <= end < _LAST:
+            length = f"Min({end}, {size.value})"
+            if start or step > 1:
+                length = f"Max(0, floor(({length} - {start} + {step - 1})/{step}))"
+            dims[axis] = ctx.simplify_dim(ir.SymbolicDim(length))
+    out.shape = ir.Shape(dims)
+
+
+@_corrects("Pad")
+def _padded(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Sizes grow by what is known of the pads; the package leaves some of them open."""
+    own(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    pads = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
+    if data is None or data.shape is None or pads is None:
+        return
+    axes: Any = list(range(len(data.shape)))
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        axes = ctx.get_symbolic_value(node.inputs[3])
+    if axes is None or not all(isinstance(a, int) for a in axes):
+        return
+    dims = list(data.shape)
+    for index, axis in enumerate(axes):
+        dims[axis] = dims[axis] + pads[index] + pads[index + len(axes)]
+    before = out.shape
+    if before is not None and len(before) == len(dims):
+        dims = [b if isinstance(b, int) else d for b, d in zip(before, dims, strict=True)]
+    out.type = out.type or data.type
+    out.shape = ir.Shape(dims)
+
+
 @_corrects("MaxUnpool")
 def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """The inverse of a pool's size; the package leaves it open."""

@@ -187,7 +187,7 @@ class Rewriter:
 
         return self._register(ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name))
 
-    def adopt(self, tensor: ir.TensorProtocol, hint: str) -> ir.Value:
+    def adopt(self, tensor: Any, hint: str) -> ir.Value:
         """A new initializer with the data of a tensor of another graph."""
         data = ir.LazyTensor(
             lambda: tensor, tensor.dtype, ir.Shape(tensor.shape), name=self._name(hint)

@@ -187,7 +187,7 @@ def _result(work: Callable[[], None], kernels: list[str]) -> Result:
         outcome, reason = "skipped-as-declared", str(declined)
     except ZenithError as error:
         outcome, reason = "fail", f"{type(error).__name__}: {error.message}"
-    except BaseException as error:  # noqa: BLE001  whatever a kernel raises is an outcome
+    except BaseException as error:
         last = "".join(traceback.format_exc(limit=-3))
         outcome, reason = "fail", f"{type(error).__name__} escaped: {error}\n{last}"
     return Result(outcome, reason, list(kernels), time.perf_counter() - started)

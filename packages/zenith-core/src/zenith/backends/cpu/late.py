@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,11 +39,15 @@ def run_late(*parameters: int) -> Callable[[OpView, Sequence[Array | None]], lis
     """What runs a node by native kernels planned for the inputs of the call.
 
     parameters: positions of inputs whose content is part of the plan: axes, sizes, scales.
+        Constants are in any case.
     """
 
     def run(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
+        weights = {k for k, v in enumerate(op.inputs) if v is not None and v.const is not None}
         key = tuple(
-            None if x is None else (x.dtype.name, x.shape, x.tobytes() if k in parameters else b"")
+            None
+            if x is None or k in weights
+            else (x.dtype.name, x.shape, x.tobytes() if k in parameters else b"")
             for k, x in enumerate(inputs)
         )
         with _lock:
@@ -52,19 +56,20 @@ def run_late(*parameters: int) -> Callable[[OpView, Sequence[Array | None]], lis
             if program is not None:
                 kept.move_to_end(key)
         if program is None:
-            program = _plan(op, inputs, parameters)
+            program = _plan(op, inputs, {*parameters, *weights})
             with _lock:
                 kept[key] = program
                 while len(kept) > _KEPT:
                     kept.popitem(last=False)
-        given = [x for k, x in enumerate(inputs) if x is not None and k not in parameters]
+        fixed = {*parameters, *weights}
+        given = [x for k, x in enumerate(inputs) if x is not None and k not in fixed]
         results = iter(program.run_arrays(given, ExecutionContext()))
         return [next(results) if v.name else np.empty(0) for v in op.node.outputs]
 
     return run
 
 
-def _plan(op: OpView, inputs: Sequence[Array | None], parameters: Sequence[int]) -> NativeProgram:
+def _plan(op: OpView, inputs: Sequence[Array | None], parameters: Collection[int]) -> NativeProgram:
     from zenith.backends.cpu.backend import CpuBackend
     from zenith.backends.cpu.kernels import all_specs
 

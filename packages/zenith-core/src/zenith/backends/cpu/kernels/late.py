@@ -154,6 +154,37 @@ def _planned(op_type: str, *fixed: int) -> KernelSpec:
     return KernelSpec(name, f"ai.onnx:{op_type}", run, supports=supports, cost=_no_cost, call=True)
 
 
+# Inputs whose content decides sizes, of operators without a late row of their own.
+_PARAMETERS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("CumSum", "CumProd", "Trilu", "CenterCropPad", "MaxUnpool"), (1,)),
+    **dict.fromkeys(("Col2Im",), (1, 2)),
+}
+
+
+def _unranked(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
+    return run_late(*_PARAMETERS.get(op.type, ()))(op, inputs)
+
+
+def _supports_unranked(op: OpView) -> str | None:
+    from zenith.backends.cpu.kernels import all_specs
+
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
+    if all(v.value.shape is not None for v in values):
+        return "all ranks are known"
+    inputs = [v for v in op.inputs if v is not None]
+    if not inputs or any(v.value.dtype is None for v in inputs):
+        return "a type is not known"
+    for spec in all_specs():
+        if spec.op == op.key and not spec.call:
+            accepted = [op.input(k) for k in spec.dtypes]
+            if all(
+                v is None or v.dtype in names
+                for v, names in zip(accepted, spec.dtypes.values(), strict=True)
+            ):
+                return None
+    return f"no native {op.type} for these types"
+
+
 SPECS = [
     _late("Reshape", _reshape),
     _late("Expand", _expand),
@@ -172,4 +203,5 @@ SPECS = [
     _planned("DFT", 1, 2),
     _planned("STFT", 1, 3),
     _planned("Resize", 1, 2, 3),
+    KernelSpec("late", "*", _unranked, supports=_supports_unranked, cost=_no_cost, call=True),
 ]
