@@ -1,4 +1,8 @@
-"""Cases of the official suite that are wrong upstream, each with the evidence."""
+"""Cases of the official suite that do not pass, each with the evidence.
+
+`WRONG_UPSTREAM` cannot pass, `ROUNDED` ask for the rounding errors of one implementation, and
+`NOT_DONE` is what this runtime does not do.
+"""
 
 from __future__ import annotations
 
@@ -20,4 +24,25 @@ RANDOM: dict[str, str] = {
 WRONG_UPSTREAM: dict[str, str] = {
     **RANDOM,
     "OnnxBackendNodeModelTest.test_loop16_seq_none_cpu": _ZERO_RANK_IN_A_LIST,
+}
+_FP16 = (
+    "two of 192 values differ by one unit in the last place of float16: the expected ones come "
+    "from numpy's float16 arithmetic and lie 4.9e-4 from the float64 result, ours 4.0e-4"
+)
+_NOISE = (
+    "where the exact result is 0 the expected one is 1.9e-7, noise of a float32 transform, and the "
+    "tolerance is 1e-7; the expected output lies 1.5e-6 from numpy's double transform, ours 4.4e-7"
+)
+ROUNDED: dict[str, str] = {
+    "OnnxBackendNodeModelTest.test_attention_4d_causal_fp16_expanded_cpu": _FP16,
+    "OnnxBackendNodeModelTest.test_dft_inverse_cpu": _NOISE,
+    "OnnxBackendNodeModelTest.test_dft_inverse_opset19_cpu": _NOISE,
+}
+_GRADIENT = (
+    "ai.onnx.preview.training.Gradient differentiates the graph it stands in; this runtime is for "
+    "inference, and onnx's own evaluator has no such operator either"
+)
+NOT_DONE: dict[str, str] = {
+    f"OnnxBackendSimpleModelTest.test_gradient_of_{name}_cpu": _GRADIENT
+    for name in ("add", "add_and_mul")
 }

@@ -58,6 +58,12 @@ class Backend:
         """Name with the part that matters for speed, e.g. "cpu(avx2)"."""
         return self.name
 
+    @property
+    def whose(self) -> str:
+        """Who answers for its kernels, as messages say it after a kernel's name."""
+        owner = f" of {self.owner}" if self.owner else ""
+        return f" of backend '{self.name}'{owner}"
+
     def pipeline(self, opt_level: int) -> Sequence[str]:
         """Names of the lowering passes for partitions of this backend."""
         return ()
@@ -79,8 +85,7 @@ class CallableBackend(Backend):
     def build(
         self, graph: GraphIR, selections: Sequence[Selection], config: CompileConfig
     ) -> Program:
-        owner = f" of {self.owner}" if self.owner else ""
-        return CallableProgram(graph, selections, f" of backend '{self.name}'{owner}")
+        return CallableProgram(graph, selections, self.whose)
 
 
 class CallableProgram:

@@ -208,7 +208,7 @@ class Stages:
             self._lower(part, backend, where)
         selections = self._select(part, backend)
         program = (
-            CallableProgram(part.graph, selections)
+            CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call
             else backend.build(part.graph, selections, self._config)
         )

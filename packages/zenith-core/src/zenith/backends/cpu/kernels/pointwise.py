@@ -13,7 +13,6 @@ from zenith.backends.cpu.kernels.pointwise_program import (
     Unsupported,
     translate,
 )
-from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -45,17 +44,6 @@ def _supports(op: OpView) -> str | None:
         return str(reason)
     # The target of CastLike is never read.
     return None if op.type == "CastLike" else _shape_reason(op)
-
-
-def _late_reason(op: OpView) -> str | None:
-    """For rows that learn the ranks when the node runs."""
-    if all(v is None or v.value.shape is not None for v in (*op.inputs, *op.outputs)):
-        return "all ranks are known before it runs"
-    try:
-        translate(op)
-    except Unsupported as reason:
-        return str(reason)
-    return None
 
 
 def _cost(op: OpView) -> Cost:
@@ -144,11 +132,6 @@ SPECS = [
     *(
         KernelSpec(f"pointwise_{name.lower()}", f"ai.onnx:{name}", _emit,
                    supports=_supports, cost=_cost)
-        for name in TEMPLATES
-    ),
-    *(
-        KernelSpec(f"pointwise_{name.lower()}_late", f"ai.onnx:{name}", run_late(),
-                   supports=_late_reason, cost=lambda op: Cost(), call=True)
         for name in TEMPLATES
     ),
     KernelSpec("pointwise", "zenith:Pointwise", _emit, supports=_supports, cost=_cost),
