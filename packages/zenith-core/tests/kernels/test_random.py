@@ -148,7 +148,9 @@ def test_operators(op: str, attributes: dict[str, Any], inputs: list[Array], see
     graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
     opset = onnx.helper.make_opsetid("", OPSET)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=12)
-    compiled = zenith.compile(GraphIR.from_onnx(model).infer_shapes(), fallback="error")
+    # ONNX's own tests fix what a seeded Dropout drops: the numbers of the reference.
+    fallback = "allow" if op == "Dropout" and seed is not None else "error"
+    compiled = zenith.compile(GraphIR.from_onnx(model).infer_shapes(), fallback=fallback)
     feeds = dict(zip(names, inputs, strict=True))
     runs = [np.asarray(compiled.run(feeds)["y"]) for _ in range(6)]
     same = [np.array_equal(runs[0], run) for run in runs[1:]]
