@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -44,13 +45,20 @@ def parse_dim(dim: int | str | ir.SymbolicDim | sympy.Expr | None) -> Dim:
     if isinstance(dim, ir.SymbolicDim):
         if dim.value is None:
             raise UnknownSizeError("a dimension depends on data")
-        expr = dim._expr  # public accessors give only text; parsing again would lose nothing
-    else:
-        expr = dim
+        return _parsed(dim.value)
+    return _renamed(dim)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> Dim:
+    """A model has few different expressions and many dims; taking one apart is slow."""
+    return _renamed(ir.SymbolicDim(text)._expr)  # public accessors give only text
+
+
+def _renamed(expr: sympy.Expr | None) -> Dim:
     if expr is None:
         raise UnknownSizeError("a dimension depends on data")
-    renamed = {s: symbol(s.name) for s in expr.free_symbols}
-    return exactly(expr.xreplace(renamed))
+    return exactly(expr.xreplace({s: symbol(s.name) for s in expr.free_symbols}))
 
 
 def dim_names(dim: int | ir.SymbolicDim) -> set[str]:
