@@ -99,7 +99,8 @@ def compile(
 
     with _only_our_errors():
         if isinstance(model, GraphIR):
-            imported = ImportedModel(model, NumpySignature(model))
+            graph = model.clone().forget_results()
+            imported = ImportedModel(graph, NumpySignature(graph))
         else:
             imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
 

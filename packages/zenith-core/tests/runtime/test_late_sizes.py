@@ -181,5 +181,22 @@ def test_a_thousand_shapes_one_compile_flat_memory(graph_of: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for index in order[300:]:
         call(*shapes[index])
+    assert any("plans bound to sizes: 1000, dropped: 936" in n for n in compiled.explain().notes)
     assert program.memory.binds == 1000 and program.memory.evictions == 1000 - 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_binding_is_announced(graph_of: Any, array: Any) -> None:
+    from zenith.events import events
+
+    compiled = zenith.compile(graph_of("(float[n,4] x) => (y)", "y = Relu(x)"))
+    seen: list[Any] = []
+    stop = events.subscribe(seen.append)
+    try:
+        for rows in (1, 2, 1, *range(3, 67)):
+            compiled(array(rows, 4))
+    finally:
+        stop()
+    bound = [e for e in seen if e.name == "bound"]
+    assert [e.dims["n"] for e in bound] == list(range(1, 67))
+    assert [e.dims for e in seen if e.name == "evicted"] == [{"n": 2}, {"n": 1}]

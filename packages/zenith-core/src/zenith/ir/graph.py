@@ -17,7 +17,8 @@ from zenith.ir import text as _text
 from zenith.ir._describe import SOURCE_KEY, describe
 from zenith.ir.export import exported
 from zenith.ir.fingerprint import fingerprint
-from zenith.ir.shapes import infer_shapes
+from zenith.ir.shapes import forget_results, infer_shapes
+from zenith.ir.types import check_types
 from zenith.ir.verifier import DOMAIN, DOMAIN_VERSION, OPSET, verify
 
 if TYPE_CHECKING:
@@ -75,6 +76,19 @@ class GraphIR:
         Raises `ValidationError` naming the node (and its source line) that is wrong.
         """
         infer_shapes(self.model)
+        return self
+
+    def forget_results(self) -> GraphIR:
+        """Infer types and sizes of all results anew from those of the inputs; return self."""
+        forget_results(self.model)
+        return self
+
+    def check_types(self) -> GraphIR:
+        """Raise `ValidationError` where a node's inputs have types it does not take; return self.
+
+        To be called when types are known (`infer_shapes`).
+        """
+        check_types(self.model)
         return self
 
     def fingerprint(self) -> str:

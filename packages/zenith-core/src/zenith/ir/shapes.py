@@ -26,7 +26,7 @@ from zenith.ir.axes import check_axes
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names
 
-__all__ = ["infer_shapes"]
+__all__ = ["forget_results", "infer_shapes"]
 
 _HIDDEN = "zenith.hidden"
 _TYPED_HERE = frozenset({"If", "Loop", "Scan"})
@@ -48,6 +48,20 @@ def infer_shapes(model: ir.Model) -> None:
         for value in node.outputs:
             _normalise(value)
     check_axes(model)
+
+
+def forget_results(model: ir.Model) -> None:
+    """Infer types and sizes of all results anew: what a graph from outside says of them may be
+    wrong, and kernels would believe it. What inference cannot tell keeps its type and rank."""
+    before = {v: (v.type, v.shape) for n in model.graph.all_nodes() for v in n.outputs}
+    for value in before:
+        value.type = value.shape = value.const_value = None
+        value.metadata_props.pop(SYM_DATA_KEY, None)
+    infer_shapes(model)
+    for value, (kind, shape) in before.items():
+        value.type = value.type or kind
+        if value.shape is None and shape is not None:
+            value.shape = ir.Shape([None] * len(shape))
 
 
 def _run(model: ir.Model) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from zenith.runtime.adapter import Signature
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.executor import GraphExecutor
 from zenith.runtime.explain import Explanation
+from zenith.runtime.memory_manager import MemoryManager
 from zenith.runtime.plan import ExecutionPlan
 from zenith.runtime.reference import evaluate_float64, relative_error
 
@@ -96,8 +97,15 @@ class CompiledModel:
         return self._executor.run(self._plan, ExecutionContext(threads=self._threads), arrays)
 
     def explain(self) -> Explanation:
-        """Which kernel runs each node and why, what fell back, what was copied."""
-        return self._explanation
+        """Which kernel runs each node and why, what fell back, what was copied, and how many plans
+        are bound to sizes by now."""
+        caches = list(bound_plans(self._plan))
+        if not caches:
+            return self._explanation
+        binds, dropped = sum(m.binds for m in caches), sum(m.evictions for m in caches)
+        note = f"plans bound to sizes: {binds}, dropped: {dropped}, kept: at most "
+        note += f"{max(m.capacity for m in caches)} of each of {len(caches)}"
+        return replace(self._explanation, notes=[*self._explanation.notes, note])
 
     def profile(self, *args: Any, repeat: int = 5, **kwargs: Any) -> Explanation:
         """`explain()` with the time of each node in microseconds: medians over `repeat` calls.
@@ -174,6 +182,16 @@ class CompiledModel:
     def __repr__(self) -> str:
         ins = ", ".join(f"{s.name}: {s}" for s in self._plan.inputs)
         return f"CompiledModel({ins}; {self._explanation.target})"
+
+
+def bound_plans(plan: ExecutionPlan) -> Iterator[MemoryManager[Any, Any]]:
+    """The caches of bound plans of all programs, those of loop bodies included."""
+    for partition in plan.partitions:
+        program: Any = partition.program
+        if isinstance(getattr(program, "memory", None), MemoryManager):
+            yield program.memory
+        for body in getattr(program, "bodies", {}).values():
+            yield from bound_plans(body.plan)
 
 
 def _plain(value: Any) -> Any:

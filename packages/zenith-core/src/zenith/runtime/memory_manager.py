@@ -32,10 +32,17 @@ class MemoryManager(Generic[Key, Bound]):
     """Keeps the most recently used bound plans of one program, one per set of input shapes.
 
     capacity: how many are kept; the oldest is dropped beyond that (its next use binds again).
+    told: called, outside the lock, with every plan bound and the one dropped for it, if any.
     """
 
-    def __init__(self, bind: Callable[[Key, int], Bound], capacity: int = 64) -> None:
+    def __init__(
+        self,
+        bind: Callable[[Key, int], Bound],
+        capacity: int = 64,
+        told: Callable[[Bound, Bound | None], None] = lambda bound, dropped: None,
+    ) -> None:
         self._bind = bind
+        self._told = told
         self._capacity = capacity
         self._bound: OrderedDict[tuple[Key, int], Bound] = OrderedDict()
         self._lock = threading.Lock()
@@ -53,10 +60,17 @@ class MemoryManager(Generic[Key, Bound]):
             fresh = self._bind(shapes, threads)
             self._bound[key] = fresh
             self.binds += 1
+            dropped = None
             if len(self._bound) > self._capacity:
-                self._bound.popitem(last=False)
+                dropped = self._bound.popitem(last=False)[1]
                 self.evictions += 1
-            return fresh
+        self._told(fresh, dropped)
+        return fresh
+
+    @property
+    def capacity(self) -> int:
+        """How many bound plans are kept at most."""
+        return self._capacity
 
     @staticmethod
     def assign(blocks: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:

@@ -90,6 +90,7 @@ class Stages:
         """Canonicalize, and choose a backend for every node, bodies included."""
         _name_sizes_by_inputs(graph)
         graph, report = optimize_graph(graph, self._config.opt_level)
+        graph.check_types()
         self.passes += [f"{where}{record}" for record in report.records]
         self._adapt(graph, where)
         found = assign_backends(graph, self._targets, self._dispatcher, self._planning)

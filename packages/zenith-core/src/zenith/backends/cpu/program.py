@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import sympy
 from zenith import _native
 from zenith.backends.cpu.operand import Operand
 from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
+from zenith.events import events
 from zenith.ir.dims import Dim
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.memory_manager import MemoryManager, memory_bytes
@@ -69,6 +71,8 @@ class BoundProgram:
     """A plan with its shapes fixed, and the shapes of its outputs."""
 
     native: Any  # _native.BoundPlan
+    dims: dict[str, int]
+    seconds: float
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -101,13 +105,14 @@ class NativeProgram:
         self._symbols = symbols
         self._output_tensors = output_tensors
         self._node_labels = node_labels
-        self.memory: MemoryManager[Key, BoundProgram] = MemoryManager(self._bind)
+        self.memory: MemoryManager[Key, BoundProgram] = MemoryManager(self._bind, told=_tell)
 
     def bound(self, key: Key, threads: int) -> BoundProgram:
         """The plan for these input dtypes and shapes; a ValidationError when they do not fit."""
         return self.memory.bound(key, threads)
 
     def _bind(self, key: Key, threads: int) -> BoundProgram:
+        started = time.perf_counter()
         dims = solve_dims(self.inputs, key)
         try:
             native = self._plan.bind([dims.get(s, 0) for s in self._symbols], threads)
@@ -128,7 +133,9 @@ class NativeProgram:
         results = sum(math.prod(shape) * numpy_dtype(dtype).itemsize for dtype, shape in outputs)
         if native.arena_bytes + results > memory_bytes():  # do not leave it to the OOM killer
             raise _too_large(native.arena_bytes + results)
-        return BoundProgram(native, outputs)
+        return BoundProgram(
+            native, {s.name: n for s, n in dims.items()}, time.perf_counter() - started, outputs
+        )
 
     def run_pointers(
         self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
@@ -207,6 +214,13 @@ def _too_large(needed: int | None) -> DeviceOutOfMemoryError:
         f"a call with these input shapes needs {size}, this machine has {memory_bytes()}",
         next="use a smaller batch; for a model of unknown origin, see what its sizes ask for",
     )
+
+
+def _tell(bound: BoundProgram, dropped: BoundProgram | None) -> None:
+    arena = int(bound.native.arena_bytes)
+    events.emit("bound", dims=bound.dims, arena=arena, seconds=bound.seconds)
+    if dropped is not None:
+        events.emit("evicted", dims=dropped.dims)
 
 
 def _type_text(operand: Operand) -> str:
