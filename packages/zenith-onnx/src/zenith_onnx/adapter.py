@@ -35,7 +35,7 @@ def import_model(
         name_sizes(model.graph.inputs, dynamic)
         _to_graph_opset(model)
         graph = GraphIR(model)
-        _infer_sizes(graph)
+        graph.forget_results()  # declared sizes are often of another batch, or stale
         return ImportedModel(graph, NumpySignature(graph))
 
 
@@ -122,20 +122,3 @@ def _known(node: ir.Node, imports: Mapping[str, int]) -> bool:
         return onnx.defs.has(node.op_type)
     version = imports.get(domain)
     return version is not None and onnx.defs.has(node.op_type, version, domain)
-
-
-def _infer_sizes(graph: GraphIR) -> None:
-    """Infer every shape anew from the inputs: declared ones are often of another batch or stale.
-
-    What inference cannot tell keeps its declared rank and fixed sizes.
-    """
-    nodes = graph.model.graph.all_nodes()
-    declared = {v: v.shape for node in nodes for v in node.outputs if v.shape is not None}
-    for value in declared:
-        value.shape = None
-    if not declared:
-        return
-    graph.infer_shapes()
-    for value, shape in declared.items():
-        if value.shape is None:
-            value.shape = ir.Shape(d if isinstance(d, int) and d >= 0 else None for d in shape)

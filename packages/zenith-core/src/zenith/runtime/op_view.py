@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY
 
-from zenith.ir.dims import Dim, UnknownSizeError, parse_dim, product
+from zenith.ir.dims import Dim, UnknownSizeError, exactly, parse_dim, product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +108,21 @@ class OpView:
             return default
         value = attribute.value
         return list(value) if isinstance(value, tuple) else value
+
+    def misfit(self, index: int, *shape: Dim | None) -> str | None:
+        """Why input `index` has another shape than a kernel takes (None: any size); None if it has
+        that shape for sure, or is missing. Kernels count on it: they check no sizes."""
+        value = self.input(index)
+        if value is None:
+            return None
+        fits = value.rank == len(shape) and all(
+            wanted is None or exactly(n - wanted) == 0
+            for n, wanted in zip(value.shape, shape, strict=True)
+        )
+        if fits:
+            return None
+        wanted = ", ".join("?" if n is None else str(n) for n in shape)
+        return f"'{value.name}' has shape {list(value.shape)}, not surely [{wanted}]"
 
     def input(self, index: int) -> ValueView | None:
         """The input at `index`; None when it is missing or beyond the end."""

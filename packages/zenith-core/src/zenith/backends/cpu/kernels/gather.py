@@ -113,6 +113,14 @@ def _emit_topk(e: Emit) -> None:
     e.step("topk", [_last(x, axis)], outputs, largest=int(e.op.attr("largest", 1)))
 
 
+def _supports_reverse_sequence(op: OpView) -> str | None:
+    batch, time, x = op.attr("batch_axis", 1), op.attr("time_axis", 0), op.inputs[0]
+    assert x is not None
+    if {batch, time} != {0, 1} or x.rank < 2:
+        return f"axes {batch} and {time} are not the first two"
+    return op.misfit(1, x.shape[batch])
+
+
 def _emit_reverse_sequence(e: Emit) -> None:
     e.step(
         "reverse_sequence",
@@ -161,5 +169,6 @@ SPECS = [
         "ai.onnx:ReverseSequence",
         _emit_reverse_sequence,
         dtypes={0: ANY, 1: INDEX},
+        supports=_supports_reverse_sequence,
     ),
 ]

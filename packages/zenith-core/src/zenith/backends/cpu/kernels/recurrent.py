@@ -54,7 +54,24 @@ def _attention_reason(op: OpView) -> str | None:
     for index in (0, 1, 2):
         if not isinstance(_given(op, index).shape[2], int):
             return "the size of the heads is dynamic"
-    return None
+    heads, queries = op.attr("kv_num_heads"), op.attr("q_num_heads")
+    if not heads or not queries or heads < 1 or queries < 1 or queries % heads:
+        return f"{queries} query heads are not a multiple of {heads} heads"
+    if _given(op, 1).shape[2] % heads or _given(op, 2).shape[2] % heads:
+        return "the heads do not divide keys or values"
+    batch, heads, depth, width = _attention_shape(op)
+    steps = _given(op, 0).shape[1]
+    decay, beta = op.input(4), op.input(5)
+    per_row = decay is not None and decay.rank == 3 and decay.shape[2] != heads
+    one = beta is not None and beta.rank == 3 and beta.shape[2] == 1
+    return (
+        op.misfit(0, batch, steps, queries * depth)
+        or op.misfit(1, batch, steps, heads * depth)
+        or op.misfit(2, batch, steps, heads * width)
+        or op.misfit(3, batch, heads, depth, width)
+        or op.misfit(4, batch, steps, heads * depth if per_row else heads)
+        or op.misfit(5, batch, steps, 1 if one else heads)
+    )
 
 
 def _emit_attention(e: Emit) -> None:
@@ -93,7 +110,15 @@ def _attention_cost(op: OpView) -> Cost:
 def _conv_reason(op: OpView) -> str | None:
     if _text(op.attr("activation", "none")) not in ("none", "silu", "swish"):
         return f"activation '{_text(op.attr('activation'))}' is unknown"
-    return None if isinstance(_given(op, 1).shape[2], int) else "the kernel's size is dynamic"
+    x, w = _given(op, 0), _given(op, 1)
+    if x.rank != 3 or w.rank != 3 or not isinstance(w.shape[2], int) or w.shape[2] < 1:
+        return "the kernel's size is dynamic, or ranks are not 3"
+    batch, channels, _ = x.shape
+    return (
+        op.misfit(1, channels, 1, w.shape[2])
+        or op.misfit(2, channels)
+        or op.misfit(3, batch, channels, w.shape[2] - 1)
+    )
 
 
 def _emit_conv(e: Emit) -> None:

@@ -118,7 +118,21 @@ def _reason(op: OpView) -> str | None:
         return "the hidden size is dynamic"
     if r.shape[:2] != (directions, cell.gates * hidden):
         return f"R of shape {r.shape} does not fit {directions} directions of {cell.gates} gates"
-    return None
+    if op.attr("hidden_size", hidden) != hidden:
+        return f"hidden_size is {op.attr('hidden_size')}, and R is for {hidden}"
+    x = _given(op, 0)
+    batch = x.shape[0 if op.attr("layout", 0) else 1]
+    state = (batch, directions) if op.attr("layout", 0) else (directions, batch)
+    rows = cell.gates * hidden
+    return (
+        op.misfit(1, directions, rows, x.shape[2])
+        or op.misfit(2, directions, rows, hidden)
+        or op.misfit(3, directions, 2 * rows)
+        or op.misfit(4, batch)
+        or op.misfit(5, *state, hidden)
+        or op.misfit(6, *state, hidden)
+        or op.misfit(7, directions, 3 * hidden)
+    )
 
 
 # The product of the input with W, and the biases.
