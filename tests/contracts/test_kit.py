@@ -13,13 +13,11 @@ import pytest
 
 # Cases that fail by a fault of the host, which the kit found; each leaves with its repair.
 KNOWN = {
-    "MaxPool/float32/indices",
-    "MaxPool/float32/onnx:maxpool_with_argmax_2d_precomputed_pads",
-    "MaxPool/float32/onnx:maxpool_with_argmax_2d_precomputed_strides",
-    "Concat/float32/onnx:concat_1d_axis_0",
-    "Concat/float32/onnx:concat_1d_axis_negative_1",
-    "MatMul/float32/onnx:matmul_4d_1d",
     "ReduceSumSquare/int32/last",  # onnx.reference gives int64
+    "LRN/float32/3",  # onnx.reference is 0.8 off; ours agrees with torch to 2e-7
+    "LpNormalization/float32/l1",  # onnx.reference sums without absolute values
+    # Where of a dtype mix that only exists at opt_level=0 runs on the reference
+    "Attention/float32/onnx:attention_local_window_gqa_rank4_mask",
 }
 
 

@@ -226,7 +226,7 @@ def test_slice_rows_with_a_dynamic_axis(make_row: Maker) -> None:
         row(starts, ends, steps).check()
     last = 2**63 - 1
     row(last, -last - 1, -1).check()
-    assert "may be shorter" in row(0, 5).reason()
+    row(0, 5).check()  # ends where the axis ends
 
 
 def test_reshape_row_copies_only_what_is_no_view(make_row: Maker) -> None:

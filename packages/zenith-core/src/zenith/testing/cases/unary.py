@@ -89,7 +89,7 @@ def cases() -> Iterator[Case]:
             softsign = [x / (1 + np.abs(x))] if op == "Softsign" else None
             yield make(op, what, [x], expected=softsign)
         for dtype in FLOATS[1:]:
-            if op in ("Celu",):  # float only
+            if op == "Celu" or (op, dtype) == ("Shrink", "bfloat16"):  # no such type
                 continue
             yield make(op, "odd", [random((3, 7, 5), dtype, low, high)])
         if op in ATTRIBUTES:

@@ -22,7 +22,7 @@ _BFLOAT16 = 16  # dtype code of a tensor that reaches the runtime as uint16
 
 def as_bits(array: Array) -> Array:
     """The same bytes under a dtype the native runtime reads from numpy (bfloat16 as uint16)."""
-    if array.dtype.isbuiltin == 1:
+    if array.dtype.kind != "V":  # numpy's own (`isbuiltin` is 0 for them too, once unpickled)
         return array
     return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
