@@ -36,6 +36,16 @@ def test_types_of_results_are_not_believed(graph_of: Any, array: Any) -> None:
     np.testing.assert_array_equal(zenith.compile(graph)(x), np.abs(x))
 
 
+def test_weights_are_what_their_data_is(graph_of: Any, array: Any) -> None:
+    graph = graph_of(
+        "(float[2,3] x) => (y)", "y = Add(x, w)", {"w": np.arange(3, dtype=np.float32)}
+    )
+    graph.initializers["w"].type = ir.TensorType(ir.DataType.DOUBLE)
+    graph.initializers["w"].shape = ir.Shape((300,))
+    x = array(2, 3)
+    np.testing.assert_array_equal(zenith.compile(graph)(x), x + np.arange(3, dtype=np.float32))
+
+
 def test_inputs_of_types_that_do_not_go_together(graph_of: Any) -> None:
     signature = "(int8[3,4,5] a, float[3,2,5] b, int64[3] i) => (y)"
     graph = graph_of(signature, "y = TensorScatter(a, b, i)", infer=False)

@@ -57,6 +57,10 @@ def forget_results(model: ir.Model) -> None:
     for value in before:
         value.type = value.shape = value.const_value = None
         value.metadata_props.pop(SYM_DATA_KEY, None)
+    for weight in model.graph.initializers.values():
+        tensor = weight.const_value
+        if tensor is not None:  # the data says what it is
+            weight.type, weight.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
     infer_shapes(model)
     for value, (kind, shape) in before.items():
         value.type = value.type or kind
