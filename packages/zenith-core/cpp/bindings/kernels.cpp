@@ -1,12 +1,11 @@
 // zenith._native: the kernel tables, and one kernel called on its own (tests, benchmarks, tuning).
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <stdexcept>
 
 #include "bindings/convert.h"
+#include "zenith/memory.h"
 #include "zenith/pool.h"
 #include "zenith/registry.h"
 
@@ -103,19 +102,7 @@ struct Free {
 };
 using Block = std::unique_ptr<char, Free>;
 
-// Large blocks lie in huge pages as far as they fill them: packed weights are read from end to end
-// in every call, and misses of the address translation cost 2 to 4 % of a product.
-Block aligned_block(int64_t bytes) {
-  constexpr size_t kHuge = 2 << 20;
-  const size_t rounded = (static_cast<size_t>(bytes) + 63) / 64 * 64;
-  const size_t align = rounded >= kHuge ? kHuge : 64;
-  Block block(static_cast<char*>(std::aligned_alloc(align, rounded == 0 ? 64 : rounded)));
-  if (block == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (align == kHuge) madvise(block.get(), rounded / kHuge * kHuge, MADV_HUGEPAGE);
-#endif
-  return block;
-}
+Block aligned_block(int64_t bytes) { return Block(allocate(bytes)); }
 
 void call_kernel(const std::string& isa, const std::string& name, const py::sequence& inputs,
                  const py::sequence& outputs, const py::dict& params, int threads, int repeat) {

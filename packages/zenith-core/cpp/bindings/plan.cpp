@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bindings/convert.h"
+#include "zenith/memory.h"
 
 namespace py = pybind11;
 
@@ -38,9 +39,7 @@ std::shared_ptr<void> keep(const py::array& array) {
 
 // A row-major copy on a 64-byte boundary.
 py::array aligned_copy(const py::array& source) {
-  const size_t bytes = static_cast<size_t>(source.nbytes());
-  void* data = std::aligned_alloc(64, (std::max<size_t>(bytes, 1) + 63) / 64 * 64);
-  if (data == nullptr) throw std::bad_alloc();
+  void* data = allocate(source.nbytes());
   const py::capsule owner(data, [](void* p) { std::free(p); });
   std::vector<py::ssize_t> shape(source.shape(), source.shape() + source.ndim());
   py::array copy(source.dtype(), shape, data, owner);

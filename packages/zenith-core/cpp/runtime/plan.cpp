@@ -1,7 +1,5 @@
 #include "zenith/plan.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -10,6 +8,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "zenith/memory.h"
 #include "zenith/pool.h"
 #include "zenith/registry.h"
 
@@ -76,15 +75,8 @@ class Plan::BlockPool {
     }
     if (block.bytes < bytes) {
       std::free(block.data);
-      constexpr int64_t kHuge = 2 << 20;
-      const int64_t align = bytes >= kHuge ? kHuge : 64;
-      block.bytes = (bytes + align - 1) / align * align;
-      block.data = static_cast<char*>(
-          std::aligned_alloc(static_cast<size_t>(align), static_cast<size_t>(block.bytes)));
-      if (block.data == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-      if (align == kHuge) madvise(block.data, static_cast<size_t>(block.bytes), MADV_HUGEPAGE);
-#endif
+      block.data = allocate(bytes);
+      block.bytes = bytes;
     }
     return block;
   }

@@ -45,19 +45,18 @@ def parse_dim(dim: int | str | ir.SymbolicDim | sympy.Expr | None) -> Dim:
     if isinstance(dim, ir.SymbolicDim):
         if dim.value is None:
             raise UnknownSizeError("a dimension depends on data")
-        return _parsed(dim.value)
+        expr = dim._expr  # public accessors give only text; parsing again would lose something
+        if expr is None:
+            raise UnknownSizeError("a dimension depends on data")
+        return _renamed(expr)
+    if dim is None:
+        raise UnknownSizeError("a dimension depends on data")
     return _renamed(dim)
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(text: str) -> Dim:
-    """A model has few different expressions and many dims; taking one apart is slow."""
-    return _renamed(ir.SymbolicDim(text)._expr)  # public accessors give only text
-
-
-def _renamed(expr: sympy.Expr | None) -> Dim:
-    if expr is None:
-        raise UnknownSizeError("a dimension depends on data")
+def _renamed(expr: sympy.Expr) -> Dim:
+    """Cached: a model has few different expressions on many dims, and renaming is slow."""
     return exactly(expr.xreplace({s: symbol(s.name) for s in expr.free_symbols}))
 
 

@@ -103,6 +103,7 @@ struct ZeroPoint {
 };
 [[maybe_unused]] void pack_columns(const Columns& b, int64_t col, const ZeroPoint& zero,
                                    int16_t* panel) {
+  if (b.depth == 0) return;
   const int64_t cols = b.n - col < kCols ? b.n - col : kCols;
   std::memset(panel, 0, static_cast<size_t>(panel_size(b.depth)) * 2);
   for (int64_t j = 0; j < cols; ++j) {
