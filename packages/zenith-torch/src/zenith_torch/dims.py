@@ -10,7 +10,7 @@ import torch
 
 from zenith.ir.dims import Dim, exactly, symbol
 
-__all__ = ["SymbolNames", "broadcast", "is_symbolic"]
+__all__ = ["SymbolNames", "is_symbolic"]
 
 _SYMBOLIC_TYPES = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -93,14 +93,3 @@ _PLAIN: Mapping[str, Any] = {
     "Min": sympy.Min,
     "Identity": lambda a: a,
 }
-
-
-def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """numpy broadcasting over dims; two symbols that differ are taken to be equal."""
-    rank = max(len(shape) for shape in shapes)
-    result: list[Dim] = []
-    for axis in range(-rank, 0):
-        sizes = [shape[axis] for shape in shapes if -axis <= len(shape) and shape[axis] != 1]
-        fixed = [size for size in sizes if isinstance(size, int)]
-        result.append(fixed[0] if fixed else sizes[0] if sizes else 1)
-    return tuple(result)

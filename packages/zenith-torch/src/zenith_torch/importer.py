@@ -182,7 +182,7 @@ class _Importer:
                 value = self.builder.size_scalar(value)
             fresh = value.producer() is not None and value not in graph_outputs
             if not fresh or value.name in used and kind == "size":
-                self.builder.fx_name, self.builder.source = "", ""
+                self.builder.label, self.builder.source = "", ""
                 value = self.builder.op("Identity", value)
             self.builder.rename(value, name)
             self.result.outputs.append((kind, len(graph_outputs)))
@@ -242,7 +242,7 @@ class _Importer:
             return None
         line = node_line(node)
         builder = self.builder
-        builder.source, builder.fx_name, builder.target = short(line), node.name, name
+        builder.source, builder.label, builder.target = short(line), node.name, name
         args, kwargs = self._arguments((node.args, node.kwargs), values)
         if name in _WRAPPERS:
             return self._inline(name, node, args)

@@ -12,6 +12,7 @@ import sympy
 __all__ = [
     "Dim",
     "UnknownSizeError",
+    "broadcast",
     "ceil_div",
     "dim_names",
     "exactly",
@@ -95,3 +96,14 @@ def floor_div(a: Dim, b: Dim) -> Dim:
 def ceil_div(a: Dim, b: Dim) -> Dim:
     """ceil(a / b) for b > 0."""
     return floor_div(a + b - 1, b)
+
+
+def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """numpy broadcasting over dims; two symbols that differ are taken to be equal."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Dim] = []
+    for axis in range(-rank, 0):
+        sizes = [shape[axis] for shape in shapes if -axis <= len(shape) and shape[axis] != 1]
+        fixed = [size for size in sizes if isinstance(size, int)]
+        result.append(fixed[0] if fixed else sizes[0] if sizes else 1)
+    return tuple(result)

@@ -8,8 +8,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from zenith.ir.dims import broadcast
 from zenith_torch.builder import Builder, NotSupportedError
-from zenith_torch.dims import broadcast
 from zenith_torch.lower.registry import lower
 
 _INDEX_TYPES = (ir.DataType.INT64, ir.DataType.INT32)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from zenith.ir.dims import Dim
+from zenith.ir.dims import Dim, broadcast
 from zenith_torch.builder import Builder, Scalar
-from zenith_torch.dims import broadcast
 from zenith_torch.lower.registry import lower
 
 

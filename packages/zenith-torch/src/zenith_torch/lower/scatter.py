@@ -8,9 +8,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import Dim, exactly
+from zenith.ir.dims import Dim, broadcast, exactly
 from zenith_torch.builder import Builder, NotSupportedError
-from zenith_torch.dims import broadcast
 from zenith_torch.lower.elementwise import where
 from zenith_torch.lower.index import as_index
 from zenith_torch.lower.registry import lower
