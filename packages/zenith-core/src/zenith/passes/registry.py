@@ -34,6 +34,7 @@ PASSES: dict[str, str] = {
     "inline_if": "inline_if:InlineIf",
     "lift_constants": "lift_constants:LiftConstants",
     "lower_einsum": "lower_einsum:LowerEinsum",
+    "lower_gradient": "lower_gradient:LowerGradient",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }
