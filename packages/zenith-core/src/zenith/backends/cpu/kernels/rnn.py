@@ -7,7 +7,6 @@ of all time steps, and the recurrence. W, R and B may be constants or computed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.epilogue import epilogue_codes
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
@@ -54,18 +53,8 @@ _CELLS = {
 }
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _given(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _direction(op: OpView) -> int:
-    return _DIRECTIONS[_text(op.attr("direction", "forward"))]
+    return _DIRECTIONS[op.attr("direction", "forward")]
 
 
 def _direction_count(op: OpView) -> int:
@@ -73,10 +62,10 @@ def _direction_count(op: OpView) -> int:
 
 
 def _activation_names(op: OpView) -> list[str]:
-    names = op.attr("activations")
+    names: list[str] | None = op.attr("activations")
     if not names:
         return list(_CELLS[op.type].activations) * _direction_count(op)
-    return [_text(name) for name in names]
+    return names
 
 
 def _activations(op: OpView) -> dict[str, list[int] | list[float]]:
@@ -101,8 +90,8 @@ def _activations(op: OpView) -> dict[str, list[int] | list[float]]:
 
 def _reason(op: OpView) -> str | None:
     cell = _CELLS[op.type]
-    if _text(op.attr("direction", "forward")) not in _DIRECTIONS:
-        return f"direction '{_text(op.attr('direction'))}' is unknown"
+    if op.attr("direction", "forward") not in _DIRECTIONS:
+        return f"direction '{op.attr('direction')}' is unknown"
     directions = _direction_count(op)
     names = _activation_names(op)
     if len(names) != directions * len(cell.activations):
@@ -110,8 +99,8 @@ def _reason(op: OpView) -> str | None:
     unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
     if unknown:
         return f"activation '{unknown[0]}' is unknown"
-    r = _given(op, 2)
-    if r.rank != 3 or _given(op, 0).rank != 3 or _given(op, 1).rank != 3:
+    r = op.required(2)
+    if r.rank != 3 or op.required(0).rank != 3 or op.required(1).rank != 3:
         return "x, W and R are not all of rank 3"
     hidden = r.shape[2]
     if not isinstance(hidden, int):
@@ -120,7 +109,7 @@ def _reason(op: OpView) -> str | None:
         return f"R of shape {r.shape} does not fit {directions} directions of {cell.gates} gates"
     if op.attr("hidden_size", hidden) != hidden:
         return f"hidden_size is {op.attr('hidden_size')}, and R is for {hidden}"
-    x = _given(op, 0)
+    x = op.required(0)
     batch = x.shape[0 if op.attr("layout", 0) else 1]
     state = (batch, directions) if op.attr("layout", 0) else (directions, batch)
     rows = cell.gates * hidden
@@ -140,7 +129,7 @@ def _reason(op: OpView) -> str | None:
 
 def _sums(e: Emit, x: Operand, bias: Operand | None) -> Operand:
     """x * W^T + bias: [rows, directions * gates * hidden] of x's leading axes."""
-    w = _given(e.op, 1)
+    w = e.op.required(1)
     columns = exactly(w.shape[0] * w.shape[1])
     rows = x.reshape((product(x.shape[:2]), x.shape[2]))
     assert rows is not None, "x is dense"
@@ -180,7 +169,7 @@ def _biases(e: Emit, apart: bool) -> tuple[Operand | None, Operand | None]:
 
 def _shape(op: OpView) -> tuple[int, int, int]:
     """Directions, gates, hidden size."""
-    return _direction_count(op), _CELLS[op.type].gates, int(_given(op, 2).shape[2])
+    return _direction_count(op), _CELLS[op.type].gates, int(op.required(2).shape[2])
 
 
 # States and outputs, which lie batch first with layout 1.
@@ -223,7 +212,7 @@ def _outputs(e: Emit, batch_first: bool) -> list[Operand | None]:
 
 def _weights(e: Emit, apart: bool) -> tuple[Operand | None, int]:
     """R, and whether it is packed."""
-    if _given(e.op, 2).const is None:
+    if e.op.required(2).const is None:
         return e.operand(2), 0
     gates = _CELLS[e.op.type].gates
     return e.packed(2, "rnn_pack_f32", gates=gates, last=int(apart)), 1
@@ -261,11 +250,9 @@ def _emit(e: Emit) -> None:
 
 def _cost(op: OpView) -> Cost:
     directions, gates, hidden = _shape(op)
-    x = _given(op, 0)
+    x = op.required(0)
     rows: Dim = x.shape[0] * x.shape[1]
-    flops = 2 * rows * directions * gates * hidden * (x.shape[2] + hidden)
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
-    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+    return traffic(op, 2 * rows * directions * gates * hidden * (x.shape[2] + hidden))
 
 
 SPECS: list[KernelSpec] = [
