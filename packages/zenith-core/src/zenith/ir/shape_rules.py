@@ -58,7 +58,11 @@ def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None
 
 @_corrects("Squeeze")
 def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Without axes every axis of size 1 goes: how many these are, a named size leaves open."""
     data, axes = node.inputs[0], _computed(ctx, node, 1)
+    all_ones = len(node.inputs) < 2 or node.inputs[1] is None
+    if all_ones and data is not None and any(not isinstance(d, int) for d in data.shape or ()):
+        return _open(ctx, node.outputs[0], None, data.dtype)
     if axes is None or data is None:
         return own(ctx, node)
     count = _length(axes)
@@ -122,7 +126,19 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else a + b
 
 
-@_corrects("ConstantOfShape", "Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
+@_corrects("ConstantOfShape")
+def _filled(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The package knows the sizes only where they are constants."""
+    says = node.inputs[0]
+    sizes = None if says is None else ctx.get_symbolic_value(says)
+    if sizes is None:
+        return _late(ctx, node, own)
+    value = node.attributes.get("value")
+    dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(sizes), dtype)
+
+
+@_corrects("Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
 def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Where only the sizes depend on data, the rank does not."""
     own(ctx, node)

@@ -121,18 +121,32 @@ def _reason(op: OpView) -> str | None:
     if op.attr("hidden_size", hidden) != hidden:
         return f"hidden_size is {op.attr('hidden_size')}, and R is for {hidden}"
     x = _given(op, 0)
-    batch = x.shape[0 if op.attr("layout", 0) else 1]
+    batch = _batch(op)
     state = (batch, directions) if op.attr("layout", 0) else (directions, batch)
     rows = cell.gates * hidden
     return (
         op.misfit(1, directions, rows, x.shape[2])
         or op.misfit(2, directions, rows, hidden)
         or op.misfit(3, directions, 2 * rows)
-        or op.misfit(4, batch)
-        or op.misfit(5, *state, hidden)
-        or op.misfit(6, *state, hidden)
+        or _cannot_be(op, 4, batch)
+        or _cannot_be(op, 5, *state, hidden)
+        or _cannot_be(op, 6, *state, hidden)
         or op.misfit(7, directions, 3 * hidden)
     )
+
+
+def _cannot_be(op: OpView, index: int, *shape: Dim) -> str | None:
+    """Why input `index` never has this shape. States come from outside and name their sizes as
+    they please: that they fit is checked when the plan is bound."""
+    value = op.input(index)
+    if value is None or value.rank != len(shape):
+        return op.misfit(index, *shape)
+    if any(
+        isinstance(n, int) and isinstance(wanted, int) and n != wanted
+        for n, wanted in zip(value.shape, shape, strict=True)
+    ):
+        return op.misfit(index, *shape)
+    return None
 
 
 # The product of the input with W, and the biases.
@@ -183,14 +197,26 @@ def _shape(op: OpView) -> tuple[int, int, int]:
     return _direction_count(op), _CELLS[op.type].gates, int(_given(op, 2).shape[2])
 
 
+def _batch(op: OpView) -> Dim:
+    return _given(op, 0).shape[0 if op.attr("layout", 0) else 1]
+
+
 # States and outputs, which lie batch first with layout 1.
 
 
 def _state_input(e: Emit, index: int, batch_first: bool) -> Operand | None:
     if e.op.input(index) is None:
         return None
-    state = e.inner(index)
+    directions, _, hidden = _shape(e.op)
+    batch = _batch(e.op)
+    order = (batch, directions) if batch_first else (directions, batch)
+    state = e.inner(index).exactly_of((*order, hidden))
     return state.transpose((1, 0, 2)) if batch_first else state
+
+
+def _lengths(e: Emit) -> Operand | None:
+    lengths = e.operand(4)
+    return None if lengths is None else lengths.exactly_of((_batch(e.op),))
 
 
 def _wanted(op: OpView, index: int) -> bool:
@@ -247,7 +273,7 @@ def _emit(e: Emit) -> None:
             _state_input(e, 5, batch_first),
             _state_input(e, 6, batch_first) if lstm else None,
             e.inner(7) if lstm and op.input(7) is not None else None,
-            e.operand(4),
+            _lengths(e),
         ],
         _outputs(e, batch_first),  # type: ignore[arg-type]
         direction=_direction(op),

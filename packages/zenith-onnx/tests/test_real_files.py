@@ -1,0 +1,120 @@
+"""What ONNX files of published packages do: small models of the same make, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import zenith
+from zenith.errors import ValidationError
+
+Shape = list[int | str]
+Arrays = Mapping[str, np.ndarray]
+
+
+def model_of(
+    nodes: list[onnx.NodeProto], inputs: dict[str, Shape], outputs: dict[str, Shape | None],
+    weights: Arrays | None = None, *, opset: int = 17, ir: int = 8,
+) -> onnx.ModelProto:  # fmt: skip
+    """A float32 model."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(w, n) for n, w in (weights or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
+
+
+def runtime(model: onnx.ModelProto, feeds: Arrays) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    results: list[np.ndarray] = session.run(None, dict(feeds))
+    return results
+
+
+def agree(
+    model: onnx.ModelProto, compiled: zenith.CompiledModel, feeds: Arrays, tolerance: float = 1e-5
+) -> None:
+    for result, wanted in zip(compiled.run(feeds).values(), runtime(model, feeds), strict=True):
+        assert result.dtype == wanted.dtype
+        assert result.shape == wanted.shape
+        np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_a_long_name_of_a_size_is_read_at_once() -> None:
+    # Exporters write formulas such as this one on their outputs.
+    size = "floor(height/2 - 1/2)"
+    for _ in range(5):
+        size = f"(floor({size}/2) + 1)*(floor(width/2 - 1/2) + 1)"
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 4]}, {"y": ["n", size]})
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = f"{size}!"
+    started = time.process_time()
+    compiled = zenith.compile(model)
+    assert time.process_time() - started < 20  # it took longer than the age of the universe
+    agree(model, compiled, {"x": noise(3, 4)})
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_states_of_computed_zeros_stay_native(op: str) -> None:
+    # How torch.onnx writes an LSTM of two layers whose batch is free.
+    hidden, gates = 5, {"LSTM": 4, "GRU": 3}[op]
+    states = ["h"] * {"LSTM": 2, "GRU": 1}[op]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["batch"]),
+        helper.make_node("Unsqueeze", ["batch", "zero"], ["batch1"]),
+        helper.make_node("Concat", ["four", "batch1", "five"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["sizes"], ["all"]),
+        helper.make_node("Slice", ["all", "two", "four", "zero"], ["h"]),
+        helper.make_node(
+            op, ["x", "w", "r", "b", "", *states], ["y"],
+            hidden_size=hidden, direction="bidirectional",
+        ),
+    ]  # fmt: skip
+    weights = {
+        "w": noise(2, gates * hidden, 3, seed=1),
+        "r": noise(2, gates * hidden, hidden, seed=2),
+        "b": noise(2, 2 * gates * hidden, seed=3),
+        "one": np.array(1),
+        **{n: np.array([v]) for n, v in {"zero": 0, "two": 2, "four": 4, "five": hidden}.items()},
+    }
+    model = model_of(nodes, {"x": ["time", "n", 3]}, {"y": ["time", 2, "n", hidden]}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    for steps, batch in ((4, 1), (7, 3), (1, 2)):
+        agree(model, compiled, {"x": noise(steps, batch, 3)})
+
+
+def test_a_state_of_batch_one_and_an_input_of_any_batch() -> None:
+    weights = {"w": noise(1, 12, 3, seed=1), "r": noise(1, 12, 4, seed=2)}
+    node = helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["y"], hidden_size=4)
+    inputs: dict[str, Shape] = {"x": ["time", "n", 3], "h": [1, 1, 4]}
+    model = model_of([node], inputs, {"y": ["time", 1, "n", 4]}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    agree(model, compiled, {"x": noise(5, 1, 3), "h": noise(1, 1, 4)})
+    with pytest.raises(ValidationError, match="neither 1 nor that"):
+        compiled.run({"x": noise(5, 2, 3), "h": noise(1, 1, 4)})
+
+
+def test_squeeze_without_axes_takes_what_is_one_in_this_call() -> None:
+    nodes = [
+        helper.make_node("Squeeze", ["x"], ["s"]),
+        helper.make_node("Sigmoid", ["s"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["n", 1, "k"]}, {"y": None})
+    compiled = zenith.compile(model, fallback="error")
+    for n, k in ((2, 3), (1, 3), (2, 1), (1, 1)):
+        agree(model, compiled, {"x": noise(n, 1, k)})
