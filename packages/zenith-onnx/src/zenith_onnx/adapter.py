@@ -15,6 +15,7 @@ from zenith.ir import OPSET, GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith_onnx.check import guarded
+from zenith_onnx.contrib import expand_contrib, knows
 from zenith_onnx.dims import name_sizes
 from zenith_onnx.load import forget_metadata, load
 from zenith_onnx.upgrade import needs_types, upgrade
@@ -74,6 +75,8 @@ def _to_graph_opset(model: ir.Model) -> None:
         upgrade(function, _opset(function.opset_imports, opset))
         function.opset_imports.pop("ai.onnx", None)
         function.opset_imports[""] = OPSET
+    for graph in (model.graph, *model.functions.values()):
+        expand_contrib(graph)
     if model.functions:
         try:
             InlinePass()(model)
@@ -105,6 +108,8 @@ def _check_operators(model: ir.Model) -> None:
     for graph, imports in scopes:
         for node in graph.all_nodes():
             if node.op_identifier() in model.functions or _known(node, imports):
+                continue
+            if knows(node.domain, node.op_type):
                 continue
             domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
             name = f"{domain}{node.op_type}"

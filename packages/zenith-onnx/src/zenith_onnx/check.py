@@ -23,6 +23,7 @@ from zenith.errors import (
     ValidationError,
     ZenithError,
 )
+from zenith_onnx import contrib
 from zenith_onnx.check_tensor import (
     check_element_type,
     check_name,
@@ -337,6 +338,9 @@ class _Checker:
             _check_call(node, function, names, where)
             return
         context.body.nodes += 1
+        if contrib.knows(domain, node.op_type) and domain != "ai.onnx.ml":
+            contrib.check_contrib(node, where)
+            return
         version = context.opsets.get(domain)
         if version is None and domain == "" and self.model.ir_version < 3:
             version = 1
