@@ -15,7 +15,7 @@ from zenith.ir import OPSET, GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith_onnx.check import guarded
-from zenith_onnx.contrib import expand_contrib, knows
+from zenith_onnx.contrib import add_functions, expand_contrib, knows
 from zenith_onnx.dims import name_sizes
 from zenith_onnx.load import forget_metadata, load
 from zenith_onnx.upgrade import needs_types, upgrade
@@ -83,6 +83,7 @@ def _to_graph_opset(model: ir.Model) -> None:
         except (PassError, ValueError) as error:
             cause = error.__cause__ or error
             raise ValidationError(f"the model's functions cannot be inlined: {cause}") from error
+    add_functions(model)
     model.ir_version = max(model.ir_version or 0, 13)
 
 

@@ -17,9 +17,11 @@ import onnx
 import onnx_ir as ir
 
 from zenith.errors import UnsupportedOperationError, ValidationError
+from zenith.ir import DOMAIN
+from zenith.ops import ensure, lstm
 from zenith_onnx.upgrade._table import Site
 
-__all__ = ["check_contrib", "expand_contrib", "knows"]
+__all__ = ["add_functions", "check_contrib", "expand_contrib", "knows"]
 
 _MS = "com.microsoft"
 _ML = "ai.onnx.ml"
@@ -78,6 +80,13 @@ def expand_contrib(graph: ir.Graph | ir.Function) -> None:
         if row is not None:
             _wanted_outputs(node)
             row.expand(Site(node))
+
+
+def add_functions(model: ir.Model) -> None:
+    """Give the model the functions of those nodes that no standard operator says alone."""
+    for node in list(model.graph.all_nodes()):
+        if node.domain == DOMAIN and node.op_identifier() not in model.functions:
+            ensure(model, node.op_type, node.overload or "")
 
 
 def _wanted_outputs(node: ir.Node) -> None:
@@ -239,9 +248,7 @@ def _rms_norm(site: Site) -> None:
     site.replace(site.add("RMSNormalization", site.input(0), site.input(1), **attributes))
 
 
-@_expands(
-    "EmbedLayerNormalization", inputs=(7, 9), outputs=3, attributes="epsilon mask_index_type"
-)
+@_expands("EmbedLayerNormalization", inputs=(7, 9), outputs=3, attributes="epsilon mask_index_type")
 def _embed(site: Site) -> None:
     ids, segments, words, positions, segment_words, gamma, beta = (
         site.optional(i) for i in range(7)
@@ -475,21 +482,37 @@ def _unpacked(data: Array, bits: int) -> Array:
     return np.stack([data & 15, data >> 4], axis=-1).reshape(len(data), -1)
 
 
-_LSTM = (
-    "activation_alpha activation_beta activations clip direction hidden_size input_forget"
-)
+_LSTM = "activation_alpha activation_beta activations clip direction hidden_size input_forget"
 
 
 @_expands("DynamicQuantizeLSTM", inputs=(12, 12), outputs=3, attributes=_LSTM)
 def _dynamic_lstm(site: Site) -> None:
-    """W [directions, input, 4 * hidden] and R likewise are integers, the input is quantized when
-    it is there; the states are not, which is nearer to the model before it was quantized."""
+    """W [directions, input, 4 * hidden] and R likewise are integers; the input is quantized as a
+    whole, the state in each step."""
+    names = [n.lower() for n in site.get("activations", ())]
+    if any(site.optional(i) is not None for i in (4, 7)) or site.get("input_forget", 0):
+        raise _refuse(site, "sequence lengths, peepholes or input_forget")
+    if site.get("clip") or (names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3)):
+        raise _refuse(site, "clip or activations of its own")
+    w, r = _lstm_weight(site, 1, 8), _lstm_weight(site, 2, 10)
+    direction = site.get("direction", "forward")
+    count, hidden = (2 if direction == "bidirectional" else 1), site.get("hidden_size")
+    bias = site.optional(3)
+    if bias is None:
+        bias = site.const(np.zeros((count, 8 * hidden), np.float32))
     quantized = site.add_many("DynamicQuantizeLinear", [site.input(0)], 3)
     x = site.add("DequantizeLinear", *quantized)
-    w, r = _lstm_weight(site, 1, 8), _lstm_weight(site, 2, 10)
-    rest = [site.optional(i) for i in range(3, 8)]
-    attributes = {n: site.get(n) for n in _LSTM.split()}
-    site.replace(*site.add_many("LSTM", [x, w, r, *rest], 3, **attributes))
+    batch = site.add("Shape", x, start=1, end=2)
+    sizes = site.add("Concat", site.ints([count]), batch, site.ints([hidden]), axis=0)
+    states = [site.optional(i) or site.add("ConstantOfShape", sizes) for i in (5, 6)]
+    node = ir.Node(
+        DOMAIN, lstm.NAME, [x, w, r, bias, *states], overload=direction, num_outputs=3,
+        name=f"{site.node.name}.{lstm.NAME}",
+    )  # fmt: skip
+    graph = site.node.graph
+    assert graph is not None
+    graph.insert_before(site.node, node)
+    site.replace(*node.outputs)
 
 
 def _lstm_weight(site: Site, index: int, first: int) -> ir.Value:

@@ -1,4 +1,5 @@
-"""Rows of the rnn family: RNN, GRU and LSTM in all directions, layouts and activations.
+"""Rows of the rnn family: RNN, GRU and LSTM in all directions, layouts and activations, and the
+LSTM of zenith whose state is rounded.
 
 A node becomes two steps: one product of the gemm family for what no state enters, x * W^T + biases
 of all time steps, and the recurrence. W, R and B may be constants or computed.
@@ -45,12 +46,15 @@ class _Cell:
     kernel: str
     gates: int
     activations: tuple[str, ...]
+    states: int = 5  # input of the first state; before it and behind the states, ONNX has more
+    domain: str = "ai.onnx"
 
 
 _CELLS = {
     "RNN": _Cell("rnn_f32", 1, ("Tanh",)),
     "GRU": _Cell("gru_f32", 3, ("Sigmoid", "Tanh")),
     "LSTM": _Cell("lstm_f32", 4, ("Sigmoid", "Tanh", "Tanh")),
+    "QuantizedLSTM": _Cell("lstm_f32", 4, ("Sigmoid", "Tanh", "Tanh"), 4, "zenith"),
 }
 
 
@@ -65,7 +69,11 @@ def _given(op: OpView, index: int) -> ValueView:
 
 
 def _direction(op: OpView) -> int:
-    return _DIRECTIONS[_text(op.attr("direction", "forward"))]
+    return _DIRECTIONS[_direction_name(op)]
+
+
+def _direction_name(op: OpView) -> str:
+    return op.overload or _text(op.attr("direction", "forward"))
 
 
 def _direction_count(op: OpView) -> int:
@@ -101,8 +109,8 @@ def _activations(op: OpView) -> dict[str, list[int] | list[float]]:
 
 def _reason(op: OpView) -> str | None:
     cell = _CELLS[op.type]
-    if _text(op.attr("direction", "forward")) not in _DIRECTIONS:
-        return f"direction '{_text(op.attr('direction'))}' is unknown"
+    if _direction_name(op) not in _DIRECTIONS:
+        return f"direction '{_direction_name(op)}' is unknown"
     directions = _direction_count(op)
     names = _activation_names(op)
     if len(names) != directions * len(cell.activations):
@@ -128,10 +136,10 @@ def _reason(op: OpView) -> str | None:
         op.misfit(1, directions, rows, x.shape[2])
         or op.misfit(2, directions, rows, hidden)
         or op.misfit(3, directions, 2 * rows)
-        or _cannot_be(op, 4, batch)
-        or _cannot_be(op, 5, *state, hidden)
-        or _cannot_be(op, 6, *state, hidden)
-        or op.misfit(7, directions, 3 * hidden)
+        or _cannot_be(op, cell.states, *state, hidden)
+        or _cannot_be(op, cell.states + 1, *state, hidden)
+        or (cell.states == 5 and (_cannot_be(op, 4, batch) or op.misfit(7, directions, 3 * hidden)))
+        or None
     )
 
 
@@ -215,7 +223,7 @@ def _state_input(e: Emit, index: int, batch_first: bool) -> Operand | None:
 
 
 def _lengths(e: Emit) -> Operand | None:
-    lengths = e.operand(4)
+    lengths = e.operand(4) if _CELLS[e.op.type].states == 5 else None
     return None if lengths is None else lengths.exactly_of((_batch(e.op),))
 
 
@@ -258,21 +266,22 @@ def _weights(e: Emit, apart: bool) -> tuple[Operand | None, int]:
 def _emit(e: Emit) -> None:
     op = e.op
     batch_first = bool(op.attr("layout", 0))
-    gru, lstm = op.type == "GRU", op.type == "LSTM"
+    cell = _CELLS[op.type]
+    gru, lstm = op.type == "GRU", cell.kernel == "lstm_f32"
     linear_before_reset = gru and bool(op.attr("linear_before_reset", 0))
     bias, recurrent_bias = _biases(e, linear_before_reset)
     sums = _sums(e, e.dense(0), bias)
     weights, packed = _weights(e, gru and not linear_before_reset)
     clip = op.attr("clip")
     e.step(
-        _CELLS[op.type].kernel,
+        cell.kernel,
         [
             sums.transpose((1, 0, 2)) if batch_first else sums,
             weights,
             recurrent_bias,
-            _state_input(e, 5, batch_first),
-            _state_input(e, 6, batch_first) if lstm else None,
-            e.inner(7) if lstm and op.input(7) is not None else None,
+            _state_input(e, cell.states, batch_first),
+            _state_input(e, cell.states + 1, batch_first) if lstm else None,
+            e.inner(7) if op.type == "LSTM" and op.input(7) is not None else None,
             _lengths(e),
         ],
         _outputs(e, batch_first),  # type: ignore[arg-type]
@@ -280,6 +289,7 @@ def _emit(e: Emit) -> None:
         packed=packed,
         linear_before_reset=int(linear_before_reset),
         input_forget=int(lstm and op.attr("input_forget", 0)),
+        quantized=int(op.type == "QuantizedLSTM"),
         clip=float(clip) if clip else float("inf"),
         **_activations(op),
     )
@@ -294,12 +304,14 @@ def _cost(op: OpView) -> Cost:
     return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
 
 
+_DTYPES = {**dict.fromkeys((0, 1, 2, 3, 5, 6, 7), F32), 4: frozenset({"int32"})}
+
 SPECS: list[KernelSpec] = [
     KernelSpec(
-        cell.kernel,
-        f"ai.onnx:{op_type}",
+        cell.kernel if cell.states == 5 else "quantized_lstm_f32",
+        f"{cell.domain}:{op_type}",
         _emit,
-        dtypes={**dict.fromkeys((0, 1, 2, 3, 5, 6, 7), F32), 4: frozenset({"int32"})},
+        dtypes=_DTYPES if cell.states == 5 else dict.fromkeys(range(6), F32),
         supports=_reason,
         cost=_cost,
     )
