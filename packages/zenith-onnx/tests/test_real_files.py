@@ -178,3 +178,48 @@ def test_body_of_the_quantized_lstm_is_its_meaning() -> None:
         inlined.run(feeds).values(), compiled.run(feeds).values(), strict=True
     ):
         np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_expand_of_minus_one_and_a_size() -> None:
+    # x.expand(-1, n, -1): sizes that are -1 become 1 by Equal and Where.
+    one = numpy_helper.from_array(np.ones(1, np.int64))
+    nodes = [
+        helper.make_node("Shape", ["z"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["n"]),
+        helper.make_node("Concat", ["minus", "n", "minus"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["three"], ["ones"], value=one),
+        helper.make_node("Mul", ["ones", "minus"], ["minuses"]),
+        helper.make_node("Equal", ["sizes", "minuses"], ["free"]),
+        helper.make_node("Where", ["free", "ones", "sizes"], ["target"]),
+        helper.make_node("Expand", ["x", "target"], ["wide"]),
+        helper.make_node("Concat", ["wide", "z"], ["y"], axis=2),
+    ]  # fmt: skip
+    weights = {"first": np.array([1]), "minus": np.array([-1]), "three": np.array([3])}
+    inputs: dict[str, Shape] = {"x": ["b", 1, 4], "z": ["b", "n", 2]}
+    model = model_of(nodes, inputs, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    for b, n in ((1, 3), (2, 5), (2, 1)):
+        agree(model, compiled, {"x": noise(b, 1, 4), "z": noise(b, n, 2)})
+
+
+def test_a_size_of_minus_one_that_is_a_number() -> None:
+    # [b, 4, n] -> [n, b, 4] -> [n, 1, -1] with b = 1 gone: the last size is 4 * b whatever n is.
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[2, 0, 1]),
+        helper.make_node("Shape", ["t"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["n"]),
+        helper.make_node("Add", ["n", "one"], ["n1"]),
+        helper.make_node("Concat", ["n1", "one", "minus"], ["sizes"], axis=0),
+        helper.make_node("Pad", ["t", "pads"], ["p"]),
+        helper.make_node("Reshape", ["p", "sizes"], ["r"]),
+        helper.make_node("GRU", ["r", "w", "h"], ["y"], hidden_size=3),
+    ]
+    weights = {
+        "zero": np.array([0]), "one": np.array([1]), "minus": np.array([-1]),
+        "pads": np.array([0, 0, 0, 1, 0, 0]),
+        "w": noise(1, 9, 4), "h": noise(1, 9, 3, seed=1),
+    }  # fmt: skip
+    model = model_of(nodes, {"x": [1, 4, "n"]}, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    for n in (1, 5):
+        agree(model, compiled, {"x": noise(1, 4, n)})
