@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import InlinePass
 
 import zenith
-from zenith.errors import ValidationError
+from zenith.errors import UnsupportedOperationError, ValidationError
 from zenith.ir import GraphIR
 from zenith_onnx.adapter import import_model
 
@@ -223,3 +223,35 @@ def test_a_size_of_minus_one_that_is_a_number() -> None:
     compiled = zenith.compile(model, fallback="error")
     for n in (1, 5):
         agree(model, compiled, {"x": noise(1, 4, n)})
+
+
+def test_an_input_with_a_value_of_its_own() -> None:
+    model = model_of(
+        [helper.make_node("Mul", ["x", "w"], ["y"])],
+        {"x": ["n", 3], "w": [3]},
+        {"y": ["n", 3]},
+        {"w": np.array([1, 2, 3], np.float32)},
+    )
+    feeds = {"x": noise(2, 3)}
+    compiled = zenith.compile(model)
+    agree(model, compiled, feeds)
+    for call in (compiled.run, lambda given: compiled(**given)):
+        with pytest.raises(ValidationError, match=r'dynamic=\{"w": \{\}\}'):
+            call({**feeds, "w": noise(3)})
+    compiled = zenith.compile(model, dynamic={"w": {}})
+    agree(model, compiled, {**feeds, "w": noise(3, seed=1)})
+    with pytest.raises(ValidationError, match="the model takes x, w"):
+        compiled.run(feeds)
+
+
+def test_maps_are_refused_by_name() -> None:
+    nodes = [
+        helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    ]
+    model = model_of(nodes, {"x": ["n", 2]}, {"z": None})
+    kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(1, []))
+    info = helper.make_value_info("z", helper.make_sequence_type_proto(kind))
+    model.graph.output[0].CopyFrom(info)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    with pytest.raises(UnsupportedOperationError, match="zipmap=False"):
+        zenith.compile(model)
