@@ -23,6 +23,7 @@ from zenith.errors import (
     ValidationError,
     ZenithError,
 )
+from zenith_onnx import contrib
 from zenith_onnx.check_growth import (
     LIMITS,
     Body,
@@ -100,6 +101,9 @@ def check(model: onnx.ModelProto, limits: Limits = LIMITS) -> None:
     """
     with guarded("checking the model"):
         _Checker(model, limits).run()
+
+
+_OF_MAPS = frozenset({"CastMap", "DictVectorizer", "ZipMap"})  # GraphIR has no maps
 
 
 @functools.cache
@@ -311,6 +315,9 @@ class _Checker:
             _check_call(node, function, names, where)
             return
         context.body.nodes += 1
+        if contrib.knows(domain, node.op_type) and domain != "ai.onnx.ml":
+            contrib.check_contrib(node, where)
+            return
         version = context.opsets.get(domain)
         if version is None and domain == "" and self.model.ir_version < 3:
             version = 1
@@ -323,6 +330,10 @@ class _Checker:
                 next="add the domain to opset_import",
             )
         schema = _schema(node.op_type, version, domain)
+        if domain == "ai.onnx.ml" and node.op_type in _OF_MAPS:
+            label = f"{domain}.{node.op_type} (a map: skl2onnx leaves it out with zipmap=False)"
+            self.unknown.setdefault(label, []).append(where)
+            return
         if schema is None or (schema.deprecated and node.op_type not in STEPS):
             label = f"{domain}.{node.op_type}" if domain else f"{node.op_type} (opset {version})"
             self.unknown.setdefault(label, []).append(where)
