@@ -19,7 +19,8 @@ class Builder(GraphBuilder):
     """What a handler writes to; dtypes may be torch's.
 
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
-    there are several), and its operator's name as `target`.
+    there are several), its operator's name as `target`, and in `used` which of several results
+    anybody reads.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,8 @@ class Builder(GraphBuilder):
         self.out_shape: tuple[Dim, ...] = ()
         self.out_shapes: list[tuple[Dim, ...]] = []
         self.target = ""
+        self.used: frozenset[int] = frozenset()
+        self.extra_inputs: list[ir.Value] = []
 
     def onnx_type(self, dtype: torch.dtype | ir.DataType) -> ir.DataType:
         return TO_ONNX[dtype] if isinstance(dtype, torch.dtype) else ir.DataType(dtype)
