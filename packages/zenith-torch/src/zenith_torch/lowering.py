@@ -45,7 +45,9 @@ class Lowering:
         self.failed: list[torch.fx.Node] = []
         self.hints: dict[str, None] = {}
 
-    def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
+    def model(
+        self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str = "main_graph"
+    ) -> ir.Model:
         """What was written, as a model."""
         builder = self.builder
         graph = ir.Graph(
@@ -54,7 +56,7 @@ class Lowering:
             nodes=builder.nodes,
             initializers=builder.initializers(outputs),
             opset_imports={"": OPSET},
-            name="main_graph",
+            name=name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="zenith-torch")
         ops.add_functions(model)
