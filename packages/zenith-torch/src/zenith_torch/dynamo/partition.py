@@ -1,4 +1,4 @@
-"""Graphs with operators nobody lowered: what Zenith knows becomes regions, the rest stays PyTorch."""
+"""Graphs with operators nobody lowered: Zenith runs regions, PyTorch what is between them."""
 
 from __future__ import annotations
 
