@@ -21,6 +21,9 @@ class Builder(GraphBuilder):
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
     there are several), its operator's name as `target`, and in `used` which of several results
     anybody reads.
+
+    takes_key: whether calls give a key for random numbers; it is the extra input then (see
+    `lower.random`), and `streams` counts who took numbers from it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +33,9 @@ class Builder(GraphBuilder):
         self.out_shapes: list[tuple[Dim, ...]] = []
         self.target = ""
         self.used: frozenset[int] = frozenset()
+        self.takes_key = False
         self.extra_inputs: list[ir.Value] = []
+        self.streams = 0
 
     def onnx_type(self, dtype: torch.dtype | ir.DataType) -> ir.DataType:
         return TO_ONNX[dtype] if isinstance(dtype, torch.dtype) else ir.DataType(dtype)

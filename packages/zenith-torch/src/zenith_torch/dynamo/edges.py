@@ -80,6 +80,7 @@ def _lower(
 ) -> tuple[Lowering, list[ir.Value], list[Slot]]:
     lowering = Lowering()
     builder, values = lowering.builder, lowering.values
+    builder.takes_key = True
     places = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs: list[ir.Value] = []
     slots: list[Slot] = []

@@ -38,8 +38,6 @@ class Program:
     where these become constants.
     """
 
-    _boxed_call = True  # AOTAutograd's mark of this way of calling
-
     def __init__(
         self,
         module: torch.fx.GraphModule,
@@ -48,6 +46,7 @@ class Program:
         held: Sequence[int],
         config: CompileConfig,
     ) -> None:
+        self._boxed_call = True  # AOTAutograd's mark of this way of calling
         self.name = name
         self.kind = kind
         self.regions: list[Region] = []

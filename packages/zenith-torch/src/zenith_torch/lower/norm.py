@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX, to_torch
 from zenith_torch.lower.registry import lower
@@ -48,8 +49,33 @@ def native_layer_norm(
     weight: ir.Value | None,
     bias: ir.Value | None,
     eps: float,
-) -> list[ir.Value | None]:
-    return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
+) -> list[ir.Value]:
+    if not b.used & {1, 2}:
+        return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
+    rank = b.rank_of(x)
+    result, mean, inverse = _by_hand(b, x, range(rank - len(normalized_shape), rank), eps)
+    if weight is not None:
+        result = b.op("Mul", result, weight, shape=b.shape_of(x))
+    if bias is not None:
+        result = b.op("Add", result, bias, shape=b.shape_of(x))
+    return [b.cast(result, b.out_dtype), mean, inverse]
+
+
+def _by_hand(
+    b: Builder, x: ir.Value, axes: Sequence[int], eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """x normalised over the axes, its mean and 1 / deviation: for training, which needs all."""
+    mean, var = _statistics(b, x, axes)
+    spread = b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype)))
+    inverse = b.op("Reciprocal", spread)
+    return b.op("Mul", b.op("Sub", x, mean), inverse), mean, inverse
+
+
+def _statistics(b: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value]:
+    """Mean and (biased) variance, with the axes kept."""
+    mean = b.reduce("ReduceMean", x, list(axes), keepdims=True)
+    centred = b.op("Sub", x, mean)
+    return mean, b.reduce("ReduceMean", b.op("Mul", centred, centred), list(axes), keepdims=True)
 
 
 @lower("aten.rms_norm.default")
@@ -193,3 +219,40 @@ def batch_norm_no_stats(
     if bias is not None:
         result = b.op("Add", result, b.reshape(bias, (*b.shape_of(bias), *tail)))
     return [result]
+
+
+@lower("aten._native_batch_norm_legit_functional.default")
+def batch_norm_functional(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    running_mean: ir.Value,
+    running_var: ir.Value,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> list[ir.Value]:
+    """Results: y, the batch's mean and 1 / deviation, the new running mean and variance."""
+    if not training:
+        empty = b.number([], running_mean.dtype, (0,))
+        result = batch_norm(b, x, weight, bias, running_mean, running_var, eps)
+        return [result, empty, empty, running_mean, running_var]
+    axes = [a for a in range(b.rank_of(x)) if a != 1]
+    channels = b.shape_of(running_mean)
+    mean, var = _statistics(b, x, axes)
+    inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))
+    tail = (*channels, *[1] * (b.rank_of(x) - 2))
+    scale = inverse if weight is None else b.op("Mul", inverse, b.reshape(weight, tail))
+    result = b.op("Mul", b.op("Sub", x, mean), scale)
+    if bias is not None:
+        result = b.op("Add", result, b.reshape(bias, tail))
+    mean, var, inverse = (b.reshape(v, channels) for v in (mean, var, inverse))
+    count = b.operand(product([b.shape_of(x)[a] for a in axes]), var.dtype)
+    one = b.number(1, var.dtype)
+    unbiased = b.op("Mul", var, b.op("Div", count, b.op("Sub", count, one)))
+    moved = []
+    for old, new in ((running_mean, mean), (running_var, unbiased)):
+        step = b.op("Mul", b.op("Sub", b.cast(new, old.dtype), old), b.number(momentum, old.dtype))
+        moved.append(b.op("Add", old, step))
+    return [b.cast(result, b.out_dtype), mean, inverse, *moved]
