@@ -131,6 +131,8 @@ class Lowering:
         handler = HANDLERS.get(name)
         if handler is None:
             return self._problem(node, name, "", val)
+        if "as_strided" in name and not _is_row_major(node.args[0]):
+            return self._problem(node, name, "strides over memory that is not row-major", val)
         if tensors:
             builder.out_dtype = tensors[0].dtype
             builder.out_shapes = [self.symbols.shape(t.shape) for t in tensors]
@@ -211,6 +213,14 @@ class Lowering:
                     self.builder.declare(value, shape)
                 self.builder.rename(value, f"{node.name}_{i}" if several else node.name)
         return results if several else result
+
+
+def _is_row_major(node: Any) -> bool:
+    val = node.meta.get("val")
+    if not isinstance(val, torch.Tensor):
+        return True
+    offset = val.storage_offset()
+    return isinstance(offset, int) and offset == 0 and val.is_contiguous()
 
 
 def _used_results(node: torch.fx.Node) -> frozenset[int]:

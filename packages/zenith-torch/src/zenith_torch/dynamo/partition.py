@@ -11,7 +11,7 @@ from torch.fx.passes.operator_support import OperatorSupportBase
 
 from zenith_torch.lowering import operator_name
 
-__all__ = ["partition"]
+__all__ = ["partition", "replay_views"]
 
 MakeRegion = Callable[[torch.fx.GraphModule, list[torch.fx.Node]], Callable[..., Any]]
 
@@ -60,6 +60,42 @@ def partition(
             setattr(split, str(node.target), call)
     split.recompile()
     return split
+
+
+def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    """Let results that share memory in the trace share it again; gives the nodes to leave to torch.
+
+    A result of ours owns its memory. Where several results are views of one tensor, only that
+    tensor is computed, and the chain of views is repeated behind it, for PyTorch to run.
+    """
+    output = module.graph.output_node()
+    leaves = [leaf for leaf in output.args[0] if isinstance(leaf, torch.fx.Node)]
+    homes: dict[Any, list[torch.fx.Node]] = {}
+    for leaf in dict.fromkeys(leaves):
+        homes.setdefault(_storage(leaf), []).append(leaf)
+    added: list[torch.fx.Node] = []
+    copies: dict[torch.fx.Node, torch.fx.Node] = {}
+    for storage, group in homes.items():
+        if storage is None or len(group) < 2:
+            continue
+        for leaf in group:
+            chain = []
+            node = leaf
+            while operator_name(node.target) in _VIEWS and _storage(node) == storage:
+                chain.append(node)
+                node = node.all_input_nodes[0]
+            for view in reversed(chain):
+                if view not in copies:
+                    with module.graph.inserting_before(output):
+                        copies[view] = module.graph.node_copy(view, lambda n: copies.get(n, n))
+                    added.append(copies[view])
+    output.args = (tuple(copies.get(leaf, leaf) for leaf in output.args[0]),)
+    return added
+
+
+def _storage(node: torch.fx.Node) -> Any:
+    val = node.meta.get("val")
+    return val.untyped_storage()._cdata if isinstance(val, torch.Tensor) else None
 
 
 class _Call(torch.nn.Module):

@@ -15,7 +15,7 @@ from zenith.errors import UnsupportedOperationError
 from zenith.events import events
 from zenith.runtime.stages import FallbackWarning
 from zenith_torch.dynamo.edges import unsupported
-from zenith_torch.dynamo.partition import partition
+from zenith_torch.dynamo.partition import partition, replay_views
 from zenith_torch.dynamo.region import Region
 
 __all__ = ["LeftToTorch", "Program"]
@@ -74,6 +74,9 @@ class Program:
             problems = self._problems(constants)
             if problems:
                 self._report(problems)
+            # At training AOTAutograd makes the views of results itself.
+            views = replay_views(self._module) if self.kind == "inference" else []
+            if problems or views:
                 places = [n for n in self._module.graph.nodes if n.op == "placeholder"]
                 held = {places[position].name for position in self._held}
 
@@ -82,7 +85,7 @@ class Program:
                         region, [i for i, n in enumerate(operands) if n.name in held]
                     )
 
-                nodes = [node for node, _ in problems]
+                nodes = [*(node for node, _ in problems), *views]
                 self._run = partition(self._module, nodes, make).forward
             else:
                 self._run = self._region(self._module, self._held)
@@ -100,7 +103,7 @@ class Program:
         return found
 
     def _region(self, module: torch.fx.GraphModule, held: Sequence[int]) -> Region:
-        suffix = f".{len(self.regions)}" if self.left else ""
+        suffix = f".{len(self.regions)}" if self.regions else ""
         region = Region(module, f"{self.name}{suffix}", held, self._config)
         self.regions.append(region)
         return region
