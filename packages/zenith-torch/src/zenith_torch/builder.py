@@ -44,6 +44,26 @@ class Builder(GraphBuilder):
         """A constant over a parameter's or buffer's own memory."""
         return self.constant(array_view(tensor), name)
 
+    def operand(self, value: Any, dtype: Any) -> ir.Value:
+        """Also takes real expressions over sizes, such as ``0.1 / classes``."""
+        if isinstance(value, sympy.Expr) and value.is_integer is not True:
+            return self.cast(self._real(value), dtype)
+        return super().operand(value, dtype)
+
+    def _real(self, value: sympy.Expr) -> ir.Value:
+        """A real expression over sizes as a 0-d float64."""
+        if value.is_number:
+            return self.number(float(value), torch.float64)
+        if value.is_integer:
+            return self.cast(self.size_scalar(value), torch.float64)
+        op_type = {sympy.Add: "Add", sympy.Mul: "Mul", sympy.Pow: "Pow"}.get(value.func)
+        if op_type is None:
+            raise NotSupportedError(f"the number '{value}' has no form as a tensor")
+        result = self._real(value.args[0])
+        for arg in value.args[1:]:
+            result = self.op(op_type, result, self._real(arg))
+        return result
+
     def result_type(self, *values: Any) -> torch.dtype:
         """torch's type promotion over tensors and Python numbers."""
 
@@ -51,7 +71,9 @@ class Builder(GraphBuilder):
             if isinstance(value, ir.Value):
                 shape = (0,) if self.rank_of(value) else ()
                 return torch.empty(shape, dtype=to_torch(value.dtype))
-            return 1 if isinstance(value, sympy.Expr) else value
+            if isinstance(value, sympy.Expr):
+                return 1 if value.is_integer else 1.0
+            return value
 
         result = stand_in(values[0])
         if len(values) == 1:

@@ -228,6 +228,9 @@ def avg_pool_backward(
 # --- attention ------------------------------------------------------------------------------------
 
 
+_LOWEST = -1e30
+
+
 def attention_scores(
     b: Builder,
     query: ir.Value,
@@ -266,12 +269,20 @@ def attention_for_training(
     is_causal: bool,
     scale: float | None,
 ) -> list[ir.Value]:
-    """The result, and the logarithms of the softmax's sums that the backward operator wants."""
+    """The result, and the logarithms of the softmax's sums that the backward operator wants.
+
+    Where a row may see no key at all, its maximum is bounded: exp(-inf - bound) is the zero wanted.
+    """
     scores = attention_scores(b, query, key, mask, is_causal, scale)
-    sums = b.reduce("ReduceLogSumExp", scores, [3], keepdims=True)
-    weights = b.op("Softmax", scores, axis=3)
-    shape = (*b.shape_of(query)[:3], b.shape_of(value)[3])
-    result = b.op("MatMul", weights, value, shape=shape)
+    most = b.reduce("ReduceMax", scores, [3], keepdims=True)
+    if mask is not None:
+        most = b.op("Max", most, b.number(_LOWEST, most.dtype))
+    powers = b.op("Exp", b.op("Sub", scores, most))
+    total = b.reduce("ReduceSum", powers, [3], keepdims=True)
+    if mask is not None:
+        total = b.op("Max", total, b.number(1e-30, total.dtype))
+    result = _matmul(b, b.op("Div", powers, total), value)
+    sums = b.op("Add", b.op("Log", total), most)
     return [result, b.squeeze(sums, 3)]
 
 

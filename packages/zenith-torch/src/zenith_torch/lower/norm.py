@@ -137,8 +137,19 @@ def native_group_norm(
     hxw: Any,
     group: int,
     eps: float,
-) -> list[ir.Value | None]:
-    return [group_norm(b, x, group, weight, bias, eps)]
+) -> list[ir.Value]:
+    if not b.used & {1, 2}:
+        return [group_norm(b, x, group, weight, bias, eps)]
+    shape = b.shape_of(x)
+    grouped = b.reshape(x, (n, group, product([c // group, hxw])))
+    result, mean, inverse = _by_hand(b, grouped, [2], eps)
+    result = b.reshape(result, shape)
+    tail = (c, *[1] * (len(shape) - 2))
+    if weight is not None:
+        result = b.op("Mul", result, b.reshape(weight, tail))
+    if bias is not None:
+        result = b.op("Add", result, b.reshape(bias, tail))
+    return [result, b.reshape(mean, (n, group)), b.reshape(inverse, (n, group))]
 
 
 @lower("aten.instance_norm.default")
@@ -205,20 +216,26 @@ def batch_norm_no_stats(
     training: bool,
     momentum: float,
     eps: float,
-) -> list[ir.Value | None]:
+) -> list[ir.Value]:
     """Statistics of this very batch: instance norms arrive so, folded into one batch."""
-    axes = [a for a in range(b.rank_of(x)) if a != 1]
-    mean = b.reduce("ReduceMean", x, axes, keepdims=True)
-    centred = b.op("Sub", x, mean)
-    var = b.reduce("ReduceMean", b.op("Mul", centred, centred), axes, keepdims=True)
-    spread = b.op("Sqrt", b.op("Add", var, b.number(eps, b.out_dtype)))
-    result = b.op("Div", centred, spread)
-    tail = [1] * (b.rank_of(x) - 2)
-    if weight is not None:
-        result = b.op("Mul", result, b.reshape(weight, (*b.shape_of(weight), *tail)))
+    result, mean, _, inverse = _batch_norm_of_batch(b, x, weight, bias, eps)
+    return [result, mean, inverse]
+
+
+def _batch_norm_of_batch(
+    b: Builder, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+    """y, and of each channel the mean, the (biased) variance and 1 / deviation."""
+    channels = (b.shape_of(x)[1],)
+    mean, var = _statistics(b, x, [a for a in range(b.rank_of(x)) if a != 1])
+    inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))
+    tail = (*channels, *[1] * (b.rank_of(x) - 2))
+    scale = inverse if weight is None else b.op("Mul", inverse, b.reshape(weight, tail))
+    result = b.op("Mul", b.op("Sub", x, mean), scale)
     if bias is not None:
-        result = b.op("Add", result, b.reshape(bias, (*b.shape_of(bias), *tail)))
-    return [result]
+        result = b.op("Add", result, b.reshape(bias, tail))
+    mean, var, inverse = (b.reshape(v, channels) for v in (mean, var, inverse))
+    return b.cast(result, b.out_dtype), mean, var, inverse
 
 
 @lower("aten._native_batch_norm_legit_functional.default")
@@ -238,16 +255,8 @@ def batch_norm_functional(
         empty = b.number([], running_mean.dtype, (0,))
         result = batch_norm(b, x, weight, bias, running_mean, running_var, eps)
         return [result, empty, empty, running_mean, running_var]
+    result, mean, var, inverse = _batch_norm_of_batch(b, x, weight, bias, eps)
     axes = [a for a in range(b.rank_of(x)) if a != 1]
-    channels = b.shape_of(running_mean)
-    mean, var = _statistics(b, x, axes)
-    inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))
-    tail = (*channels, *[1] * (b.rank_of(x) - 2))
-    scale = inverse if weight is None else b.op("Mul", inverse, b.reshape(weight, tail))
-    result = b.op("Mul", b.op("Sub", x, mean), scale)
-    if bias is not None:
-        result = b.op("Add", result, b.reshape(bias, tail))
-    mean, var, inverse = (b.reshape(v, channels) for v in (mean, var, inverse))
     count = b.operand(product([b.shape_of(x)[a] for a in axes]), var.dtype)
     one = b.number(1, var.dtype)
     unbiased = b.op("Mul", var, b.op("Div", count, b.op("Sub", count, one)))
@@ -255,4 +264,4 @@ def batch_norm_functional(
     for old, new in ((running_mean, mean), (running_var, unbiased)):
         step = b.op("Mul", b.op("Sub", b.cast(new, old.dtype), old), b.number(momentum, old.dtype))
         moved.append(b.op("Add", old, step))
-    return [b.cast(result, b.out_dtype), mean, inverse, *moved]
+    return [result, mean, inverse, *moved]
