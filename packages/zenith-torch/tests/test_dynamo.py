@@ -263,6 +263,28 @@ def test_quiet_fallback() -> None:
         compiled(torch.randn(5, 4))
 
 
+def test_a_region_that_cannot_be_compiled_is_left_to_torch(monkeypatch: Any) -> None:
+    from zenith.errors import CompilationError
+    from zenith_torch.dynamo import region
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise CompilationError("out of ideas")
+
+    monkeypatch.setattr(region.zenith, "compile", fail)
+    model, x = small_net(), torch.randn(5, 4)
+    backend = zenith_torch.create_backend()
+    compiled = torch.compile(model, backend=backend)
+    with torch.no_grad(), pytest.warns(FallbackWarning, match="PyTorch runs it.*out of ideas"):
+        same(compiled(x), model(x))
+    with torch.no_grad():
+        same(compiled(x), model(x))
+    assert "out of ideas" in backend.explain()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=strict())
+    with pytest.raises(CompilationError, match="out of ideas"), torch.no_grad():
+        compiled(x)
+
+
 def test_a_result_that_only_some_lowering_gives() -> None:
     """An operator with a tuple of results stays whole, on one side or the other."""
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch._decomp import core_aten_decompositions
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 
 from zenith.config import CompileConfig
@@ -118,9 +118,10 @@ def _raising(error: ZenithError) -> Callable[..., Any]:
 
 def decompositions() -> dict[Any, Any]:
     """Core ATen, with every operator kept that has a handler of ours."""
+    table: Any = core_aten_decompositions()
     return {
         operator: rule
-        for operator, rule in core_aten_decompositions().items()
+        for operator, rule in table.items()
         if str(operator) not in HANDLERS and not str(operator).startswith(_NEVER)
     }
 

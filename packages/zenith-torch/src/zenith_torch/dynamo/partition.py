@@ -69,7 +69,8 @@ def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
     tensor is computed, and the chain of views is repeated behind it, for PyTorch to run.
     """
     output = module.graph.output_node()
-    leaves = [leaf for leaf in output.args[0] if isinstance(leaf, torch.fx.Node)]
+    results: Any = output.args[0]
+    leaves = [leaf for leaf in results if isinstance(leaf, torch.fx.Node)]
     homes: dict[Any, list[torch.fx.Node]] = {}
     for leaf in dict.fromkeys(leaves):
         homes.setdefault(_storage(leaf), []).append(leaf)
@@ -89,7 +90,7 @@ def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
                     with module.graph.inserting_before(output):
                         copies[view] = module.graph.node_copy(view, lambda n: copies.get(n, n))
                     added.append(copies[view])
-    output.args = (tuple(copies.get(leaf, leaf) for leaf in output.args[0]),)
+    output.args = (tuple(copies.get(leaf, leaf) for leaf in results),)
     return added
 
 

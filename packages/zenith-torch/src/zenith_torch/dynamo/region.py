@@ -12,6 +12,7 @@ network): each set of parameters has a model of its own, `SETS` at most; later s
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Collection, Sequence
 from operator import attrgetter, is_
@@ -21,7 +22,11 @@ import torch
 
 import zenith
 from zenith.config import CompileConfig
+from zenith.errors import CompilationError, ZenithError
+from zenith.events import events
 from zenith.runtime.compiled_model import CompiledModel
+from zenith.runtime.stages import FallbackWarning
+from zenith_torch.builder import NotSupportedError
 from zenith_torch.dynamo.edges import import_graph
 from zenith_torch.dynamo.signature import assemble
 
@@ -52,6 +57,7 @@ class Region:
         self.module = module
         self.name = name
         self.compilations = 0
+        self.failure: ZenithError | None = None
         self._config = config
         self._held = tuple(held)
         self._lock = threading.RLock()
@@ -65,7 +71,13 @@ class Region:
         """The graph's results; a list, or the one result of a graph that returns no tuple."""
         packed = self._current
         if packed is None or not packed.serves(args):
-            packed = self._find(args)
+            try:
+                packed = self._find(args)
+            except ZenithError as error:
+                if self._config.fallback == "error":
+                    raise
+                self._give_up(error)
+                return self.module(*args)
         return packed(args)
 
     @property
@@ -105,9 +117,23 @@ class Region:
             self._current = packed
             return packed
 
+    def _give_up(self, error: ZenithError) -> None:
+        """PyTorch runs the region from now on: what it consists of is known, this use is not."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        events.emit("fallback", node=self.name, op="graph", backend="torch", why=error.message)
+        if self._config.fallback == "warn":
+            warnings.warn(f"{self.name}: PyTorch runs it: {error}", FallbackWarning, stacklevel=2)
+
     def _compile(self, args: Sequence[Any], held: Sequence[int]) -> _Packed:
         constants = {position: args[position] for position in held}
-        edges = import_graph(self.module, constants, self.name)
+        if self.failure is not None:
+            raise self.failure
+        try:
+            edges = import_graph(self.module, constants, self.name)
+        except NotSupportedError as error:
+            raise CompilationError(f"a result of the graph: {error}") from error
         config = self._config
         self.compilations += 1
         compiled = zenith.compile(

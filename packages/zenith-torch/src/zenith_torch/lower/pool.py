@@ -190,4 +190,4 @@ def adaptive_max_pool(b: Builder, x: ir.Value, output_size: Sizes) -> list[ir.Va
     ):
         raise NotSupportedError("adaptive max pooling with windows of unequal size")
     kernel = [s // c for s, c in zip(sizes, counts, strict=True)]
-    return [_max_pool(b, x, axes, kernel, kernel, 0, 1, False)]
+    return [_max_pool(b, x, axes, kernel, kernel, 0, 1, False)[0]]
