@@ -19,8 +19,8 @@ class Builder(GraphBuilder):
     """What a handler writes to; dtypes may be torch's.
 
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
-    there are several), its operator's name as `target`, and in `used` which of several results
-    anybody reads.
+    there are several, with the others' in the lists), its operator's name as `target`, and in
+    `used` which of several results anybody reads.
 
     takes_key: whether calls give a key for random numbers; it is the extra input then (see
     `lower.random`), and `streams` counts who took numbers from it.
@@ -31,6 +31,7 @@ class Builder(GraphBuilder):
         self.out_dtype: torch.dtype = torch.float32
         self.out_shape: tuple[Dim, ...] = ()
         self.out_shapes: list[tuple[Dim, ...]] = []
+        self.out_dtypes: list[torch.dtype] = []
         self.target = ""
         self.used: frozenset[int] = frozenset()
         self.takes_key = False

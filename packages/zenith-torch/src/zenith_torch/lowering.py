@@ -137,6 +137,7 @@ class Lowering:
             builder.out_dtype = tensors[0].dtype
             builder.out_shapes = [self.symbols.shape(t.shape) for t in tensors]
             builder.out_shape = builder.out_shapes[0]
+            builder.out_dtypes = [t.dtype for t in tensors]
         try:
             unknown = [t.dtype for t in tensors if t.dtype not in TO_ONNX]
             if unknown:

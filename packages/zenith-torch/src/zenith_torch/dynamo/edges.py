@@ -98,7 +98,7 @@ def _lower(
         values[node] = builder.input(node.name, val.dtype, shape)
         homes.update(size for size in shape if isinstance(size, sympy.Symbol))
         inputs.append(values[node])
-        slots.append(Slot(position, "tensor"))
+        slots.append(Slot(position, "tensor", val.dtype))
     for position, node in enumerate(places):  # see Note [Sizes as inputs]
         size = values.get(node)
         if isinstance(size, sympy.Symbol) and size not in homes:

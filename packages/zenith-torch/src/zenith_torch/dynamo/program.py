@@ -133,6 +133,8 @@ class Program:
                 text = str(region.compiled.explain())
                 lines += [f"  {region.name}, compiled {region.compilations} times"]
                 lines += [f"    {line}" for line in text.splitlines()]
+            if region.failure is not None:
+                lines.append(f"  PyTorch runs {region.name}: {region.failure.message}")
         for row in self.left:
             lines.append(
                 f"  PyTorch runs {row.node} = {row.op}: {row.why}    {row.source}".rstrip()

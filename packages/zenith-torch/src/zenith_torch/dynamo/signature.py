@@ -15,7 +15,7 @@ KEY = -1
 
 
 class Slot(NamedTuple):
-    """One graph input: the argument at `position`; kind "tensor", "size" or "key".
+    """One graph input: the argument at `position`; kind "tensor", "size" or "key"; a tensor's type.
 
     A size is given as a tensor of shape (size, 0); a key is new random bits for every call, from
     PyTorch's own generator, so that `torch.manual_seed` repeats them.
@@ -23,6 +23,7 @@ class Slot(NamedTuple):
 
     position: int
     kind: str
+    dtype: torch.dtype = torch.float32
 
 
 class Result(NamedTuple):
@@ -35,22 +36,28 @@ class Result(NamedTuple):
 
 
 class GraphSignature(TensorAccess):
-    """Takes what AOTAutograd guarantees (types, devices) as given."""
+    """Takes shapes and devices as AOTAutograd guarantees them.
+
+    Types are converted where they differ from the trace: PyTorch's own operators give statistics of
+    mixed-precision norms in another type than their traces say.
+    """
 
     def __init__(
         self, *, slots: Sequence[Slot], input_names: Sequence[str], output_names: Sequence[str]
     ) -> None:
         self.input_names = list(input_names)
         self.output_names = list(output_names)
-        self._positions = [slot.position for slot in slots if slot.kind == "tensor"]
+        self._tensors = [(s.position, s.dtype) for s in slots if s.kind == "tensor"]
         self._sizes = [slot.position for slot in slots if slot.kind == "size"]
         self._takes_key = any(slot.kind == "key" for slot in slots)
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Dense tensors for the graph's inputs: tensors, then sizes, then the key."""
         tensors = []
-        for position in self._positions:
+        for position, dtype in self._tensors:
             tensor = args[position]
+            if tensor.dtype is not dtype:
+                tensor = tensor.detach().to(dtype)
             if not tensor.is_contiguous() or tensor.is_neg():
                 tensor = tensor.detach().resolve_neg().contiguous()
             tensors.append(tensor)

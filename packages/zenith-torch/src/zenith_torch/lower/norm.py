@@ -53,12 +53,25 @@ def native_layer_norm(
     if not b.used & {1, 2}:
         return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
     rank = b.rank_of(x)
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
     result, mean, inverse = _by_hand(b, x, range(rank - len(normalized_shape), rank), eps)
     if weight is not None:
         result = b.op("Mul", result, weight, shape=b.shape_of(x))
     if bias is not None:
         result = b.op("Add", result, bias, shape=b.shape_of(x))
-    return [b.cast(result, b.out_dtype), mean, inverse]
+    return _as_declared(b, [result, mean, inverse])
+
+
+def _wide(b: Builder, value: ir.Value | None) -> ir.Value | None:
+    """Half precision as float32, in which statistics are computed."""
+    half = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return b.cast(value, torch.float32) if value is not None and half else value
+
+
+def _as_declared(b: Builder, results: list[ir.Value]) -> list[ir.Value]:
+    """Results in the types the trace gives them."""
+    return [b.cast(v, dtype) for v, dtype in zip(results, b.out_dtypes, strict=True)]
 
 
 def _by_hand(
@@ -141,6 +154,8 @@ def native_group_norm(
     if not b.used & {1, 2}:
         return [group_norm(b, x, group, weight, bias, eps)]
     shape = b.shape_of(x)
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
     grouped = b.reshape(x, (n, group, product([c // group, hxw])))
     result, mean, inverse = _by_hand(b, grouped, [2], eps)
     result = b.reshape(result, shape)
@@ -149,7 +164,8 @@ def native_group_norm(
         result = b.op("Mul", result, b.reshape(weight, tail))
     if bias is not None:
         result = b.op("Add", result, b.reshape(bias, tail))
-    return [result, b.reshape(mean, (n, group)), b.reshape(inverse, (n, group))]
+    mean, inverse = (b.reshape(v, (n, group)) for v in (mean, inverse))
+    return _as_declared(b, [result, mean, inverse])
 
 
 @lower("aten.instance_norm.default")
@@ -219,13 +235,15 @@ def batch_norm_no_stats(
 ) -> list[ir.Value]:
     """Statistics of this very batch: instance norms arrive so, folded into one batch."""
     result, mean, _, inverse = _batch_norm_of_batch(b, x, weight, bias, eps)
-    return [result, mean, inverse]
+    return _as_declared(b, [result, mean, inverse])
 
 
 def _batch_norm_of_batch(
     b: Builder, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float
 ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
     """y, and of each channel the mean, the (biased) variance and 1 / deviation."""
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
     channels = (b.shape_of(x)[1],)
     mean, var = _statistics(b, x, [a for a in range(b.rank_of(x)) if a != 1])
     inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))
@@ -235,7 +253,7 @@ def _batch_norm_of_batch(
     if bias is not None:
         result = b.op("Add", result, b.reshape(bias, tail))
     mean, var, inverse = (b.reshape(v, channels) for v in (mean, var, inverse))
-    return b.cast(result, b.out_dtype), mean, var, inverse
+    return result, mean, var, inverse
 
 
 @lower("aten._native_batch_norm_legit_functional.default")
@@ -264,4 +282,4 @@ def batch_norm_functional(
     for old, new in ((running_mean, mean), (running_var, unbiased)):
         step = b.op("Mul", b.op("Sub", b.cast(new, old.dtype), old), b.number(momentum, old.dtype))
         moved.append(b.op("Add", old, step))
-    return [result, mean, inverse, *moved]
+    return _as_declared(b, [result, mean, inverse, *moved])
