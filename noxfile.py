@@ -53,6 +53,16 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def train(session: nox.Session) -> None:
+    """Train on scikit-learn's digits with torch.compile: the accuracy of PyTorch eager."""
+    session.install(TORCH)
+    session.install("scikit-learn")
+    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.install(TORCH_ADAPTER)
+    session.run("python", "examples/train_digits/train.py", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests: kernels, passes, plugins, the adapters, whole models. Arguments go to pytest."""
     install_models(session)
