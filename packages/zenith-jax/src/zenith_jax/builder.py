@@ -49,6 +49,10 @@ class Builder(ViewBuilder):
             raise NotSupportedError(f"Zenith does not compute with {dtype}")
         return found
 
+    def ops(self, op_type: str, *inputs: ir.Value | None, **rest: Any) -> list[ir.Value]:
+        plain = {k: int(v) if isinstance(v, np.integer) else v for k, v in rest.items()}
+        return super().ops(op_type, *inputs, **plain)
+
     def physical(self, aval: Any) -> tuple[ir.DataType, tuple[Dim, ...]]:
         """Element type and shape of an abstract value's data."""
         dtype, shape = physical(aval)

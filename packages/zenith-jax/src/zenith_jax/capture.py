@@ -117,7 +117,7 @@ def _traced(flat: Function, leaves: list[Any]) -> Any:
             next="use jax.lax.cond, jnp.where or a constant; True, False and strings in "
             "sample_input are constants",
         ) from error
-    except jax.core.InconclusiveDimensionOperation as error:
+    except jax.errors.InconclusiveDimensionOperation as error:
         raise CompilationError(
             f"the function compares a symbolic size: {_first_line(error)}",
             next="leave this axis out of dynamic=, or give constraints with "

@@ -114,13 +114,27 @@ class ViewBuilder(GraphBuilder):
         shape = broadcast(*(self.shape_of(v) for v in operands))
         frame = self._frame(operands, len(shape))
         if frame is None:
+            operands = self._short_constants(operands, len(shape))
             return self.op(op_type, *operands, dtype=dtype, **attributes)
         rank, axes = frame
-        moved = [self._in_frame(v, rank, axes) for v in operands]
+        moved = self._short_constants([self._in_frame(v, rank, axes) for v in operands], rank)
         result = self.op(op_type, *moved, dtype=dtype, **attributes)
         if self.rank_of(result) < rank:
             result = super().unsqueeze(result, *range(rank - self.rank_of(result)))
         return self.view(result, shape, axes)
+
+    def _short_constants(self, operands: Sequence[ir.Value], rank: int) -> list[ir.Value]:
+        """Constants without leading axes of size 1, so that a row is a row: ONNX broadcasts it."""
+        if all(v.const_value is not None or self.rank_of(v) < rank for v in operands):
+            return list(operands)
+        found = []
+        for value in operands:
+            shape = self.shape_of(value)
+            lead = next((i for i, d in enumerate(shape) if d != 1), len(shape))
+            if value.const_value is not None and lead:
+                value = self.view(value, shape[lead:], range(lead, len(shape)))
+            found.append(value)
+        return found
 
     def _frame(self, operands: Sequence[ir.Value], rank: int) -> tuple[int, Axes] | None:
         """The base's rank and axes in which fewest operands must be transposed; None: as it is."""
