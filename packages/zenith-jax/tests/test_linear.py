@@ -49,7 +49,7 @@ def test_weights_become_linear(weight_first: bool) -> None:
     w, bias, x = arrays((16, 8), (16,), (4, 8))
     function = jax.vmap(lambda v: w @ v + bias) if weight_first else (lambda x: x @ w.T + bias)
     compiled = check(function, x, atol=1e-5)
-    assert compiled_ops(compiled) == ["Linear"]
+    assert compiled_ops(compiled) == ["Linear.bias"]
 
 
 def test_weights_of_heads_become_linear() -> None:

@@ -40,6 +40,27 @@ for _name, _op in _COMPARE.items():
     _compare(_name, _op)
 
 
+def _total(name: str, op_type: str) -> None:
+    """Comparisons of a total order, as sorts use it: NaN comes last."""
+
+    @lower(name, writes=f"{op_type}, IsNaN")
+    def handler(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+        plain = b.pointwise(op_type, x, y, dtype=BOOL)
+        if not is_float(x):
+            return plain
+        last, first = (b.pointwise("IsNaN", v, dtype=BOOL) for v in (y, x))
+        if name == "eq_to":
+            last = b.pointwise("And", last, first)
+        elif name == "lt_to":
+            last = b.pointwise("And", last, b.pointwise("Not", first))
+        return b.pointwise("Or", plain, last)
+
+
+_total("eq_to", "Equal")
+_total("le_to", "LessOrEqual")
+_total("lt_to", "Less")
+
+
 @lower("ne", writes="Equal, Not, Xor for booleans")
 def ne(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     if x.dtype == BOOL:

@@ -82,12 +82,25 @@ def while_(
     cond_consts, body_consts = values[:cond_nconsts], values[cond_nconsts:first]
     carry = values[first:]
     label = b.label
-    start = b.inline(cond_jaxpr, [*cond_consts, *carry])[0]
+
+    def goes_on(state: Sequence[ir.Value]) -> tuple[ir.Value, ir.Value]:
+        """(whether any, whether each): a mapped loop runs until all of its parts are done."""
+        each = b.inline(cond_jaxpr, [*cond_consts, *state])[0]
+        if not b.rank_of(each):
+            return each, each
+        return b.cast(b.reduce("ReduceMax", b.cast(each, INT64), None, False), BOOL), each
+
+    start, first_each = goes_on(carry)
+    mapped = b.rank_of(first_each) > 0
     formal = [(INT64, ()), (BOOL, ()), *_facts(b, body_jaxpr.jaxpr.invars[body_nconsts:])]
 
     def write(inputs: list[ir.Value]) -> list[ir.Value]:
-        state = b.inline(body_jaxpr, [*body_consts, *inputs[2:]])
-        return [b.inline(cond_jaxpr, [*cond_consts, *state])[0], *state]
+        old = inputs[2:]
+        state = b.inline(body_jaxpr, [*body_consts, *old])
+        each = goes_on(old)[1] if mapped else None
+        if each is not None:
+            state = [_where(b, each, new, kept) for new, kept in zip(state, old, strict=True)]
+        return [goes_on(state)[0], *state]
 
     body = b.body("while_body", formal, write)
     b.label = label
@@ -95,8 +108,16 @@ def while_(
     return b.ops("Loop", None, start, *carry, results=results, body=body)
 
 
+def _where(b: Builder, each: ir.Value, new: ir.Value, old: ir.Value) -> ir.Value:
+    """`new` in the parts of the leading axes that `each` names, `old` in the others."""
+    each = b.unsqueeze(each, *range(b.rank_of(each), b.rank_of(new)))
+    return b.pointwise("Where", each, new, old, dtype=new.dtype)
+
+
 @lower("cond", writes="If")
-def cond(b: Builder, which: ir.Value, *values: ir.Value, branches: Any) -> list[ir.Value]:
+def cond(
+    b: Builder, which: ir.Value, *values: ir.Value, branches: Any, branches_platforms: Any = None
+) -> list[ir.Value]:
     number = b.constant_of(which)
     if number is not None:
         return b.inline(branches[min(max(int(number), 0), len(branches) - 1)], values)

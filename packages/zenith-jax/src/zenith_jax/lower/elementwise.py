@@ -369,8 +369,10 @@ def nextafter(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     moved = b.pointwise("Where", at_zero, from_zero, moved, dtype=floats)
     same = b.pointwise("Equal", x, y, dtype=BOOL)
     moved = b.pointwise("Where", same, y, moved, dtype=floats)
-    both = b.pointwise("Add", x, y)
-    return b.pointwise("Where", b.pointwise("IsNaN", both, dtype=BOOL), both, moved, dtype=floats)
+    unknown = b.pointwise(
+        "Or", b.pointwise("IsNaN", x, dtype=BOOL), b.pointwise("IsNaN", y, dtype=BOOL)
+    )
+    return b.pointwise("Where", unknown, b.pointwise("Add", x, y), moved, dtype=floats)
 
 
 def _is_number(b: Builder, value: ir.Value, number: float) -> bool:
