@@ -70,13 +70,6 @@ class Builder(ViewBuilder):
         """One number in every place."""
         return self.expand(self.number(value, dtype), shape)
 
-    def expand(self, value: ir.Value, shape: Sequence[Dim]) -> ir.Value:
-        """Broadcast to `shape`; a constant of few elements becomes a constant view."""
-        target = tuple(exactly(d) for d in shape)
-        if self.shape_of(value) == target:
-            return value
-        return super().expand(value, target)
-
     # --- sizes --------------------------------------------------------------------------------
 
     def known_size(self, value: ir.Value) -> Dim | None:

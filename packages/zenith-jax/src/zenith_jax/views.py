@@ -17,7 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from zenith.ir.builder import GraphBuilder
-from zenith.ir.dims import Dim, broadcast
+from zenith.ir.dims import Dim, broadcast, exactly
 
 __all__ = ["ViewBuilder"]
 
@@ -31,6 +31,7 @@ class ViewBuilder(GraphBuilder):
         super().__init__()
         self._bases: dict[ir.Value, tuple[ir.Value, Axes]] = {}
         self._made: dict[tuple[ir.Value, Axes, tuple[Dim, ...]], ir.Value] = {}
+        self._expanded: dict[ir.Value, ir.Value] = {}
 
     # --- views --------------------------------------------------------------------------------
 
@@ -112,6 +113,18 @@ class ViewBuilder(GraphBuilder):
     ) -> ir.Value:
         """An elementwise operator; all operands are of one rank or of rank 0."""
         shape = broadcast(*(self.shape_of(v) for v in operands))
+        small = [self.unexpanded(v) for v in operands]
+        if all(self.rank_of(v) == 0 for v in small) and shape:
+            result = self.op(op_type, *small, dtype=dtype, **attributes)
+        else:
+            result = self._framed(op_type, small, dtype, attributes)
+        return self.expand(result, shape)
+
+    def _framed(
+        self, op_type: str, operands: Sequence[ir.Value], dtype: Any, attributes: dict[str, Any]
+    ) -> ir.Value:
+        """The operator in the base's frame, its result as a view."""
+        shape = broadcast(*(self.shape_of(v) for v in operands))
         frame = self._frame(operands, len(shape))
         if frame is None:
             operands = self._short_constants(operands, len(shape))
@@ -122,6 +135,28 @@ class ViewBuilder(GraphBuilder):
         if self.rank_of(result) < rank:
             result = super().unsqueeze(result, *range(rank - self.rank_of(result)))
         return self.view(result, shape, axes)
+
+    def expand(self, value: ir.Value, shape: Sequence[Dim]) -> ir.Value:
+        """Broadcast to `shape`; elementwise operators go on with what was broadcast."""
+        target = tuple(exactly(d) for d in shape)
+        if self.shape_of(value) == target:
+            return value
+        result = super().expand(value, target)
+        rank = self.rank_of(value)
+        if rank in (0, len(target)):
+            self._expanded[result] = self.unexpanded(value)
+        return result
+
+    def unexpanded(self, value: ir.Value) -> ir.Value:
+        """What `value` is a broadcast of: with axes of size 1, or a number."""
+        base, axes = self.base(value)
+        source = self._expanded.get(base)
+        if source is None:
+            return value
+        sizes = self.shape_of(source)
+        if not sizes:
+            return source
+        return self.view(source, [1 if a is None else sizes[a] for a in axes], axes)
 
     def _short_constants(self, operands: Sequence[ir.Value], rank: int) -> list[ir.Value]:
         """Constants without leading axes of size 1, so that a row is a row: ONNX broadcasts it."""

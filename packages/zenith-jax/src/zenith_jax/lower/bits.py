@@ -71,6 +71,11 @@ def ne(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
 def _logic(name: str, for_bool: str, for_bits: str) -> None:
     @lower(name, writes=f"{for_bool} or {for_bits}")
     def handler(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+        if for_bool == "And":
+            for one, other in ((x, y), (y, x)):
+                number = b.constant_of(b.unexpanded(one))
+                if number is not None and number.dtype == bool and number.all():
+                    return b.expand(other, b.out_shape)
         return b.pointwise(for_bool if x.dtype == BOOL else for_bits, x, y)
 
 
