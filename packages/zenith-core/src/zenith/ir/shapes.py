@@ -47,6 +47,7 @@ def infer_shapes(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             _normalise(value)
+    _drop_contents_that_are_no_sizes(model)
     check_axes(model)
 
 
@@ -324,6 +325,27 @@ def _known_outside(node: ir.Node) -> set[str]:
             if isinstance(item, str):
                 found |= dim_names(ir.SymbolicDim(item))
     return found
+
+
+def _drop_contents_that_are_no_sizes(model: ir.Model) -> None:
+    """Inference gives every element of a small integer tensor a name in case it becomes a size.
+
+    Contents with names that no size has are data, such as indices; kernels compute those.
+    """
+    values = [*model.graph.inputs, *(v for n in model.graph.all_nodes() for v in n.outputs)]
+    for node in model.graph.all_nodes():
+        for nested in subgraphs(node).values():
+            values.extend(nested.inputs)
+    sizes: set[str] | None = None
+    for value in values:
+        text = value.metadata_props.get(SYM_DATA_KEY)
+        if text is None:
+            continue
+        if sizes is None:
+            sizes = set().union(*(_symbols(v.shape) for v in values))
+        names = (dim_names(ir.SymbolicDim(d)) for d in json.loads(text) if isinstance(d, str))
+        if not set().union(*names) <= sizes:
+            value.metadata_props.pop(SYM_DATA_KEY)
 
 
 def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:

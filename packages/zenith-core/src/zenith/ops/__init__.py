@@ -44,7 +44,7 @@ def ensure_function(model: ir.Model, function: ir.Function) -> ir.Function:
 
 
 def add_functions(model: ir.Model) -> None:
-    """Add the function of every ``zenith`` operator in the main graph that `model` has not yet."""
-    for node in model.graph:
+    """Add the function of every ``zenith`` operator that `model`, bodies included, has not yet."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain == DOMAIN:
             ensure(model, node.op_type, node.overload or "")
