@@ -16,6 +16,7 @@ PASSES: dict[str, str] = {
     "drop_repeat_kv": "drop_repeat_kv:DropRepeatKv",
     "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
     "fold_constants": "fold_constants:FoldConstants",
+    "fold_conv_affine": "fold_conv_affine:FoldConvAffine",
     "fold_pad": "fold_pad:FoldPad",
     "fold_scale": "fold_scale:FoldScale",
     "fuse_add_norm": "fuse_add_norm:FuseAddNorm",
