@@ -20,6 +20,7 @@ _PATTERNS = (
     "fuse_silu",
     "fuse_softmax",
     "fuse_layer_norm",
+    "fuse_layer_norm_affine",
     "fuse_rms_norm",
     "fuse_rotary",
     "fuse_attention",

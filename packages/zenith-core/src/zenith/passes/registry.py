@@ -24,6 +24,7 @@ PASSES: dict[str, str] = {
     "fuse_conv": "fuse_conv:FuseConv",
     "fuse_gelu": "fuse_gelu:FuseGelu",
     "fuse_layer_norm": "fuse_layer_norm:FuseLayerNorm",
+    "fuse_layer_norm_affine": "fuse_layer_norm_affine:FuseLayerNormAffine",
     "fuse_linear": "fuse_linear:FuseLinear",
     "fuse_pointwise": "fuse_pointwise:FusePointwise",
     "fuse_rms_norm": "fuse_rms_norm:FuseRmsNorm",
