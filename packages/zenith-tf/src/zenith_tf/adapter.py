@@ -113,5 +113,3 @@ def _named(
 def _identifier(text: str) -> str:
     plain = re.sub(r"\W+", "_", text, flags=re.ASCII)
     return plain if not plain[:1].isdigit() else f"size_{plain}"
-
-

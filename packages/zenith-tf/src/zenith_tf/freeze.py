@@ -29,16 +29,16 @@ class Frozen:
     output: Any
 
 
-def freeze(
-    run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.TensorSpec]]
-) -> Frozen:
+def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.TensorSpec]]) -> Frozen:
     """Trace `run` on the leaves' specs; variables and captured tensors become constants.
 
     Raises `ValidationError` for inputs or results that are no dense numbers.
     """
     for name, spec in leaves:
         if spec.dtype in _STRING_KINDS:
-            raise ValidationError(f"input '{name}' is of type {spec.dtype.name}: only numbers are known")
+            raise ValidationError(
+                f"input '{name}' is of type {spec.dtype.name}: only numbers are known"
+            )
         if spec.shape.rank is None:
             raise ValidationError(
                 f"input '{name}' has no known number of axes",
@@ -62,7 +62,9 @@ def freeze(
         names = _output_names([name for name, _ in found])
         return [tf.identity(value, name=f"zenith_output_{i}") for i, (_, value) in enumerate(found)]
 
-    specs = [tf.TensorSpec(s.shape, s.dtype, f"zenith_input_{i}") for i, (_, s) in enumerate(leaves)]
+    specs = [
+        tf.TensorSpec(s.shape, s.dtype, f"zenith_input_{i}") for i, (_, s) in enumerate(leaves)
+    ]
     function = tf.function(flat, autograph=False).get_concrete_function(*specs)
     if not names:
         raise ValidationError("the model returns no tensor")
@@ -93,5 +95,3 @@ def _let_inline(graph: Any) -> None:
 def _output_names(paths: Sequence[str]) -> list[str]:
     names = [f"output_{p}" if p[:1].isdigit() else p or "output" for p in paths]
     return [f"{n}_{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
-
-

@@ -94,9 +94,7 @@ class NamedInputs(Inputs):
         found: list[Any] = [None] * len(names)
         if len(args) == 1 and not named:
             (value,) = args
-            by_name = isinstance(value, Mapping) and isinstance(
-                template, Leaf | type(_LIST)
-            )
+            by_name = isinstance(value, Mapping) and isinstance(template, Leaf | type(_LIST))
             if not by_name:
                 if isinstance(template, Leaf) and isinstance(value, list | tuple):
                     value = value[0] if len(value) == 1 and is_tensor(value[0]) else value
@@ -134,7 +132,10 @@ def with_sample(inputs: Inputs, values: Sequence[Any]) -> list[tuple[str, tf.Ten
 
 
 def from_call(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any], default_float: Any
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    default_float: Any,
 ) -> tuple[Inputs, Call]:
     """The inputs of a callable as one call of it shows them, and the call with templates.
 
@@ -175,9 +176,10 @@ def from_call(
         templates[name] = make_template(bound.arguments[name], is_tensor, found, name)
         if parameter.kind is parameter.POSITIONAL_ONLY:
             by_position.append(templates[name])
-        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and len(by_position) == len(
-            parameters
-        ) - 1:
+        elif (
+            parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            and len(by_position) == len(parameters) - 1
+        ):
             by_position.append(templates[name])
         else:
             by_name[name] = templates[name]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from zenith.errors import ConfigurationError, PluginError, ValidationError
 from zenith.runtime.adapter import ImportedModel
+from zenith_tf.source import load_keras
 
 __all__ = ["import_jax_model"]
 
@@ -21,10 +23,8 @@ def import_jax_model(
     """
     from zenith.plugins import plugin_manager
 
-    if isinstance(model, str):
-        import keras
-
-        model = keras.saving.load_model(model, compile=False, safe_mode=True)
+    if isinstance(model, str | os.PathLike):
+        model = load_keras(os.fspath(model))
     if sample_input is None:
         raise ValidationError(
             "a Keras model on the JAX backend needs a sample",

@@ -42,7 +42,9 @@ class TensorFlowAdapter:
         functions = tf.types.experimental
         return isinstance(
             model, tf.Module | functions.GenericFunction | functions.ConcreteFunction
-        ) or (hasattr(model, "signatures") and isinstance(model, tf.__internal__.tracking.Trackable))
+        ) or (
+            hasattr(model, "signatures") and isinstance(model, tf.__internal__.tracking.Trackable)
+        )
 
     def import_model(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -68,9 +69,7 @@ def _load_graph(path: str, cause: Exception) -> Any:
     try:
         with tf.Graph().as_default(), v1.Session() as session:
             meta = v1.saved_model.load(session, ["serve"], path)
-            signatures = {
-                k: v for k, v in meta.signature_def.items() if not k.startswith("_")
-            }
+            signatures = {k: v for k, v in meta.signature_def.items() if not k.startswith("_")}
             name = _SERVING if _SERVING in signatures else next(iter(signatures), None)
             if name is None:
                 raise ValidationError(f"the SavedModel '{path}' has no signature") from cause
@@ -88,27 +87,21 @@ def _load_graph(path: str, cause: Exception) -> Any:
             f"{error}"
         ) from cause
     whole = v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
-    graph = whole.graph
+    tensors = {k: whole.graph.as_graph_element(t) for k, t in inputs.items()}
     function = whole.prune(
-        {k: graph.as_graph_element(t) for k, t in inputs.items()},
-        {k: graph.as_graph_element(t) for k, t in outputs.items()},
+        list(tensors.values()),
+        {k: whole.graph.as_graph_element(t) for k, t in outputs.items()},
     )
-    return _GraphFunction(function, inputs, graph)
+    specs = {k: tf.TensorSpec(t.shape, t.dtype, k) for k, t in tensors.items()}
+    return _GraphFunction(function, ((), specs))
 
 
+@dataclass(frozen=True)
 class _GraphFunction:
-    """A pruned graph with the named inputs of its signature."""
+    """A pruned graph that is called by the names of its signature."""
 
-    def __init__(self, function: Any, inputs: dict[str, str], graph: Any) -> None:
-        self._function = function
-        self.structured_input_signature = (
-            (),
-            {
-                key: tf.TensorSpec(tensor.shape, tensor.dtype, key)
-                for key, name in inputs.items()
-                for tensor in [graph.as_graph_element(name)]
-            },
-        )
+    function: Any
+    structured_input_signature: tuple[tuple[()], dict[str, Any]]
 
     def __call__(self, **tensors: Any) -> Any:
-        return self._function(**tensors)
+        return self.function(*(tensors[name] for name in self.structured_input_signature[1]))

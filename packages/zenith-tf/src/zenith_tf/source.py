@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from zenith_tf.inputs import Call, Inputs, NamedInputs, from_call
 from zenith_tf.saved_model import load_saved_model, served
 from zenith_tf.structure import make_template, rebuild
 
-__all__ = ["Source", "find_source", "split_sample"]
+__all__ = ["Source", "find_source", "load_keras", "split_sample"]
 
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -54,9 +55,7 @@ def find_source(model: Any, sample: Sample | None) -> Source:
     if isinstance(model, str | os.PathLike):
         path = os.fspath(model)
         if path.endswith(".keras"):
-            import keras
-
-            return find_source(keras.saving.load_model(path, compile=False, safe_mode=True), sample)
+            return find_source(load_keras(path), sample)
         return _signature(load_saved_model(path))
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(model, keras.Layer):
@@ -74,6 +73,22 @@ def find_source(model: Any, sample: Sample | None) -> Source:
             next="compile one of its functions",
         )
     return _function(model, model.__call__, sample)
+
+
+def load_keras(path: str) -> Any:
+    """The model of a .keras file, loaded in safe mode: no code of the file's runs.
+
+    Raises `ValidationError` for what cannot be read so.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValidationError(
+            f"'{path}' cannot be read: {error}",
+            next="a model with Lambda layers or own classes: load it yourself, then compile it",
+        ) from error
 
 
 # --- Keras -------------------------------------------------------------------------------------
@@ -95,7 +110,9 @@ def _keras_source(model: Any, sample: Sample | None) -> Source:
         ]
         for key, tensor in found:
             if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
-                raise ValidationError(f"input '{key}' is sparse or ragged; only dense ones are known")
+                raise ValidationError(
+                    f"input '{key}' is sparse or ragged; only dense ones are known"
+                )
         inputs: Inputs = NamedInputs(leaves, {"inputs": template}, ["inputs"])
         return Source(inputs, lambda ts: model(rebuild(template, ts), **options), keras=True)
     if sample is None:
@@ -106,12 +123,20 @@ def _keras_source(model: Any, sample: Sample | None) -> Source:
     signature = inspect.signature(model.call)
     args, kwargs = sample
     inputs, call = from_call(signature, args, kwargs, keras.config.floatx())
-    for name in ("training",):
-        if name not in inputs.templates and name in inputs.parameters:
-            inputs.defaults[name] = False
     if "training" in inputs.templates:
         options = {}
-    return Source(inputs, _caller(model, call, options), keras=True)
+    elif "training" in inputs.parameters:
+        inputs.defaults["training"] = False
+    return Source(inputs, _caller(model, _by_keyword(signature, call), options), keras=True)
+
+
+def _by_keyword(signature: inspect.Signature, call: Call) -> Call:
+    """Keras takes only tensors by position: what follows the first goes by name where it can."""
+    parameters = list(signature.parameters.values())
+    if any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters[1 : len(call.args)]):
+        return call
+    named = dict(zip([p.name for p in parameters[1:]], call.args[1:], strict=False))
+    return Call(call.args[:1], {**named, **call.kwargs})
 
 
 def _inference_options(model: Any) -> dict[str, Any]:
@@ -228,5 +253,3 @@ def _signature(function: Any) -> Source:
         templates[name] = call.kwargs[name] = make_template(value, is_spec, found, name)
     inputs = Inputs(found, templates, [*names, *(k for k in kwargs if k not in names)])
     return Source(inputs, _caller(function, call))
-
-

@@ -65,9 +65,7 @@ def make_template(
         build: Callable[[list[Any]], Any] = tuple if isinstance(value, tuple) else list
         return _Sequence(
             build,
-            tuple(
-                make_template(v, is_tensor, found, _below(name, i)) for i, v in enumerate(value)
-            ),
+            tuple(make_template(v, is_tensor, found, _below(name, i)) for i, v in enumerate(value)),
         )
     return Constant(value)
 
@@ -118,6 +116,10 @@ def rebuild(template: Any, tensors: Sequence[Any]) -> Any:
 def _same(constant: Any, value: Any) -> bool:
     if constant is value:
         return True
-    if isinstance(value, np.ndarray) or hasattr(value, "dtype") or type(constant) is not type(value):
+    if (
+        isinstance(value, np.ndarray)
+        or hasattr(value, "dtype")
+        or type(constant) is not type(value)
+    ):
         return False
     return bool(constant == value)
