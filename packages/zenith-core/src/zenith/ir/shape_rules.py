@@ -86,7 +86,8 @@ def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
 def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
     data, axes = node.inputs[0], _computed(ctx, node, 1)
     if axes is None or data is None or data.shape is None:
-        return own(ctx, node)
+        own(ctx, node)
+        return _product(ctx, node, data)
     count, rank = _length(axes), len(data.shape)
     keep = node.attributes.get("keepdims")
     if keep is None or keep.as_int():
@@ -95,6 +96,23 @@ def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
         _open(ctx, node.outputs[0], rank - count, data.dtype)
     else:
         _open(ctx, node.outputs[0], None, data.dtype)
+
+
+def _product(ctx: Any, node: ir.Node, data: ir.Value | None) -> None:
+    """The content of ReduceProd over a vector of sizes: how many elements a tensor has."""
+    if node.op_type != "ReduceProd" or data is None or data.shape is None or len(data.shape) != 1:
+        return
+    sizes = ctx.get_symbolic_value(data)
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    idle = node.attributes.get("noop_with_empty_axes")
+    if sizes is None or (axes is None and idle is not None and idle.as_int()):
+        return
+    if axes is not None and _length(axes) != 1:
+        return
+    product: Any = 1
+    for size in sizes:
+        product = product * size
+    ctx.set_symbolic_value(node.outputs[0], [product])
 
 
 @_corrects("Split")

@@ -14,11 +14,13 @@ _CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
     "fold_pad",
     "fold_batch_norm",
+    "fold_conv_affine",
     "fold_scale",
     "fuse_gelu",
     "fuse_silu",
     "fuse_softmax",
     "fuse_layer_norm",
+    "fuse_layer_norm_affine",
     "fuse_rms_norm",
     "fuse_rotary",
     "fuse_attention",
