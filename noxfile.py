@@ -237,12 +237,10 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--clear", str(clean))
     python = str(clean / "bin" / "python")
     smoke = str(ROOT / "tests" / "smoke.py")
-    session.run(
-        python, "-m", "pip", "install", "-q", TORCH, external=True
-    )  # no other finds its way
     for name in ("core", "onnx", "torch", "jax", "tf"):
-        (wheel,) = dist.glob(f"zenith_{name}-*.whl")
-        session.run(python, "-m", "pip", "install", "-q", str(wheel), external=True)
+        (wheel,) = map(str, dist.glob(f"zenith_{name}-*.whl"))
+        first = [TORCH] if name == "torch" else []  # a CPU build
+        session.run(python, "-m", "pip", "install", "-q", *first, wheel, external=True)
         session.run(python, "-I", smoke, name, external=True)
 
 
