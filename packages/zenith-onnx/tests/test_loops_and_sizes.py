@@ -114,7 +114,8 @@ def scan_backwards_along_the_last_axis() -> Iterator[Feeds]:
 
 
 @model(
-    """(float[N,K] x, float c) => (float[A,B] y, int64[1] rows) <int64[1] last = {1}, int64[1] zero = {0},
+    """(float[N,K] x, float c) => (float[A,B] y, int64[1] rows)
+  <int64[1] last = {1}, int64[1] zero = {0},
   int64[1] one = {1}, int64[1] two = {2}, int64 nought = {0}, int64 step = {1}> {
   positive = Greater (x, c)
   flags = Cast <to = 6> (positive)
@@ -202,7 +203,8 @@ def a_recurrent_cell() -> Iterator[Feeds]:
 
 
 @model(
-    """(float[N,4] boxes, float[N] scores, float limit) => (float[M,4] kept, float[M] best) <int64[1] zero = {0}, int64[2] first = {0, 1}, int64[1] most = {5},
+    """(float[N,4] boxes, float[N] scores, float limit) => (float[M,4] kept, float[M] best)
+  <int64[1] zero = {0}, int64[2] first = {0, 1}, int64[1] most = {5},
   float[1] overlap = {0.5}, int64 two = {2}> { limit1 = Unsqueeze (limit, zero)
   b = Unsqueeze (boxes, zero)
   s = Unsqueeze (scores, first)
@@ -276,7 +278,8 @@ def unique_rows_of_a_table() -> Iterator[Feeds]:
         yield {"ids": ids, "table": noise(v, v, 3)}
 
 
-@model("""(float[N,K] x, bool[N] mask, int64[2] pads) => (float[A,K] y, float[B,K] z, float[C,D] p) {
+@model("""(float[N,K] x, bool[N] mask, int64[2] pads) =>
+  (float[A,K] y, float[B,K] z, float[C,D] p) {
   y = Compress <axis = 0> (x, mask)
   not = Not (mask)
   z = Compress <axis = 0> (x, not)

@@ -255,3 +255,14 @@ def test_maps_are_refused_by_name() -> None:
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
     with pytest.raises(UnsupportedOperationError, match="zipmap=False"):
         zenith.compile(model)
+
+
+def test_a_long_filter_of_one_channel() -> None:
+    # Resampling as TensorFlow writes it. The depthwise kernel works on channels side by side.
+    weights = {"w": noise(1, 1, 1, 256, seed=1)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[1, 2])
+    model = model_of([node], {"x": ["n", 1, 1, "t"]}, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    assert "depthwise" not in compiled.explain().nodes[0].kernel
+    for n, t in ((1, 900), (2, 256)):
+        agree(model, compiled, {"x": noise(n, 1, 1, t)}, 1e-4)
