@@ -7,6 +7,7 @@ here call the package's own first choice when the content is known.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,17 @@ _MOST_AXES = 64  # elements of a vector that may be sizes
 _OPSET = 28  # of GraphIR: these rules win over older ones
 registry.collect()
 _Rule = Callable[[Any, ir.Node], None]
+
+# Pure functions of the packages that take long, and are asked the same again and again: sizes are
+# handed on as text, and parsed and simplified wherever one is looked at.
+_SLOW = (
+    ("onnx_ir._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._ops._conv", "_compute_conv_output_dim"),
+)
+for _module, _name in _SLOW:
+    _slow = getattr(importlib.import_module(_module), _name)
+    setattr(importlib.import_module(_module), _name, functools.lru_cache(maxsize=4096)(_slow))
 
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
