@@ -266,3 +266,12 @@ def test_a_long_filter_of_one_channel() -> None:
     assert "depthwise" not in compiled.explain().nodes[0].kernel
     for n, t in ((1, 900), (2, 256)):
         agree(model, compiled, {"x": noise(n, 1, 1, t)}, 1e-4)
+
+
+def test_quantized_lstm_goes_back_to_a_file() -> None:
+    model, _ = quantized_lstm("bidirectional")
+    compiled = zenith.compile(model)
+    written = compiled.graph.to_onnx(inline=True, opset=21)
+    feeds = {"x": noise(4, 2, 7), "h": noise(2, 2, 9), "c": noise(2, 2, 9, seed=1)}
+    for result, wanted in zip(compiled.run(feeds).values(), runtime(written, feeds), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
