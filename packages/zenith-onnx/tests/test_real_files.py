@@ -275,3 +275,22 @@ def test_quantized_lstm_goes_back_to_a_file() -> None:
     feeds = {"x": noise(4, 2, 7), "h": noise(2, 2, 9), "c": noise(2, 2, 9, seed=1)}
     for result, wanted in zip(compiled.run(feeds).values(), runtime(written, feeds), strict=True):
         np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_n_of_n_rows() -> None:
+    # T5 takes the last rows of its position bias, as many as the sequence has: all of them.
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=1, end=2),
+        helper.make_node("Neg", ["n"], ["start"]),
+        helper.make_node("MatMul", ["x", "t"], ["all"]),
+        helper.make_node("Slice", ["all", "start", "end", "axis"], ["last"]),
+        helper.make_node("Add", ["last", "all"], ["sum"]),
+        helper.make_node("Softmax", ["sum"], ["y"]),
+    ]
+    weights = {"end": np.array([2**63 - 1]), "axis": np.array([1])}
+    inputs: dict[str, Shape] = {"x": ["b", "n", 4], "t": ["b", 4, "n"]}
+    model = model_of(nodes, inputs, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    assert str(compiled.graph.outputs[0].shape) == "[b,n,n]"
+    for b, n in ((1, 3), (2, 5)):
+        agree(model, compiled, {"x": noise(b, n, 4), "t": noise(b, 4, n, seed=1)})
