@@ -255,3 +255,42 @@ def test_maps_are_refused_by_name() -> None:
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
     with pytest.raises(UnsupportedOperationError, match="zipmap=False"):
         zenith.compile(model)
+
+
+def test_a_long_filter_of_one_channel() -> None:
+    # Resampling as TensorFlow writes it. The depthwise kernel works on channels side by side.
+    weights = {"w": noise(1, 1, 1, 256, seed=1)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[1, 2])
+    model = model_of([node], {"x": ["n", 1, 1, "t"]}, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    assert "depthwise" not in compiled.explain().nodes[0].kernel
+    for n, t in ((1, 900), (2, 256)):
+        agree(model, compiled, {"x": noise(n, 1, 1, t)}, 1e-4)
+
+
+def test_quantized_lstm_goes_back_to_a_file() -> None:
+    model, _ = quantized_lstm("bidirectional")
+    compiled = zenith.compile(model)
+    written = compiled.graph.to_onnx(inline=True, opset=21)
+    feeds = {"x": noise(4, 2, 7), "h": noise(2, 2, 9), "c": noise(2, 2, 9, seed=1)}
+    for result, wanted in zip(compiled.run(feeds).values(), runtime(written, feeds), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_n_of_n_rows() -> None:
+    # T5 takes the last rows of its position bias, as many as the sequence has: all of them.
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=1, end=2),
+        helper.make_node("Neg", ["n"], ["start"]),
+        helper.make_node("MatMul", ["x", "t"], ["all"]),
+        helper.make_node("Slice", ["all", "start", "end", "axis"], ["last"]),
+        helper.make_node("Add", ["last", "all"], ["sum"]),
+        helper.make_node("Softmax", ["sum"], ["y"]),
+    ]
+    weights = {"end": np.array([2**63 - 1]), "axis": np.array([1])}
+    inputs: dict[str, Shape] = {"x": ["b", "n", 4], "t": ["b", 4, "n"]}
+    model = model_of(nodes, inputs, {"y": None}, weights)
+    compiled = zenith.compile(model, fallback="error")
+    assert str(compiled.graph.outputs[0].shape) == "[b,n,n]"
+    for b, n in ((1, 3), (2, 5)):
+        agree(model, compiled, {"x": noise(b, n, 4), "t": noise(b, 4, n, seed=1)})

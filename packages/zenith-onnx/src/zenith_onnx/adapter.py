@@ -88,8 +88,8 @@ def _to_graph_opset(model: ir.Model) -> None:
         upgrade(function, _opset(function.opset_imports, opset))
         function.opset_imports.pop("ai.onnx", None)
         function.opset_imports[""] = OPSET
-    for graph in (model.graph, *model.functions.values()):
-        expand_contrib(graph)
+        expand_contrib(function)
+    expand_contrib(model.graph)
     if model.functions:
         try:
             InlinePass()(model)

@@ -112,7 +112,7 @@ def _array(value: ir.Value | None) -> Array | None:
 
 
 def _f32(site: Site, value: float) -> ir.Value:
-    return site.const(np.float32(value))
+    return site.const(np.array(value, np.float32))
 
 
 def _cast(site: Site, value: ir.Value, kind: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -257,9 +257,7 @@ def _embed(site: Site) -> None:
     if places is None:
         length = site.add("Shape", ids, start=1, end=2)
         ends = site.add("Squeeze", length)
-        kind = ir.DataType.INT64
-        places = site.add("Range", site.const(np.int64(0)), ends, site.const(np.int64(1)))
-        places = _cast(site, places, kind)
+        places = site.add("Range", site.const(np.array(0)), ends, site.const(np.array(1)))
     total = site.add("Add", site.add("Gather", words, ids), site.add("Gather", positions, places))
     if segments is not None and segment_words is not None:
         total = site.add("Add", total, site.add("Gather", segment_words, segments))
@@ -285,7 +283,7 @@ def _key_mask(site: Site, mask: ir.Value, like: ir.Value) -> ir.Value:
         seen = _cast(site, mask, ir.DataType.BOOL)
     elif rank == 1:
         keys = site.add("Squeeze", site.add("Shape", like, start=1, end=2))
-        places = site.add("Range", site.const(np.int64(0)), keys, site.const(np.int64(1)))
+        places = site.add("Range", site.const(np.array(0)), keys, site.const(np.array(1)))
         lengths = site.add("Unsqueeze", _cast(site, mask, ir.DataType.INT64), site.ints([1]))
         seen = site.add("Less", places, lengths)
     else:
@@ -528,8 +526,9 @@ def _lstm_weight(site: Site, index: int, first: int) -> ir.Value:
     if site.rank(scale) not in (1, 2):
         raise _refuse(site, "computed scales of unknown rank")
     axes = site.ints([1, 2] if site.rank(scale) == 1 else [1])
-    s, z = (site.add("Unsqueeze", v, axes) for v in (scale, _cast(site, zero)))
-    real = site.add("Mul", site.add("Sub", _cast(site, weight), z), s)
+    offset = site.add("Unsqueeze", _cast(site, zero), axes)
+    real = site.add("Sub", _cast(site, weight), offset)
+    real = site.add("Mul", real, site.add("Unsqueeze", scale, axes))
     return site.add("Transpose", real, perm=[0, 2, 1])
 
 

@@ -7,6 +7,7 @@ here call the package's own first choice when the content is known.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,17 @@ _MOST_AXES = 64  # elements of a vector that may be sizes
 _OPSET = 28  # of GraphIR: these rules win over older ones
 registry.collect()
 _Rule = Callable[[Any, ir.Node], None]
+
+# Pure functions of the packages that take long, and are asked the same again and again: sizes are
+# handed on as text, and parsed and simplified wherever one is looked at.
+_SLOW = (
+    ("onnx_ir._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._ops._conv", "_compute_conv_output_dim"),
+)
+for _module, _name in _SLOW:
+    _slow = getattr(importlib.import_module(_module), _name)
+    setattr(importlib.import_module(_module), _name, functools.lru_cache(maxsize=4096)(_slow))
 
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
@@ -315,7 +327,8 @@ _LAST = 2**31 - 1  # what exporters write for "to the end"
 
 @_corrects("Slice")
 def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    """A slice ends where its axis ends; the package takes a fixed end to lie inside."""
+    """A slice ends where its axis ends; the package takes a fixed end to lie inside, and opens all
+    sizes where one start is computed."""
     own(ctx, node)
     data, out = node.inputs[0], node.outputs[0]
     parts: list[Any] = [None if v is None else ctx.get_symbolic_value(v) for v in node.inputs[1:]]
@@ -328,9 +341,14 @@ def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
     steps: Any = parts[3] if len(parts) > 3 and node.inputs[4] is not None else [1] * len(starts)
     if axes is None or steps is None or not all(isinstance(a, int) for a in (*axes, *steps)):
         return
-    dims = list(out.shape)
+    dims = list(data.shape)
+    for axis in axes:
+        dims[axis] = out.shape[axis]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = data.shape[axis]
+        if step == 1 and isinstance(end, int) and end >= _LAST and _is_all_of(size, start):
+            dims[axis] = size
+            continue
         fixed = isinstance(start, int) and isinstance(end, int)
         if isinstance(size, int) or size.value is None or not fixed or step < 1:
             continue
@@ -340,6 +358,13 @@ def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
                 length = f"Max(0, floor(({length} - {start} + {step - 1})/{step}))"
             dims[axis] = ctx.simplify_dim(ir.SymbolicDim(length))
     out.shape = ir.Shape(dims)
+
+
+def _is_all_of(size: int | ir.SymbolicDim, start: int | ir.SymbolicDim) -> bool:
+    """Whether a slice that starts at ``-size`` starts at the front."""
+    if isinstance(start, int) or isinstance(size, int) or size.value is None:
+        return False
+    return start.value is not None and bool(parse_dim(size) + parse_dim(start) == 0)
 
 
 @_corrects("Pad")

@@ -77,7 +77,6 @@ def function(overload: str) -> ir.Function:
             lines.append(f"{name}_{d}_ = Unsqueeze ({name}_{d}, {axis})")
             parts.append(f"{name}_{d}_")
     for name, parts in stacks.items():
-        axis = 1 if name == "y" else 0
-        lines.append(f"{name} = Concat <axis = {axis}> ({', '.join(parts)})")
+        lines.append(f"{name} = Concat <axis = {int(name == 'y')}> ({', '.join(parts)})")
     inputs = ["x", "w", "r", "b", "h0", "c0"]
     return make_function(NAME, overload, inputs, ["y", "h", "c"], lines)

@@ -51,7 +51,7 @@ struct Direction {
   float clip;
   bool input_forget;
   int64_t steps, hidden, padded;
-  float* h[2];  // step s reads h[s % 2]
+  float* h[2];     // step s reads h[s % 2]
   float* rounded;  // LSTM: what the product reads instead, or null
   float* c;
   float* z;      // GRU, reset before the product: update gate,

@@ -90,6 +90,8 @@ def _depthwise_reason(op: OpView) -> str | None:
     if reason := _constant_reason(op):
         return reason
     m, per_group = _weights(op).shape[:2]
+    if m == 1:
+        return "a single channel: there is nothing to do side by side"
     return None if per_group == 1 and m == _group(op) else "not one kernel per channel"
 
 
