@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zenith_tf
 from tf_oracle import assert_same, check
 
 import zenith
-import zenith_tf
 from zenith.errors import (
     CompilationError,
     ConfigurationError,
@@ -219,7 +219,10 @@ def test_saved_models(tmp_path: Path) -> None:
         assert_same(expected, compiled(a=a, b=b))
         assert_same(expected, compiled({"a": a, "b": b}))
     tf.saved_model.save(Module(), tmp_path / "module")
-    assert zenith.compile(tmp_path / "module")(a).shape == (2, 2)
+    assert zenith.compile(tmp_path / "module")(a)["output_0"].shape == (2, 2)
+    loaded = tf.saved_model.load(tmp_path / "module")
+    check(loaded, a)  # called as the object itself is
+    check(loaded, a, sample_input=a)
 
 
 def test_saved_model_that_does_not_load_goes_by_its_graph(
@@ -287,6 +290,12 @@ def test_wrong_dynamic_and_sample() -> None:
 def test_one_batch_for_all_inputs_of_a_keras_model() -> None:
     compiled = zenith.compile(two_inputs(list))
     assert {str(v.shape[0].value) for v in compiled.graph.inputs} == {"batch"}
+
+
+def test_a_result_may_be_called_like_an_input() -> None:
+    x = keras.Input((3,), name="x")
+    compiled = check(keras.Model(x, {"x": x * 2, "x_output": x + 1}), f32(2, 3))
+    assert list(compiled(f32(1, 3))) == ["x", "x_output"]
 
 
 def test_unused_input() -> None:

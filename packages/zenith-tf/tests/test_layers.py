@@ -93,9 +93,32 @@ def test_layer(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "celu elu exponential gelu glu hard_sigmoid hard_silu hard_tanh leaky_relu linear log_sigmoid "
-    "log_softmax mish relu relu6 selu sigmoid silu softmax softplus softsign squareplus tanh "
-    "tanh_shrink".split(),
+    [
+        "celu",
+        "elu",
+        "exponential",
+        "gelu",
+        "glu",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_tanh",
+        "leaky_relu",
+        "linear",
+        "log_sigmoid",
+        "log_softmax",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softmax",
+        "softplus",
+        "softsign",
+        "squareplus",
+        "tanh",
+        "tanh_shrink",
+    ],
 )
 def test_activation(name: str) -> None:
     x = RNG.normal(size=(2, 5, 8)).astype(np.float32) * 3

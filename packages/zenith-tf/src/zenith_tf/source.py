@@ -65,14 +65,16 @@ def find_source(model: Any, sample: Sample | None) -> Source:
     if isinstance(model, tf.types.experimental.GenericFunction):
         return _function(model, model, sample)
     function = served(model)
+    if callable(model):
+        restored = getattr(model.__call__, "concrete_functions", [])
+        if sample is not None or len(restored) == 1 or function is None:
+            return _function(model, model.__call__, sample)
     if function is not None:
         return _signature(function)
-    if not callable(model):
-        raise ValidationError(
-            f"this {type(model).__name__} has no signature to serve and cannot be called",
-            next="compile one of its functions",
-        )
-    return _function(model, model.__call__, sample)
+    raise ValidationError(
+        f"this {type(model).__name__} has no signature to serve and cannot be called",
+        next="compile one of its functions",
+    )
 
 
 def load_keras(path: str) -> Any:
