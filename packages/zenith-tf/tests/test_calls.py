@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,12 @@ def test_unused_input() -> None:
     a, b = keras.Input((3,), name="a"), keras.Input((4,), name="b")
     model = keras.Model([a, b], L.Dense(2)(a))
     check(model, [f32(2, 3), f32(2, 4)])
+
+
+def test_the_page_of_the_guide_runs() -> None:
+    page = Path(__file__).parents[3] / "docs/USER_GUIDE/tensorflow-models.md"
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        exec(compile(block, page.name, "exec"), {})
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Keras models that run on JAX: the same model as a JAX function, for the adapter that knows those."""
+"""Keras models that run on JAX: as a JAX function, for the adapter that knows those."""
 
 from __future__ import annotations
 
