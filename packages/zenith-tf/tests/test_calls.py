@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import zenith_tf
 from tf_oracle import assert_same, check
 
 import zenith
+import zenith_tf
 from zenith.errors import (
     CompilationError,
     ConfigurationError,

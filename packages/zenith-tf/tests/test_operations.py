@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from tf_operations import OPERATIONS, Case
 from tf_oracle import assert_same
-from zenith_tf.coverage import coverage, markdown
-from zenith_tf.handlers import GAPS, HANDLERS, REPLACED
 
 import zenith
+from zenith_tf.coverage import coverage, markdown
+from zenith_tf.handlers import GAPS, HANDLERS, REPLACED
 
 PAGE = Path(__file__).parents[3] / "docs/TENSORFLOW.md"
 

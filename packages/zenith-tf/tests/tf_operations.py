@@ -47,7 +47,8 @@ def reduced(name: str, axis: int | None) -> Callable[..., Any]:
 UNARY = """Abs Acos Asin Asinh Atan Atanh Ceil Cos Cosh Erf Erfc Exp Expm1 Floor Inv Log Log1p Neg
     Reciprocal Rint Round Rsqrt Sigmoid Sign Sin Sinh Sqrt Square Tan Tanh IsNan IsInf IsFinite"""
 BINARY = """AddV2 Sub Mul RealDiv Maximum Minimum Pow SquaredDifference DivNoNan MulNoNan Xdivy
-    Xlogy Xlog1py FloorDiv FloorMod TruncateMod Mod Equal NotEqual Less LessEqual Greater GreaterEqual"""
+    Xlogy Xlog1py
+    FloorDiv FloorMod TruncateMod Mod Equal NotEqual Less LessEqual Greater GreaterEqual"""
 SIGNED = np.array([-3, 2, 5, -7], np.int32)
 FRACTIONS = np.array([-0.3, 0.2, 0.5, -0.7], np.float32)
 NEAR_ZERO = np.array([1e-6, -1e-6, 20, 0, 0.7], np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from zenith_tf.source import find_source, split_sample
 __all__ = ["import_model"]
 
 Leaves = list[tuple[str, tf.TensorSpec]]
-Names = dict[str, dict[int, str]]
+Names = dict[str | int, dict[int, str]]
 
 
 def import_model(
@@ -61,13 +62,12 @@ def import_model(
 
 
 def _keras_backend(model: Any) -> str:
-    keras = sys.modules.get("keras")
+    """What computes a Keras model or a .keras file; "tensorflow" for everything else."""
     is_file = isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".keras")
-    if is_file:
-        import keras
-    if keras is not None and (is_file or isinstance(model, keras.Layer)):
-        return str(keras.backend.backend())
-    return "tensorflow"
+    keras = importlib.import_module("keras") if is_file else sys.modules.get("keras")
+    if keras is None or not (is_file or isinstance(model, keras.Layer)):
+        return "tensorflow"
+    return str(keras.backend.backend())
 
 
 def _named(
