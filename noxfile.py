@@ -144,7 +144,8 @@ def build(session: nox.Session) -> None:
     clean = Path(session.create_tmp()) / "clean"
     session.run("python", "-m", "venv", "--clear", str(clean))
     python = str(clean / "bin" / "python")
-    wheels = [str(wheel) for wheel in sorted(dist.glob("*.whl"))]
+    # without zenith-tf, which would bring TensorFlow: the session `tf` installs it
+    wheels = [str(wheel) for wheel in sorted(dist.glob("*.whl")) if "zenith_tf" not in wheel.name]
     core = [wheel for wheel in wheels if "zenith_core" in wheel]
     smoke = str(ROOT / "tests" / "smoke.py")
     session.run(python, "-m", "pip", "install", "-q", *core, external=True)
