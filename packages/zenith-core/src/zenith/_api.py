@@ -44,8 +44,9 @@ def compile(
     all weights: the source may be changed or deleted afterwards.
 
     model: a model of any framework with an installed adapter (``torch.nn.Module``,
-        ``torch.export.ExportedProgram``, ``torch.fx.GraphModule`` with zenith-torch), or a
-        ``zenith.ir.GraphIR``.
+        ``torch.export.ExportedProgram``, ``torch.fx.GraphModule`` with zenith-torch), a
+        ``zenith.ir.GraphIR``, or what an adapter made itself: a
+        ``zenith.runtime.adapter.ImportedModel``.
     sample_input: one call's inputs. A tuple is positional, a dict is keyword, a pair
         ``(tuple, dict)`` is both; anything else is the one positional input. (One positional
         dict is written ``(d,)``.)
@@ -101,6 +102,8 @@ def compile(
         if isinstance(model, GraphIR):
             graph = model.clone().forget_results()
             imported = ImportedModel(graph, NumpySignature(graph))
+        elif isinstance(model, ImportedModel):
+            imported = model
         else:
             imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
 

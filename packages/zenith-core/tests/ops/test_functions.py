@@ -127,6 +127,21 @@ def test_norms() -> None:
     np.testing.assert_allclose(total, s)
 
 
+# Known answers of the authors' own test vectors: key, counter, bits.
+THREEFRY = [
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+@pytest.mark.parametrize(("key", "counter", "bits"), THREEFRY)
+def test_threefry(key: Sequence[int], counter: Sequence[int], bits: Sequence[int]) -> None:
+    halves = [np.uint32(k) for k in key] + [np.array([c], np.uint32) for c in counter]
+    got = evaluate("ThreeFry2x32", "", [np.asarray(h) for h in halves])
+    assert [int(half[0]) for half in got] == list(bits)
+
+
 def test_grammar_errors() -> None:
     for bad in ("swish", "bias.", "relu.bias", "bias.bias"):
         with pytest.raises(ValidationError, match="is not an epilogue"):

@@ -19,7 +19,11 @@ class Builder(GraphBuilder):
     """What a handler writes to; dtypes may be torch's.
 
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
-    there are several), and its operator's name as `target`.
+    there are several, with the others' in the lists), its operator's name as `target`, and in
+    `used` which of several results anybody reads.
+
+    takes_key: whether calls give a key for random numbers; it is the extra input then (see
+    `lower.random`), and `streams` counts who took numbers from it.
     """
 
     def __init__(self) -> None:
@@ -27,7 +31,12 @@ class Builder(GraphBuilder):
         self.out_dtype: torch.dtype = torch.float32
         self.out_shape: tuple[Dim, ...] = ()
         self.out_shapes: list[tuple[Dim, ...]] = []
+        self.out_dtypes: list[torch.dtype] = []
         self.target = ""
+        self.used: frozenset[int] = frozenset()
+        self.takes_key = False
+        self.extra_inputs: list[ir.Value] = []
+        self.streams = 0
 
     def onnx_type(self, dtype: torch.dtype | ir.DataType) -> ir.DataType:
         return TO_ONNX[dtype] if isinstance(dtype, torch.dtype) else ir.DataType(dtype)
@@ -36,6 +45,26 @@ class Builder(GraphBuilder):
         """A constant over a parameter's or buffer's own memory."""
         return self.constant(array_view(tensor), name)
 
+    def operand(self, value: Any, dtype: Any) -> ir.Value:
+        """Also takes real expressions over sizes, such as ``0.1 / classes``."""
+        if isinstance(value, sympy.Expr) and value.is_integer is not True:
+            return self.cast(self._real(value), dtype)
+        return super().operand(value, dtype)
+
+    def _real(self, value: sympy.Expr) -> ir.Value:
+        """A real expression over sizes as a 0-d float64."""
+        if value.is_number:
+            return self.number(float(value), torch.float64)
+        if value.is_integer:
+            return self.cast(self.size_scalar(value), torch.float64)
+        op_type = {sympy.Add: "Add", sympy.Mul: "Mul", sympy.Pow: "Pow"}.get(value.func)
+        if op_type is None:
+            raise NotSupportedError(f"the number '{value}' has no form as a tensor")
+        result = self._real(value.args[0])
+        for arg in value.args[1:]:
+            result = self.op(op_type, result, self._real(arg))
+        return result
+
     def result_type(self, *values: Any) -> torch.dtype:
         """torch's type promotion over tensors and Python numbers."""
 
@@ -43,7 +72,9 @@ class Builder(GraphBuilder):
             if isinstance(value, ir.Value):
                 shape = (0,) if self.rank_of(value) else ()
                 return torch.empty(shape, dtype=to_torch(value.dtype))
-            return 1 if isinstance(value, sympy.Expr) else value
+            if isinstance(value, sympy.Expr):
+                return 1 if value.is_integer else 1.0
+            return value
 
         result = stand_in(values[0])
         if len(values) == 1:

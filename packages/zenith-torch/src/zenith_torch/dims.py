@@ -39,8 +39,8 @@ class SymbolNames:
         """The dimension a torch symbol stands for."""
         return self._names.setdefault(torch_symbol, symbol(torch_symbol.name))
 
-    def dim(self, size: Any) -> Dim:
-        """An int, or an expression over named non-negative integers."""
+    def dim(self, size: Any) -> Any:
+        """An int, or an expression over named non-negative integers; a float that is known."""
         if isinstance(size, int):
             return size
         if not is_symbolic(size):
@@ -48,6 +48,8 @@ class SymbolNames:
         expr = size.node.expr
         if expr not in self._cache:
             plain = sympy.sympify(self._plain(expr))
+            if isinstance(size, torch.SymFloat) and plain.is_number:
+                return float(plain)
             self._cache[expr] = exactly(plain.replace(sympy.ceiling, _ceiling))
         return self._cache[expr]
 

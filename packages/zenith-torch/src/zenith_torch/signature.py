@@ -12,13 +12,32 @@ from torch.utils import _pytree as pytree
 from zenith.errors import ValidationError
 from zenith_torch.dtypes import FROM_NUMPY_NAME, NUMPY_NAME, array_view, tensor_view
 
-__all__ = ["TorchSignature", "leaf_names"]
+__all__ = ["TensorAccess", "TorchSignature", "leaf_names"]
 
 Tensor = torch.Tensor
 Build = Callable[[Sequence[Any]], Any]
 
 
-class TorchSignature:
+class TensorAccess:
+    """What `zenith.runtime.adapter.Signature` asks of single tensors."""
+
+    def describe(self, tensor: Tensor) -> tuple[int, str, tuple[int, ...]]:
+        return tensor.data_ptr(), NUMPY_NAME[tensor.dtype], tuple(tensor.shape)
+
+    def empty(self, dtype: str, shape: Sequence[int]) -> Tensor:
+        return torch.empty(shape, dtype=FROM_NUMPY_NAME[dtype])
+
+    def pointer(self, tensor: Tensor) -> int:
+        return tensor.data_ptr()
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray[Any, Any]:
+        return array_view(tensor)
+
+    def from_numpy(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return tensor_view(np.asarray(array))
+
+
+class TorchSignature(TensorAccess):
     """Made once per compiled model; `flatten` and `unflatten` are all a call pays for.
 
     parameters, positional, order, defaults: see `Captured`.
@@ -171,23 +190,6 @@ class TorchSignature:
     def _wrong(self, problem: str, step: str | None = None) -> ValidationError:
         expected = ", ".join(f"{n}: {_name(d)} with {r} axes" for n, d, r in self._types)
         return ValidationError(problem, next=step or f"inputs are: {expected}")
-
-    # --- tensors ------------------------------------------------------------------------------
-
-    def describe(self, tensor: Tensor) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.data_ptr(), NUMPY_NAME[tensor.dtype], tuple(tensor.shape)
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> Tensor:
-        return torch.empty(shape, dtype=FROM_NUMPY_NAME[dtype])
-
-    def pointer(self, tensor: Tensor) -> int:
-        return tensor.data_ptr()
-
-    def to_numpy(self, tensor: Tensor) -> np.ndarray[Any, Any]:
-        return array_view(tensor)
-
-    def from_numpy(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return tensor_view(np.asarray(array))
 
     # --- outputs ------------------------------------------------------------------------------
 

@@ -134,9 +134,14 @@ class GraphBuilder:
         op_type: str,
         *inputs: ir.Value | None,
         results: Sequence[tuple[Any, Sequence[Dim]]],
+        domain: str = "",
         **attributes: Any,
     ) -> list[ir.Value]:
-        """A node with several outputs, given as (dtype, shape)."""
+        """A node with several outputs, given as (dtype, shape).
+
+        domain: "zenith" for an operator of ours; `zenith.ops.add_functions` then completes the
+        model.
+        """
         outputs = []
         for dtype, shape in results:
             name = self.unique(f"{self.label}.{op_type}" if self.label else op_type)
@@ -149,6 +154,7 @@ class GraphBuilder:
                 op_type,
                 list(inputs),
                 attributes,
+                domain=domain,
                 outputs=outputs,
                 name=outputs[0].name,
                 metadata_props=metadata,

@@ -11,16 +11,18 @@ import onnx_ir as ir
 
 from zenith.errors import UnsupportedOperationError
 from zenith.ir import DOMAIN, DOMAIN_VERSION
-from zenith.ops import conv, linear, norm
+from zenith.ops import conv, linear, lstm, norm, random
 
-__all__ = ["OPERATORS", "ensure", "ensure_function"]
+__all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 
 # Name -> maker of the function of one overload. Pointwise is not here: its overload is a digest.
 OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     linear.NAME: linear.function,
     conv.NAME: conv.function,
+    lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,
+    random.NAME: random.function,
 }
 
 
@@ -39,3 +41,10 @@ def ensure_function(model: ir.Model, function: ir.Function) -> ir.Function:
     """`function`, or the one of equal name and overload that `model` already has."""
     model.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
     return model.functions.setdefault(function.identifier(), function)
+
+
+def add_functions(model: ir.Model) -> None:
+    """Add the function of every ``zenith`` operator that `model`, bodies included, has not yet."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain == DOMAIN:
+            ensure(model, node.op_type, node.overload or "")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 __all__ = ["CANONICALIZE", "LOWER_CPU"]
 
-_SHAPES = ("infer_shapes", "lift_constants", "lower_einsum")
+_SHAPES = ("infer_shapes", "lower_gradient", "lift_constants", "lower_einsum")
 _CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
+    "lower_global_pool",
+    "hoist_bias",
     "fold_pad",
     "fold_batch_norm",
     "fold_conv_affine",

@@ -325,6 +325,7 @@ def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: Kernel
         from onnx_ir.passes.common import InlinePass
 
         InlinePass(criteria=lambda function: function.identifier() in unclaimed)(graph.model)
+        PassManager(("lift_constants",)).run(graph)  # those of the bodies
         graph.infer_shapes()
 
 

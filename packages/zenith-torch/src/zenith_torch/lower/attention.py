@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.lower.backward import attention_for_training
 from zenith_torch.lower.registry import lower
 
 
@@ -80,6 +81,10 @@ def attention_with_statistics(
         given = dict(zip(("dropout", "causal"), positional, strict=False))
         given["mask"] = options.get("attn_mask")
     mask, dropout, causal = given.get("mask"), given.get("dropout", 0.0), given.get("causal", False)
+    if 1 in b.used:
+        if dropout or b.rank_of(query) != 4 or b.shape_of(query)[1] != b.shape_of(key)[1]:
+            raise NotSupportedError("attention with dropout or shared heads, in training")
+        return [*attention_for_training(b, query, key, value, mask, causal, options.get("scale"))]
     gqa = options.get("enable_gqa", False) or b.shape_of(query)[-3] != b.shape_of(key)[-3]
     scale = options.get("scale")
     return [attention(b, query, key, value, mask, dropout, causal, scale=scale, enable_gqa=gqa)]

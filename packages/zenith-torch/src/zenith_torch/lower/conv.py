@@ -11,7 +11,7 @@ from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.registry import lower
 
 
-def _per_axis(value: int | Sequence[int], axes: int) -> list[int]:
+def per_axis(value: int | Sequence[int], axes: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * axes if len(values) == 1 else values
 
@@ -41,9 +41,9 @@ def _convolve(
         bias,
         shape=shape,
         kernel_shape=list(b.static_shape_of(weight)[2:]),
-        strides=_per_axis(stride, axes),
+        strides=per_axis(stride, axes),
         pads=pads,
-        dilations=_per_axis(dilation, axes),
+        dilations=per_axis(dilation, axes),
         group=groups,
         output_padding=output_padding if transposed and any(output_padding or []) else None,
     )
@@ -65,8 +65,8 @@ def convolution(
     *_: Any,
 ) -> ir.Value:
     axes = b.rank_of(weight) - 2
-    extra = _per_axis(output_padding, axes) if transposed else None
-    pads = _per_axis(padding, axes) * 2
+    extra = per_axis(output_padding, axes) if transposed else None
+    pads = per_axis(padding, axes) * 2
     return _convolve(b, x, weight, bias, stride, pads, dilation, groups, extra)
 
 
@@ -81,7 +81,7 @@ def conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> ir.Value:
-    pads = _per_axis(padding, b.rank_of(weight) - 2) * 2
+    pads = per_axis(padding, b.rank_of(weight) - 2) * 2
     return _convolve(b, x, weight, bias, stride, pads, dilation, groups)
 
 
@@ -99,7 +99,7 @@ def conv_named_padding(
     axes = b.rank_of(weight) - 2
     pads = [0] * (2 * axes)
     if padding == "same":
-        steps = _per_axis(dilation, axes)
+        steps = per_axis(dilation, axes)
         total = [s * (k - 1) for s, k in zip(steps, b.static_shape_of(weight)[2:], strict=True)]
         pads = [t // 2 for t in total] + [t - t // 2 for t in total]
     elif padding != "valid":
@@ -122,6 +122,6 @@ def conv_transpose(
     dilation: Any = 1,
 ) -> ir.Value:
     axes = b.rank_of(weight) - 2
-    pads = _per_axis(padding, axes) * 2
-    extra = _per_axis(output_padding, axes)
+    pads = per_axis(padding, axes) * 2
+    extra = per_axis(output_padding, axes)
     return _convolve(b, x, weight, bias, stride, pads, dilation, groups, extra)

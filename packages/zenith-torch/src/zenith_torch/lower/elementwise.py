@@ -324,10 +324,3 @@ def dropout(b: Builder, x: ir.Value, p: float, train: bool) -> ir.Value:
     if train and p > 0:
         raise NotSupportedError("dropout in training mode")
     return x
-
-
-@lower("aten.native_dropout.default")
-def native_dropout(b: Builder, x: ir.Value, p: float, train: bool | None) -> list[ir.Value]:
-    from zenith_torch.lower.create import filled
-
-    return [dropout(b, x, p, bool(train)), filled(b, True, b.shape_of(x), torch.bool)]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX, to_torch
 from zenith_torch.lower.registry import lower
@@ -48,8 +49,46 @@ def native_layer_norm(
     weight: ir.Value | None,
     bias: ir.Value | None,
     eps: float,
-) -> list[ir.Value | None]:
-    return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
+) -> list[ir.Value]:
+    if not b.used & {1, 2}:
+        return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
+    rank = b.rank_of(x)
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
+    result, mean, inverse = _by_hand(b, x, range(rank - len(normalized_shape), rank), eps)
+    if weight is not None:
+        result = b.op("Mul", result, weight, shape=b.shape_of(x))
+    if bias is not None:
+        result = b.op("Add", result, bias, shape=b.shape_of(x))
+    return _as_declared(b, [result, mean, inverse])
+
+
+def _wide(b: Builder, value: ir.Value | None) -> ir.Value | None:
+    """Half precision as float32, in which statistics are computed."""
+    half = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return b.cast(value, torch.float32) if value is not None and half else value
+
+
+def _as_declared(b: Builder, results: list[ir.Value]) -> list[ir.Value]:
+    """Results in the types the trace gives them."""
+    return [b.cast(v, dtype) for v, dtype in zip(results, b.out_dtypes, strict=True)]
+
+
+def _by_hand(
+    b: Builder, x: ir.Value, axes: Sequence[int], eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """x normalised over the axes, its mean and 1 / deviation: for training, which needs all."""
+    mean, var = _statistics(b, x, axes)
+    spread = b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype)))
+    inverse = b.op("Reciprocal", spread)
+    return b.op("Mul", b.op("Sub", x, mean), inverse), mean, inverse
+
+
+def _statistics(b: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value]:
+    """Mean and (biased) variance, with the axes kept."""
+    mean = b.reduce("ReduceMean", x, list(axes), keepdims=True)
+    centred = b.op("Sub", x, mean)
+    return mean, b.reduce("ReduceMean", b.op("Mul", centred, centred), list(axes), keepdims=True)
 
 
 @lower("aten.rms_norm.default")
@@ -111,8 +150,22 @@ def native_group_norm(
     hxw: Any,
     group: int,
     eps: float,
-) -> list[ir.Value | None]:
-    return [group_norm(b, x, group, weight, bias, eps)]
+) -> list[ir.Value]:
+    if not b.used & {1, 2}:
+        return [group_norm(b, x, group, weight, bias, eps)]
+    shape = b.shape_of(x)
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
+    grouped = b.reshape(x, (n, group, product([c // group, hxw])))
+    result, mean, inverse = _by_hand(b, grouped, [2], eps)
+    result = b.reshape(result, shape)
+    tail = (c, *[1] * (len(shape) - 2))
+    if weight is not None:
+        result = b.op("Mul", result, b.reshape(weight, tail))
+    if bias is not None:
+        result = b.op("Add", result, b.reshape(bias, tail))
+    mean, inverse = (b.reshape(v, (n, group)) for v in (mean, inverse))
+    return _as_declared(b, [result, mean, inverse])
 
 
 @lower("aten.instance_norm.default")
@@ -179,17 +232,54 @@ def batch_norm_no_stats(
     training: bool,
     momentum: float,
     eps: float,
-) -> list[ir.Value | None]:
+) -> list[ir.Value]:
     """Statistics of this very batch: instance norms arrive so, folded into one batch."""
-    axes = [a for a in range(b.rank_of(x)) if a != 1]
-    mean = b.reduce("ReduceMean", x, axes, keepdims=True)
-    centred = b.op("Sub", x, mean)
-    var = b.reduce("ReduceMean", b.op("Mul", centred, centred), axes, keepdims=True)
-    spread = b.op("Sqrt", b.op("Add", var, b.number(eps, b.out_dtype)))
-    result = b.op("Div", centred, spread)
-    tail = [1] * (b.rank_of(x) - 2)
-    if weight is not None:
-        result = b.op("Mul", result, b.reshape(weight, (*b.shape_of(weight), *tail)))
+    result, mean, _, inverse = _batch_norm_of_batch(b, x, weight, bias, eps)
+    return _as_declared(b, [result, mean, inverse])
+
+
+def _batch_norm_of_batch(
+    b: Builder, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+    """y, and of each channel the mean, the (biased) variance and 1 / deviation."""
+    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
+    assert x is not None
+    channels = (b.shape_of(x)[1],)
+    mean, var = _statistics(b, x, [a for a in range(b.rank_of(x)) if a != 1])
+    inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))
+    tail = (*channels, *[1] * (b.rank_of(x) - 2))
+    scale = inverse if weight is None else b.op("Mul", inverse, b.reshape(weight, tail))
+    result = b.op("Mul", b.op("Sub", x, mean), scale)
     if bias is not None:
-        result = b.op("Add", result, b.reshape(bias, (*b.shape_of(bias), *tail)))
-    return [result]
+        result = b.op("Add", result, b.reshape(bias, tail))
+    mean, var, inverse = (b.reshape(v, channels) for v in (mean, var, inverse))
+    return result, mean, var, inverse
+
+
+@lower("aten._native_batch_norm_legit_functional.default")
+def batch_norm_functional(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    running_mean: ir.Value,
+    running_var: ir.Value,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> list[ir.Value]:
+    """Results: y, the batch's mean and 1 / deviation, the new running mean and variance."""
+    if not training:
+        empty = b.number([], running_mean.dtype, (0,))
+        result = batch_norm(b, x, weight, bias, running_mean, running_var, eps)
+        return [result, empty, empty, running_mean, running_var]
+    result, mean, var, inverse = _batch_norm_of_batch(b, x, weight, bias, eps)
+    axes = [a for a in range(b.rank_of(x)) if a != 1]
+    count = b.operand(product([b.shape_of(x)[a] for a in axes]), var.dtype)
+    one = b.number(1, var.dtype)
+    unbiased = b.op("Mul", var, b.op("Div", count, b.op("Sub", count, one)))
+    moved = []
+    for old, new in ((running_mean, mean), (running_var, unbiased)):
+        step = b.op("Mul", b.op("Sub", b.cast(new, old.dtype), old), b.number(momentum, old.dtype))
+        moved.append(b.op("Add", old, step))
+    return _as_declared(b, [result, mean, inverse, *moved])

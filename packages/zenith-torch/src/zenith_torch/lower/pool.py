@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
+from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower.registry import lower
@@ -32,7 +34,9 @@ def _max_pool(
     padding: Sizes,
     dilation: Sizes,
     ceil_mode: bool,
-) -> ir.Value:
+    with_indices: bool = False,
+) -> list[ir.Value]:
+    """The maxima and, where asked for, their places in the plane of each channel."""
     kernel = _per_axis(kernel, axes)
     batched = _batched(b, x, axes)
     unbatched = batched is not x
@@ -44,17 +48,21 @@ def _max_pool(
         wider = [p + s - 1 for p, s in zip(ends, strides, strict=True)]
         if all(w < k for w, k in zip(wider, kernel, strict=True)):
             ends, ceil_mode = wider, False
-    result = b.op(
+    types = (b.out_dtype, torch.int64) if with_indices else (b.out_dtype,)
+    results = b.ops(
         "MaxPool",
         batched,
-        shape=shape,
+        results=[(dtype, shape) for dtype in types],
         kernel_shape=kernel,
         strides=strides,
         pads=begins + ends,
         dilations=_per_axis(dilation, axes),
         ceil_mode=int(ceil_mode),
     )
-    return b.squeeze(result, 0) if unbatched else result
+    if with_indices:  # ONNX counts through the whole tensor
+        plane = b.operand(product(b.shape_of(batched)[2:]), torch.int64)
+        results[1] = b.op("Mod", results[1], plane, shape=shape)
+    return [b.squeeze(result, 0) if unbatched else result for result in results]
 
 
 def _register_pools(axes: int) -> None:
@@ -68,7 +76,7 @@ def _register_pools(axes: int) -> None:
         dilation: Sizes = 1,
         ceil_mode: bool = False,
     ) -> ir.Value:
-        return _max_pool(b, x, axes, kernel, stride, padding, dilation, ceil_mode)
+        return _max_pool(b, x, axes, kernel, stride, padding, dilation, ceil_mode)[0]
 
     @lower(f"aten.max_pool{axes}d_with_indices.default")
     def max_pool_with_indices(
@@ -79,8 +87,9 @@ def _register_pools(axes: int) -> None:
         padding: Sizes = 0,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
-    ) -> list[ir.Value | None]:
-        return [_max_pool(b, x, axes, kernel, stride, padding, dilation, ceil_mode)]
+    ) -> list[ir.Value]:
+        more = 1 in b.used
+        return _max_pool(b, x, axes, kernel, stride, padding, dilation, ceil_mode, more)
 
     @lower(f"aten.avg_pool{axes}d.default")
     def avg_pool(
@@ -181,4 +190,4 @@ def adaptive_max_pool(b: Builder, x: ir.Value, output_size: Sizes) -> list[ir.Va
     ):
         raise NotSupportedError("adaptive max pooling with windows of unequal size")
     kernel = [s // c for s, c in zip(sizes, counts, strict=True)]
-    return [_max_pool(b, x, axes, kernel, kernel, 0, 1, False)]
+    return [_max_pool(b, x, axes, kernel, kernel, 0, 1, False)[0]]

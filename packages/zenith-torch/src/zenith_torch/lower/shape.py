@@ -340,15 +340,42 @@ def im2col(
 def as_strided(
     b: Builder, x: ir.Value, size: Sequence[int], stride: Sequence[int], storage_offset: int = 0
 ) -> ir.Value:
-    # The program is functional, so x is dense and row-major here.
     count = b.elements(x)
+    positions = _positions(count, size, stride, storage_offset)
+    return b.gather(b.reshape(x, (count,)), b.constant(positions), 0)
+
+
+@lower("aten.as_strided_scatter.default")
+def as_strided_scatter(
+    b: Builder,
+    x: ir.Value,
+    source: ir.Value,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int = 0,
+) -> ir.Value:
+    count, shape = b.elements(x), b.shape_of(x)
+    positions = _positions(count, size, stride, storage_offset).reshape(-1)
+    source = b.reshape(source, positions.shape)
+    flat = b.reshape(x, (count,))
+    places = b.constant(positions)
+    written = b.op("ScatterElements", flat, places, source, shape=(count,), axis=0)
+    return b.reshape(written, shape)
+
+
+def _positions(
+    count: Any, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
+) -> np.ndarray[Any, Any]:
+    """Places in the memory of a dense row-major tensor, as which `Lowering` has checked it."""
     if not all(isinstance(d, int) for d in (*size, *stride, storage_offset or 0, count)):
-        raise NotSupportedError("as_strided with dynamic sizes")
+        raise NotSupportedError("strides of dynamic size")
     positions = np.full(tuple(size), storage_offset or 0, dtype=np.int64)
     for axis, (length, step) in enumerate(zip(size, stride, strict=True)):
         tail = (1,) * (len(size) - axis - 1)
         positions = positions + (np.arange(length) * step).reshape((length, *tail))
-    return b.gather(b.reshape(x, (count,)), b.constant(positions), 0)
+    if positions.size and positions.max() >= count:
+        raise NotSupportedError("strides beyond the tensor's own elements")
+    return positions
 
 
 @lower("aten.tril.default")

@@ -335,6 +335,41 @@ const char* run_multinomial(const Call& call) {
   return failed != 0 ? "the weights of a multinomial have no finite sum" : nullptr;
 }
 
+// ThreeFry 2x32 with 20 rounds (Salmon et al., 2011): inputs the two halves of the key (one number
+// each) and of the counters (dense), outputs the two halves of the bits (dense); all uint32.
+const char* run_threefry(const Call& call) {
+  const uint32_t k0 = *static_cast<const uint32_t*>(call.in[0].data);
+  const uint32_t k1 = *static_cast<const uint32_t*>(call.in[1].data);
+  const uint32_t keys[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};
+  constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  const auto* x0 = static_cast<const uint32_t*>(call.in[2].data);
+  const auto* x1 = static_cast<const uint32_t*>(call.in[3].data);
+  auto* y0 = static_cast<uint32_t*>(call.out[0].data);
+  auto* y1 = static_cast<uint32_t*>(call.out[1].data);
+  constexpr int kWide = 32;
+  for_chunks(call, element_count(call.out[0]), kWide, [&](int64_t first, int64_t n, int64_t) {
+    uint32_t a[kWide] = {}, b[kWide] = {};
+    std::memcpy(a, x0 + first, static_cast<size_t>(n) * 4);
+    std::memcpy(b, x1 + first, static_cast<size_t>(n) * 4);
+    for (int i = 0; i < kWide; ++i) a[i] += keys[0];
+    for (int i = 0; i < kWide; ++i) b[i] += keys[1];
+    for (int group = 0; group < 5; ++group) {
+      for (const int rotation : kRotations[group % 2]) {
+        for (int i = 0; i < kWide; ++i) {
+          a[i] += b[i];
+          b[i] = (b[i] << rotation | b[i] >> (32 - rotation)) ^ a[i];
+        }
+      }
+      const uint32_t more = keys[(group + 2) % 3] + static_cast<uint32_t>(group + 1);
+      for (int i = 0; i < kWide; ++i) a[i] += keys[(group + 1) % 3];
+      for (int i = 0; i < kWide; ++i) b[i] += more;
+    }
+    std::memcpy(y0 + first, a, static_cast<size_t>(n) * 4);
+    std::memcpy(y1 + first, b, static_cast<size_t>(n) * 4);
+  });
+  return nullptr;
+}
+
 #define ZENITH_FIELDS(list) list, sizeof(list) / sizeof(*list)
 const Kernel kKernels[] = {
     {"random", "", ZENITH_FIELDS(kFillFields), sizeof(FillParams), nullptr, run_random},
@@ -342,6 +377,7 @@ const Kernel kKernels[] = {
     {"dropout", "", ZENITH_FIELDS(kSeedFields), sizeof(SeedParams), nullptr, run_dropout},
     {"multinomial", "", ZENITH_FIELDS(kSeedFields), sizeof(SeedParams), multinomial_scratch,
      run_multinomial},
+    {"threefry", "", nullptr, 0, 0, nullptr, run_threefry},
 };
 
 }  // namespace

@@ -71,6 +71,12 @@ def cases() -> Iterator[Case]:
         options: dict[str, Any] = {"constants": (2, 3), "outputs": 2, "epsilon": 1e-3}
         yield make("AddLayerNorm", what, [a, b, *row], function=layer, **options)
         yield make("AddRMSNorm", what, [a, b, row[0]], function=rms, **options)
+    threefry = OPERATORS["ThreeFry2x32"]("")
+    for what, (key, count) in {"one key": ((), 101), "a key each": ((3,), 3)}.items():
+        draw = np.random.default_rng(count)
+        shapes = [key, key, (count,), (count,)]
+        halves = [np.asarray(draw.integers(0, 2**32, s, dtype=np.uint32)) for s in shapes]
+        yield make("ThreeFry2x32", what, halves, outputs=2, function=threefry)
     for what, (count, lines, results) in CHAINS.items():
         for length, shape in {"odd": (3, 7, 5), "empty": (0, 2), "large": (3, 2049)}.items():
             inputs = [random(shape, seed=i) for i in range(count)]

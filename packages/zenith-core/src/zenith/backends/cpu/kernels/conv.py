@@ -29,7 +29,7 @@ from zenith.backends.cpu.window import (
     window_of,
 )
 from zenith.ir.dims import ceil_div, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
@@ -301,15 +301,13 @@ def _emit_transposed(e: Emit) -> None:
 def _transposed_cost(op: OpView) -> Cost:
     x = op.inputs[0]
     assert x is not None
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     depth = product(_weights(op).shape[1:])
-    return Cost(flops=2 * x.size * depth, bytes=sum(v.nbytes for v in values))
+    return traffic(op, 2 * x.size * depth)
 
 
 def _cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     depth = product(_weights(op).shape[1:])
-    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+    return traffic(op, 2 * op.outputs[0].size * depth)
 
 
 _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], frozenset[str]]] = [

@@ -1,5 +1,6 @@
 """Random numbers: RandomUniform, RandomNormal and their Like forms, Bernoulli, Multinomial and
-Dropout in training. A `seed` makes every run the same; without one every run differs."""
+Dropout in training (a `seed` makes every run the same; without one every run differs), and the
+counter-based bits that frameworks with keys of their own use."""
 
 from __future__ import annotations
 
@@ -63,6 +64,19 @@ def _emit_dropout(e: Emit) -> None:
     e.step("dropout", [e.dense(0), ratio, e.operand(2)], outputs, **_seed(e.op))
 
 
+def _emit_threefry(e: Emit) -> None:
+    e.step("threefry", [e.dense(i) for i in range(4)], [e.output(0), e.output(1)])
+
+
+def _supports_threefry(op: OpView) -> str | None:
+    key, counters = op.inputs[:2], op.inputs[2:]
+    if any(v is None or v.size != 1 for v in key):
+        return "the key is more than one number"
+    shape = op.outputs[0].shape
+    same = all(v is not None and v.shape == shape for v in counters)
+    return None if same else "the halves of the counters have different shapes"
+
+
 SPECS = [
     *(
         KernelSpec(name.lower(), f"ai.onnx:{name}", _emit_random, supports=_supports_random)
@@ -73,4 +87,5 @@ SPECS = [
     KernelSpec("multinomial", "ai.onnx:Multinomial", _emit_multinomial, dtypes={0: FLOATS}),
     KernelSpec("dropout_training", "ai.onnx:Dropout", _emit_dropout, dtypes={0: FLOATS},
                supports=_supports_dropout),
+    KernelSpec("threefry", "zenith:ThreeFry2x32", _emit_threefry, supports=_supports_threefry),
 ]  # fmt: skip

@@ -1,0 +1,118 @@
+"""Graphs with operators nobody lowered: Zenith runs regions, PyTorch what is between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import OperatorSupportBase
+
+from zenith_torch.lowering import operator_name
+
+__all__ = ["partition", "replay_views"]
+
+MakeRegion = Callable[[torch.fx.GraphModule, list[torch.fx.Node]], Callable[..., Any]]
+
+# A region of these alone would only copy.
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("alias.default", "detach.default", "view.default", "permute.default", "t.default"),
+        *("transpose.int", "expand.default", "unsqueeze.default", "squeeze.dim", "squeeze.dims"),
+        *("squeeze.default", "slice.Tensor", "select.int", "split.Tensor", "as_strided.default"),
+        *("split_with_sizes.default", "_unsafe_view.default", "lift_fresh_copy.default"),
+    )
+)
+
+
+class _Known(OperatorSupportBase):
+    def __init__(self, excluded: Collection[torch.fx.Node]) -> None:
+        self._excluded = excluded
+
+    def is_node_supported(self, submodules: Mapping[str, Any], node: torch.fx.Node) -> bool:
+        return node.op in ("call_function", "get_attr") and node not in self._excluded
+
+
+def partition(
+    module: torch.fx.GraphModule, unknown: Collection[torch.fx.Node], make: MakeRegion
+) -> torch.fx.GraphModule:
+    """The module with its regions replaced by what `make(region, its arguments)` returns.
+
+    unknown: the nodes that stay as they are.
+    """
+    excluded = set(unknown)
+    for node in module.graph.nodes:  # results of an operator belong to it
+        if any(source in excluded for source in node.all_input_nodes) and _is_part(node):
+            excluded.add(node)
+    partitioner = CapabilityBasedPartitioner(
+        module, _Known(excluded), allows_single_node_partition=True
+    )
+    proposed = partitioner.propose_partitions()
+    worth = [p for p in proposed if any(_computes(node) for node in p.nodes)]
+    split = partitioner.fuse_partitions(worth)
+    for node in list(split.graph.nodes):
+        if node.op == "call_module":
+            region = split.get_submodule(str(node.target))
+            assert isinstance(region, torch.fx.GraphModule)
+            call = _Call(make(region, list(node.args)))
+            setattr(split, str(node.target), call)
+    split.recompile()
+    return split
+
+
+def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    """Let results that share memory in the trace share it again; gives the nodes to leave to torch.
+
+    A result of ours owns its memory. Where several results are views of one tensor, only that
+    tensor is computed, and the chain of views is repeated behind it, for PyTorch to run.
+    """
+    output = module.graph.output_node()
+    results: Any = output.args[0]
+    leaves = [leaf for leaf in results if isinstance(leaf, torch.fx.Node)]
+    homes: dict[Any, list[torch.fx.Node]] = {}
+    for leaf in dict.fromkeys(leaves):
+        homes.setdefault(_storage(leaf), []).append(leaf)
+    added: list[torch.fx.Node] = []
+    copies: dict[torch.fx.Node, torch.fx.Node] = {}
+    for storage, group in homes.items():
+        if storage is None or len(group) < 2:
+            continue
+        for leaf in group:
+            chain = []
+            node = leaf
+            while operator_name(node.target) in _VIEWS and _storage(node) == storage:
+                chain.append(node)
+                node = node.all_input_nodes[0]
+            for view in reversed(chain):
+                if view not in copies:
+                    with module.graph.inserting_before(output):
+                        copies[view] = module.graph.node_copy(view, lambda n: copies.get(n, n))
+                    added.append(copies[view])
+    output.args = (tuple(copies.get(leaf, leaf) for leaf in results),)
+    return added
+
+
+def _storage(node: torch.fx.Node) -> Any:
+    val = node.meta.get("val")
+    return val.untyped_storage()._cdata if isinstance(val, torch.Tensor) else None
+
+
+class _Call(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self._function(*args)
+
+
+def _is_part(node: torch.fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
+def _computes(node: torch.fx.Node) -> bool:
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return operator_name(node.target) not in _VIEWS

@@ -1,0 +1,76 @@
+"""Random numbers: bits of zenith.ThreeFry2x32 under the call's key, one stream for each operator.
+
+Note [Random bits]: the key is a graph input of two uint32 that every call draws from PyTorch's own
+generator: `torch.manual_seed` makes a run repeat itself, and the numbers are not eager's. Counters
+are (number of the operator in the graph, number of the element).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from zenith.ir import DOMAIN
+from zenith.ir.dims import Dim, product
+from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.lower.create import filled
+from zenith_torch.lower.elementwise import dropout
+from zenith_torch.lower.registry import lower
+
+
+def random_bits(b: Builder, shape: Sequence[Dim]) -> ir.Value:
+    """Uniform uint32 of the given shape; see Note [Random bits]."""
+    if not b.takes_key:
+        raise NotSupportedError("random numbers in a model that is called without a key")
+    if not b.extra_inputs:
+        b.extra_inputs.append(b.input("random_key", torch.uint32, (2,)))
+    key = b.extra_inputs[0]
+    halves = [b.reshape(b.slice(key, 0, i, i + 1), ()) for i in (0, 1)]
+    count = product(shape)
+    zero, one = (b.number(n, torch.int64) for n in (0, 1))
+    numbers = b.op("Range", zero, b.size_scalar(count), one, shape=(count,))
+    low = b.cast(numbers, torch.uint32)
+    high = b.expand(b.number(b.streams, torch.uint32), (count,))
+    b.streams += 1
+    results = [(torch.uint32, (count,))] * 2
+    bits, _ = b.ops("ThreeFry2x32", *halves, high, low, results=results, domain=DOMAIN)
+    return b.reshape(bits, tuple(shape))
+
+
+def happens(b: Builder, chance: float, shape: Sequence[Dim]) -> ir.Value:
+    """Booleans that are true with the given chance."""
+    bound = round(chance * 2**32)
+    if bound <= 0 or bound >= 2**32:
+        return filled(b, bound > 0, shape, torch.bool)
+    bits = random_bits(b, shape)
+    return b.op("Less", bits, b.number(bound, torch.uint32), shape=tuple(shape), dtype=torch.bool)
+
+
+@lower("aten.native_dropout.default")
+def native_dropout(b: Builder, x: ir.Value, p: float, train: bool | None) -> list[ir.Value]:
+    shape = b.shape_of(x)
+    if not train or p == 0:
+        return [dropout(b, x, p, False), filled(b, True, shape, torch.bool)]
+    kept = happens(b, 1 - p, shape)
+    scaled = b.op("Mul", x, b.number(1 / (1 - p) if p < 1 else 0.0, b.out_dtype))
+    zero = b.number(0, b.out_dtype)
+    return [b.op("Where", kept, scaled, zero, shape=shape, dtype=b.out_dtype), kept]
+
+
+@lower("aten.rand.default", "aten.rand_like.default")
+def rand(b: Builder, *_: Any, **__: Any) -> ir.Value:
+    """Uniform in [0, 1): 24 bits, as many as a float32 has."""
+    if b.out_dtype is torch.float64:
+        raise NotSupportedError("random numbers of float64")
+    shift = b.number(8, torch.uint32)
+    high = b.op("BitShift", random_bits(b, b.out_shape), shift, direction="RIGHT")
+    uniform = b.op("Mul", b.cast(high, torch.float32), b.number(2.0**-24, torch.float32))
+    return b.cast(uniform, b.out_dtype)
+
+
+@lower("aten.bernoulli.p")
+def bernoulli(b: Builder, x: ir.Value, p: float = 0.5, **_: Any) -> ir.Value:
+    return b.cast(happens(b, p, b.shape_of(x)), b.out_dtype)
