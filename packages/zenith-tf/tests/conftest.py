@@ -1,4 +1,4 @@
-"""Without TensorFlow, which is no part of the other tests' environment, nothing here is collected."""
+"""Nothing here is collected where there is no TensorFlow: the other tests do without."""
 
 from __future__ import annotations
 

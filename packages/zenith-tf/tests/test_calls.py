@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,10 @@ def test_saved_models(tmp_path: Path) -> None:
         assert_same(expected, compiled(a=a, b=b))
         assert_same(expected, compiled({"a": a, "b": b}))
     tf.saved_model.save(Module(), tmp_path / "module")
-    assert zenith.compile(tmp_path / "module")(a).shape == (2, 2)
+    assert zenith.compile(tmp_path / "module")(a)["output_0"].shape == (2, 2)
+    loaded = tf.saved_model.load(tmp_path / "module")
+    check(loaded, a)  # called as the object itself is
+    check(loaded, a, sample_input=a)
 
 
 def test_saved_model_that_does_not_load_goes_by_its_graph(
@@ -289,10 +293,22 @@ def test_one_batch_for_all_inputs_of_a_keras_model() -> None:
     assert {str(v.shape[0].value) for v in compiled.graph.inputs} == {"batch"}
 
 
+def test_a_result_may_be_called_like_an_input() -> None:
+    x = keras.Input((3,), name="x")
+    compiled = check(keras.Model(x, {"x": x * 2, "x_output": x + 1}), f32(2, 3))
+    assert list(compiled(f32(1, 3))) == ["x", "x_output"]
+
+
 def test_unused_input() -> None:
     a, b = keras.Input((3,), name="a"), keras.Input((4,), name="b")
     model = keras.Model([a, b], L.Dense(2)(a))
     check(model, [f32(2, 3), f32(2, 4)])
+
+
+def test_the_page_of_the_guide_runs() -> None:
+    page = Path(__file__).parents[3] / "docs/USER_GUIDE/tensorflow-models.md"
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        exec(compile(block, page.name, "exec"), {})
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class OnnxAdapter:
     name = "onnx"
 
     def accepts(self, model: object) -> bool:
-        """Whether `model` is ONNX: a path is one unless it is a directory or names another format."""
+        """Whether `model` is ONNX: a path is, unless it is a directory or of another format."""
         if isinstance(model, bytes | bytearray | memoryview):
             return True
         if isinstance(model, str | os.PathLike):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +15,13 @@ from zenith_onnx.adapter import import_model as import_onnx
 from zenith_tf.convert import to_onnx
 from zenith_tf.freeze import freeze
 from zenith_tf.inputs import Inputs, with_sample
-from zenith_tf.other_backends import import_jax_model
 from zenith_tf.signature import TensorFlowSignature
 from zenith_tf.source import find_source, split_sample
 
 __all__ = ["import_model"]
 
 Leaves = list[tuple[str, tf.TensorSpec]]
-Names = dict[str, dict[int, str]]
+Names = dict[str | int, dict[int, str]]
 
 
 def import_model(
@@ -35,8 +32,6 @@ def import_model(
     Without a sample the model's own declaration holds: sizes of None become named dimensions (axis
     0 of a Keras model is "batch"). A sample fixes every size that `dynamic` does not name.
     """
-    if _keras_backend(model) == "jax":
-        return import_jax_model(model, sample_input, dynamic)
     sample = split_sample(sample_input)
     with tf.device("/cpu:0"):
         source = find_source(model, sample)
@@ -58,16 +53,6 @@ def import_model(
         convert=source.keras,
     )
     return ImportedModel(imported.graph, signature, imported.ranges)
-
-
-def _keras_backend(model: Any) -> str:
-    keras = sys.modules.get("keras")
-    is_file = isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".keras")
-    if is_file:
-        import keras
-    if keras is not None and (is_file or isinstance(model, keras.Layer)):
-        return str(keras.backend.backend())
-    return "tensorflow"
 
 
 def _named(

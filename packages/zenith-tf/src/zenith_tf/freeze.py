@@ -59,7 +59,7 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
                     + (f" as '{name}'" if name else ""),
                     next="return dense tensors",
                 )
-        names = _output_names([name for name, _ in found])
+        names = _output_names([name for name, _ in found], {name for name, _ in leaves})
         return [tf.identity(value, name=f"zenith_output_{i}") for i, (_, value) in enumerate(found)]
 
     specs = [
@@ -92,6 +92,15 @@ def _let_inline(graph: Any) -> None:
         node.attr.pop("_XlaMustCompile", None)
 
 
-def _output_names(paths: Sequence[str]) -> list[str]:
+def _output_names(paths: Sequence[str], taken: set[str]) -> list[str]:
+    """Names for results: their keys and positions, unlike each other and the inputs' names."""
     names = [f"output_{p}" if p[:1].isdigit() else p or "output" for p in paths]
-    return [f"{n}_{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    unique: list[str] = []
+    for name in names:
+        if name in taken:
+            name = f"{name}_output"
+        count, plain = 1, name
+        while name in unique or name in taken:
+            name, count = f"{plain}_{count}", count + 1
+        unique.append(name)
+    return unique

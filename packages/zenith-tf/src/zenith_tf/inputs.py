@@ -174,9 +174,7 @@ def from_call(
         if name not in bound.arguments:
             continue
         templates[name] = make_template(bound.arguments[name], is_tensor, found, name)
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            by_position.append(templates[name])
-        elif (
+        if parameter.kind is parameter.POSITIONAL_ONLY or (
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD
             and len(by_position) == len(parameters) - 1
         ):

@@ -17,16 +17,17 @@ class Node:
     def __init__(self, graph: Any, node: Any) -> None:
         self._graph, self._node = graph, node
         self.inputs: list[str] = list(node.input)
-        self.onnx_type: int = graph.get_dtype(node.input[0])
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type of the first input."""
-        return np.dtype(utils.map_onnx_to_numpy_type(self.onnx_type))
+        return self.type_of(0)
 
     def type_of(self, index: int) -> np.dtype[Any]:
         """Element type of an input."""
-        return np.dtype(utils.map_onnx_to_numpy_type(self._graph.get_dtype(self.inputs[index])))
+        kind = utils.map_onnx_to_numpy_type(self._graph.get_dtype(self.inputs[index]))
+        found: np.dtype[Any] = np.dtype(kind)
+        return found
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value: number, bool, bytes or list of floats."""

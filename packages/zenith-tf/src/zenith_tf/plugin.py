@@ -52,7 +52,16 @@ class TensorFlowAdapter:
         sample_input: Any,
         dynamic: Mapping[str | int, Any] | None = None,
     ) -> ImportedModel:
-        """Trace `model`, convert the frozen graph and bring it to GraphIR."""
+        """Trace `model`, convert the frozen graph and bring it to GraphIR.
+
+        A Keras model or .keras file on another backend goes through that framework's adapter.
+        """
+        from zenith_tf.keras_file import keras_backend
+
+        if keras_backend(model) != "tensorflow":
+            from zenith_tf.other_backends import import_other
+
+            return import_other(model, sample_input, dynamic)
         from zenith_tf.adapter import import_model
 
         return import_model(model, sample_input, dynamic)

@@ -128,8 +128,7 @@ class TensorFlowSignature:
 def _tensor(array: NDArray[Any]) -> Any:
     """A tensor that shares the array's memory where TensorFlow can, else a copy."""
     shareable = (
-        isinstance(array, np.ndarray)
-        and array.flags.c_contiguous
+        array.flags.c_contiguous
         and array.flags.writeable
         and array.dtype.kind in "fiub"
         and array.ctypes.data % _ALIGNMENT == 0

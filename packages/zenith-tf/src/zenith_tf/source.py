@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,11 @@ import tensorflow as tf
 
 from zenith.errors import ConfigurationError, ValidationError
 from zenith_tf.inputs import Call, Inputs, NamedInputs, from_call
+from zenith_tf.keras_file import load_keras
 from zenith_tf.saved_model import load_saved_model, served
 from zenith_tf.structure import make_template, rebuild
 
-__all__ = ["Source", "find_source", "load_keras", "split_sample"]
+__all__ = ["Source", "find_source", "split_sample"]
 
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -65,30 +65,16 @@ def find_source(model: Any, sample: Sample | None) -> Source:
     if isinstance(model, tf.types.experimental.GenericFunction):
         return _function(model, model, sample)
     function = served(model)
+    if callable(model):
+        restored = getattr(model.__call__, "concrete_functions", [])
+        if sample is not None or len(restored) == 1 or function is None:
+            return _function(model, model.__call__, sample)
     if function is not None:
         return _signature(function)
-    if not callable(model):
-        raise ValidationError(
-            f"this {type(model).__name__} has no signature to serve and cannot be called",
-            next="compile one of its functions",
-        )
-    return _function(model, model.__call__, sample)
-
-
-def load_keras(path: str) -> Any:
-    """The model of a .keras file, loaded in safe mode: no code of the file's runs.
-
-    Raises `ValidationError` for what cannot be read so.
-    """
-    import keras
-
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValidationError(
-            f"'{path}' cannot be read: {error}",
-            next="a model with Lambda layers or own classes: load it yourself, then compile it",
-        ) from error
+    raise ValidationError(
+        f"this {type(model).__name__} has no signature to serve and cannot be called",
+        next="compile one of its functions",
+    )
 
 
 # --- Keras -------------------------------------------------------------------------------------
