@@ -14,6 +14,7 @@ _CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
     "fold_pad",
     "fold_batch_norm",
+    "fold_channels",
     "fold_scale",
     "fuse_gelu",
     "fuse_silu",

@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "dce": "dce:RemoveUnused",
     "drop_repeat_kv": "drop_repeat_kv:DropRepeatKv",
     "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
+    "fold_channels": "fold_channels:FoldChannels",
     "fold_constants": "fold_constants:FoldConstants",
     "fold_pad": "fold_pad:FoldPad",
     "fold_scale": "fold_scale:FoldScale",
