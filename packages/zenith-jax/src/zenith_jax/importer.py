@@ -67,7 +67,7 @@ class _Importer:
         self.builder.inline = self.inline
         self.names = names
         self.problems: list[tuple[str, str]] = []
-        self.hints: dict[str, None] = {}
+        self.line: Any = None  # of the call that is being inlined
 
     def data_of(self, aval: Any, what: str) -> tuple[ir.DataType, tuple[Any, ...]]:
         """Element type and shape of an edge of the program."""
@@ -103,9 +103,20 @@ class _Importer:
         return self.builder.weight(array, self.names.get(id(array), "const"))
 
     def _equation(self, eqn: Any, arguments: list[ir.Value]) -> list[ir.Value]:
-        name, builder = eqn.primitive.name, self.builder
+        name = eqn.primitive.name
         avals = [v.aval for v in eqn.outvars]
-        line = equation_line(eqn)
+        outer, line = self.line, equation_line(eqn) or self.line
+        self.line = line
+        try:
+            return self._lowered(eqn, arguments, name, line, avals)
+        finally:
+            self.line = outer
+
+    def _lowered(
+        self, eqn: Any, arguments: list[ir.Value], name: str, line: Any, avals: list[Any]
+    ) -> list[ir.Value]:
+        """The equation's results: what it calls, or what its handler writes."""
+        builder = self.builder
         types = [v.aval for v in eqn.invars]
         handler = HANDLERS.get(name)
         if handler is None:
@@ -168,7 +179,7 @@ class _Importer:
             names = ", ".join(dict.fromkeys(name for name, _ in self.problems))
             raise UnsupportedOperationError(
                 names,
-                list(self.hints),
+                [],
                 operations=list(dict.fromkeys(self.problems)),
                 next="rewrite these lines with supported operations, or report the primitives",
             )
