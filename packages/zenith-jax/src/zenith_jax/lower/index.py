@@ -87,14 +87,17 @@ def _inside(b: Builder, it: _Indexed) -> ir.Value | None:
     found: ir.Value | None = None
     for axis, start in it.starts.items():
         number, limit = b.constant_of(start), exactly(it.shape[axis] - it.window[axis])
-        fixed = number is not None and isinstance(limit, int)
-        if fixed and bool(np.all((number >= 0) & (number <= limit))):
+        if number is not None and isinstance(limit, int) and _within(number, limit):
             continue
         above = b.pointwise("GreaterOrEqual", start, b.number(0, INT64), dtype=BOOL)
         below = b.pointwise("LessOrEqual", start, _limit(b, it, axis), dtype=BOOL)
         both = b.pointwise("And", above, below)
         found = both if found is None else b.pointwise("And", found, both)
     return found
+
+
+def _within(numbers: np.ndarray[Any, Any], limit: int) -> bool:
+    return bool(np.all((numbers >= 0) & (numbers <= limit)))
 
 
 def _clamped(b: Builder, it: _Indexed, axis: int) -> ir.Value:
