@@ -88,8 +88,7 @@ def train(session: nox.Session) -> None:
     """Train on scikit-learn's digits with torch.compile: the accuracy of PyTorch eager."""
     session.install(TORCH)
     session.install("scikit-learn")
-    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
-    session.install(TORCH_ADAPTER)
+    install_zenith(session, TORCH_ADAPTER)
     session.run("python", "examples/train_digits/train.py", *session.posargs)
 
 

@@ -6,4 +6,5 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["test_*.py"]
+_HERE = all(importlib.util.find_spec(name) for name in ("jax", "zenith_jax"))
+collect_ignore_glob = [] if _HERE else ["test_*.py"]

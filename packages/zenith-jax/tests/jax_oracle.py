@@ -30,20 +30,23 @@ def check(
     atol: float = 1e-6,
     fallback: str = "error",
     model: Any = None,
+    jit: bool = False,
     **options: Any,
 ) -> Any:
-    """Compile `function` on `args`, and compare structure, types and numbers with calling it."""
+    """Compile `function` on `args`, and compare structure, types and numbers with calling it.
+
+    jit: call it under `jax.jit`, which is quicker for a model than operation by operation.
+    """
     source = function if model is None else model
     compiled = zenith.compile(source, sample_input=args, fallback=fallback, **options)
-    compare(compiled(*args), function(*args), rtol, atol)
+    wanted = (jax.jit(lambda *a: function(*a)) if jit else function)(*args)
+    compare(compiled(*args), wanted, rtol, atol)
     return compiled
 
 
 def compare(results: Any, wanted: Any, rtol: float = 2e-5, atol: float = 1e-6) -> None:
     assert jax.tree_util.tree_structure(results) == jax.tree_util.tree_structure(wanted)
-    pairs = zip(
-        jax.tree_util.tree_leaves(results), jax.tree_util.tree_leaves(wanted), strict=True
-    )
+    pairs = zip(jax.tree_util.tree_leaves(results), jax.tree_util.tree_leaves(wanted), strict=True)
     for result, expected in pairs:
         expected = jax.numpy.asarray(expected)
         assert isinstance(result, jax.Array)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax_oracle import arrays, check, compare, compiled_ops
 
 import zenith
-from jax_oracle import arrays, check, compare, compiled_ops
 
 
 @jax.custom_jvp
@@ -149,7 +149,10 @@ def test_a_condition_in_a_loop_reads_outer_values() -> None:
 def test_random_bits_in_a_loop() -> None:
     def function(key: Any) -> Any:
         return lax.fori_loop(
-            0, 3, lambda i, v: v + jax.random.uniform(jax.random.fold_in(key, i), (4,)), jnp.zeros(4)
+            0,
+            3,
+            lambda i, v: v + jax.random.uniform(jax.random.fold_in(key, i), (4,)),
+            jnp.zeros(4),
         )
 
     check(function, jax.random.key(3))

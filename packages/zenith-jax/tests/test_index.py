@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
 from jax_oracle import arrays, check, integers
 
 ROWS = jnp.asarray([0, 3, -1, 2, 9, -9, 1])
@@ -29,9 +28,9 @@ READS: dict[str, Any] = {
     "along": lambda x, i: jnp.take_along_axis(x, (i[None, None, :4] % 5).repeat(4, 0), axis=2),
     "vmap": lambda x, i: jax.vmap(lambda row, j: row[j])(x, i[:4]),
     "vmap both": lambda x, i: jax.vmap(lambda row, j: row[j], in_axes=(1, None))(x, i[:4]),
-    "vmap slices": lambda x, i: jax.vmap(
-        lambda row, j: lax.dynamic_slice(row, (j, 1), (2, 3))
-    )(x, i[:4]),
+    "vmap slices": lambda x, i: jax.vmap(lambda row, j: lax.dynamic_slice(row, (j, 1), (2, 3)))(
+        x, i[:4]
+    ),
     "mask": lambda x, i: jnp.where((i % 2 == 0)[:4, None, None], x, 0.0),
     "dynamic_slice": lambda x, i: lax.dynamic_slice(x, (i[0], i[1], 1), (2, 3, 4)),
     "dynamic_slice far": lambda x, i: lax.dynamic_slice(x, (i[4], i[5], i[2]), (2, 3, 1)),

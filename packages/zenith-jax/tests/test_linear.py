@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
 from jax_oracle import arrays, check, compiled_ops, integers
 
 EINSUMS = {
@@ -84,13 +83,22 @@ CONVS: dict[str, dict[str, Any]] = {
     "dilated": {"rhs_dilation": (2, 1), "padding": ((2, 2), (1, 1))},
     "transposed": {"lhs_dilation": (2, 2), "padding": ((1, 2), (2, 1))},
     "transposed wide": {"lhs_dilation": (3, 2), "padding": ((4, 5), (4, 2))},
-    "transposed dilated": {"lhs_dilation": (2, 1), "rhs_dilation": (2, 2),
-                           "padding": ((1, 2), (2, 1))},  # fmt: skip
-    "transposed strided": {"lhs_dilation": (3, 3), "window_strides": (2, 2),
-                           "padding": ((2, 2), (3, 1))},  # fmt: skip,
+    "transposed dilated": {
+        "lhs_dilation": (2, 1),
+        "rhs_dilation": (2, 2),
+        "padding": ((1, 2), (2, 1)),
+    },  # fmt: skip
+    "transposed strided": {
+        "lhs_dilation": (3, 3),
+        "window_strides": (2, 2),
+        "padding": ((2, 2), (3, 1)),
+    },  # fmt: skip,
     "grouped": {"feature_group_count": 2, "padding": "SAME"},
-    "grouped transposed": {"feature_group_count": 2, "lhs_dilation": (2, 2),
-                           "padding": ((1, 1), (2, 2))},  # fmt: skip
+    "grouped transposed": {
+        "feature_group_count": 2,
+        "lhs_dilation": (2, 2),
+        "padding": ((1, 1), (2, 2)),
+    },  # fmt: skip
 }
 
 
@@ -151,13 +159,18 @@ def test_a_channels_last_net_has_no_transposes() -> None:
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "plain": {"window_dimensions": (1, 2, 2, 1), "window_strides": (1, 2, 2, 1)},
-    "same": {"window_dimensions": (1, 3, 3, 1), "window_strides": (1, 2, 2, 1),
-             "padding": "SAME"},  # fmt: skip
+    "same": {
+        "window_dimensions": (1, 3, 3, 1),
+        "window_strides": (1, 2, 2, 1),
+        "padding": "SAME",
+    },  # fmt: skip
     "dilated": {"window_dimensions": (1, 2, 3, 1), "window_dilation": (1, 2, 2, 1)},
     "channels": {"window_dimensions": (1, 1, 1, 3)},
     "all axes": {"window_dimensions": (2, 2, 2, 2)},
-    "padded much": {"window_dimensions": (1, 2, 2, 1),
-                    "padding": ((0, 0), (3, 3), (2, 0), (0, 0))},  # fmt: skip
+    "padded much": {
+        "window_dimensions": (1, 2, 2, 1),
+        "padding": ((0, 0), (3, 3), (2, 0), (0, 0)),
+    },  # fmt: skip
     "base": {"window_dimensions": (1, 2, 2, 1), "base_dilation": (1, 2, 2, 1)},
 }
 KINDS: dict[str, Any] = {
@@ -184,8 +197,9 @@ def test_windows_of_integers() -> None:
 
 def test_an_average_pool_is_one_node() -> None:
     (x,) = arrays((2, 8, 8, 4))
-    function = lambda x: lax.reduce_window(  # noqa: E731
-        x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
-    ) / 4
+
+    def function(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+
     ops = compiled_ops(check(function, x))
     assert "AveragePool" in ops and "Mul" not in ops and "Div" not in ops

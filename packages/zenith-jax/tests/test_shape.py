@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
 from jax_oracle import arrays, check, integers
 
 MOVES: dict[str, Any] = {

@@ -29,17 +29,17 @@ IMAGE = "(float[B,3,8,8] x) => (y)"
     ],
 )
 def test_constants_go_into_conv(check: Check, body: str) -> None:
-    g = check(["fold_conv_affine", "dce"], IMAGE, body, {**CONV, "one": f32(1)})
+    g = check(["fold_channels", "dce"], IMAGE, body, {**CONV, "one": f32(1)})
     assert check.ops(g) == ["Conv"]
 
 
 def test_constants_go_into_depthwise_and_transposed_conv(check: Check) -> None:
     weights = {"w": f32(6, 1, 3, 3), "s": f32(1, 6, 1, 1), "t": f32(6, 1, 1)}
     body = "c = Conv<group = 3>(x, w) m = Mul(c, s) y = Add(m, t)"
-    assert check.ops(check(["fold_conv_affine", "dce"], IMAGE, body, weights)) == ["Conv"]
+    assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["Conv"]
     weights["w"] = f32(3, 6, 3, 3)
     body = "c = ConvTranspose(x, w) m = Mul(c, s) y = Add(m, t)"
-    assert check.ops(check(["fold_conv_affine", "dce"], IMAGE, body, weights)) == ["ConvTranspose"]
+    assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["ConvTranspose"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_conv_stays(check: Check, body: str, more: dict[str, Any]) -> None:
         weights["w"] = f32(5, 3, 4, 4)
     signature = "(float[B,3,8,8] x) => (y, z)"
     before = check.ops(check.build(signature, body, weights))
-    assert check.ops(check("fold_conv_affine", signature, body, weights)) == before
+    assert check.ops(check("fold_channels", signature, body, weights)) == before
 
 
 NORM = {

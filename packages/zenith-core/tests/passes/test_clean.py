@@ -227,6 +227,43 @@ def test_batch_norm_stays(check: Check) -> None:
         assert "BatchNormalization" in check.ops(g)
 
 
+CHANNELS = "c = Conv<pads = [1, 1, 1, 1]>(x, w%s) "
+WRITTEN_OUT = "d = Sub(c, m) e = Mul(k, d) y = Add(e, t)"
+
+
+def channel_weights(bias: bool) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(4)
+    found = {n: rng.standard_normal((1, 3, 1, 1)).astype(np.float32) for n in "mk"}
+    found["t"] = rng.standard_normal((3, 1, 1)).astype(np.float32)
+    found["w"] = rng.standard_normal((3, 2, 3, 3)).astype(np.float32)
+    if bias:
+        found["b"] = rng.standard_normal(3).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_channels(check: Check, bias: bool) -> None:
+    for chain in (WRITTEN_OUT, "d = Sub(m, c) y = Div(d, k)"):
+        body = CHANNELS % (", b" if bias else "") + chain
+        weights = channel_weights(bias)
+        if "t" not in chain.split("(")[-1]:
+            del weights["t"]
+        g = check(["fold_channels", "dce"], "(float[B,2,5,6] x) => (y)", body, weights)
+        assert check.ops(g) == ["Conv"]
+
+
+def test_channels_stay(check: Check) -> None:
+    weights = channel_weights(False)
+    for signature, chain, left in (
+        ("(float[B,2,5,6] x) => (y, c)", WRITTEN_OUT, {}),  # the convolution is a result
+        ("(float[B,2,5,6] x) => (y)", "d = Div(m, c) e = Mul(d, k) y = Add(e, t)", {}),
+        ("(float[B,2,5,6] x) => (y)", "d = Sub(c, m) e = Add(d, k) y = Add(e, t)", {}),
+        ("(float[B,2,5,6] x) => (y)", WRITTEN_OUT, {"m": np.ones((1, 1, 1, 6), np.float32)}),
+    ):
+        g = check("fold_channels", signature, CHANNELS % "" + chain, {**weights, **left})
+        assert len(check.ops(g)) == 4
+
+
 def test_sources_merge(check: Check) -> None:
     g = check.build("(float[B,2,5,6] x) => (y)", BN % ("", ""), bn_weights(False))
     g.nodes[0].metadata_props[SOURCE_KEY] = "net.py:3"

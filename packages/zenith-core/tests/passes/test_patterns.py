@@ -19,7 +19,8 @@ NUMBERS = (
     "<float half = {0.5}, float one = {1}, float two = {2}, float three = {3},"
     "float r2 = {1.4142135}, float ir2 = {0.70710678}, float k = {0.7978845608},"
     "float c = {0.044715}, float ck = {0.0356774081}, float bad = {1.41}, float mh = {-0.5},"
-    "float eps = {0.001}, int64[1] last = {-1}, int64[1] l2 = {2}, int64[1] l1 = {1}>"
+    "float eps = {0.001}, float nought = {0},"
+    "int64[1] last = {-1}, int64[1] l2 = {2}, int64[1] l1 = {1}>"
 )
 X = "(float[B,S,6] x) => (y)" + NUMBERS
 XZ = "(float[B,S,6] x) => (y, z)" + NUMBERS
@@ -162,6 +163,35 @@ def test_rms_norm_stays(check: Check, body: str) -> None:
 
 LN = """m = ReduceMean(x, last) d = Sub(x, m) p = Pow(d, two) v = ReduceMean(p, last)
         e = Add(v, eps) r = Sqrt(e) n = Div(d, r) q = Mul(n, w) y = Add(q, b)"""
+
+
+BY_SQUARES = """m = ReduceMean(x, last) q = Mul(x, x) v = ReduceMean(q, last) n = Mul(m, m)
+    d = Sub(v, n) {cut} t = Add({e}, eps) r = Sqrt(t) i = Reciprocal(r) g = Sub(x, m) {scale}"""
+ON_FACTOR = "f = Mul(i, w) s = Mul(g, f) y = Add(s, b)"
+
+
+@pytest.mark.parametrize("cut", ["", "e = Relu(d)", "e = Max(nought, d)"])
+@pytest.mark.parametrize("scale", [ON_FACTOR, "f = Mul(g, i) s = Mul(f, w) y = Add(b, s)"])
+def test_layer_norm_by_squares(check: Check, cut: str, scale: str) -> None:
+    body = BY_SQUARES.format(cut=cut, e="e" if cut else "d", scale=scale)
+    g = check(["fold_constants", "fuse_layer_norm", "dce"], X, body, weights(w=(6,), b=(6,)))
+    assert check.ops(g) == ["LayerNormalization"]
+    bare = BY_SQUARES.format(cut=cut, e="e" if cut else "d", scale="y = Mul(i, g)")
+    g = check(["fold_constants", "fuse_layer_norm", "dce"], X, bare)
+    assert check.ops(g) == ["LayerNormalization"]
+
+
+def test_layer_norm_by_squares_stays(check: Check) -> None:
+    body = BY_SQUARES.format(cut="", e="d", scale=ON_FACTOR)
+    row = weights(w=(6,), b=(6,))
+    for text, signature in (
+        (body.replace("d = ", "z = ").replace("(d, eps", "(z, eps"), XZ),  # variance is a result
+        (body.replace("Mul(m, m)", "Mul(m, x)"), X),
+        (body.replace("ReduceMean(q, last)", "ReduceMean(q, l1)"), X),
+        (body.replace("Sub(v, n)", "Sub(n, v)"), X),
+    ):
+        g = check("fuse_layer_norm", signature, text, row)
+        assert "LayerNormalization" not in check.ops(g)
 
 
 def test_layer_norm(check: Check) -> None:

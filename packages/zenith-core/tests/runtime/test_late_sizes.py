@@ -200,3 +200,18 @@ def test_binding_is_announced(graph_of: Any, array: Any) -> None:
     bound = [e for e in seen if e.name == "bound"]
     assert [e.dims["n"] for e in bound] == list(range(1, 67))
     assert [e.dims for e in seen if e.name == "evicted"] == [{"n": 2}, {"n": 1}]
+
+
+def test_indices_from_data_are_no_sizes(graph_of: Any, array: Any) -> None:
+    """Elements of small integer tensors have names in inference; a native kernel runs them."""
+    graph = graph_of(
+        "(int32[5] i, float[4,6] x) => (float[6] y)"
+        "<int64[1] n0 = {0}, int64[1] n1 = {1}, int64[1] n2 = {2}, int64[1] n3 = {3},"
+        "int32 four = {4}>",
+        """a = Slice(i, n1, n2, n0) b = Slice(i, n2, n3, n0) c = Concat<axis = 0>(a, b)
+        d = Slice(c, n0, n1, n0) e = Add(d, four) f = Mod(e, four) y1 = Gather<axis = 0>(x, f)
+        y = Squeeze(y1, n0)""",
+    )
+    compiled = zenith.compile(graph, fallback="error")
+    x, places = array(4, 6), np.array([9, -1, 2, 0, 1], np.int32)
+    np.testing.assert_array_equal(compiled(places, x), x[3])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import sympy
 
 from zenith.ir.builder import NotSupportedError, Scalar
+from zenith.ir.control import reads
 from zenith.ir.dims import Dim, exactly
 from zenith_jax.dims import sizes
 from zenith_jax.dtypes import is_key, onnx_type, physical
@@ -50,8 +51,23 @@ class Builder(ViewBuilder):
         return found
 
     def ops(self, op_type: str, *inputs: ir.Value | None, **rest: Any) -> list[ir.Value]:
-        plain = {k: int(v) if isinstance(v, np.integer) else v for k, v in rest.items()}
+        """A node with several outputs; numpy's integers become attributes too."""
+        plain: dict[str, Any] = {
+            k: int(v) if isinstance(v, np.integer) else v for k, v in rest.items()
+        }
         return super().ops(op_type, *inputs, **plain)
+
+    def pointwise(
+        self, op_type: str, *operands: ir.Value, dtype: Any = None, **attributes: Any
+    ) -> ir.Value:
+        """An elementwise operator; of numbers that are known, the number that it gives."""
+        fold = _FOLDED.get(op_type)
+        if fold is not None and all(v.const_value is not None for v in operands):
+            numbers = [self.constant_of(v) for v in operands]
+            if all(n is not None and n.ndim == 0 for n in numbers):
+                found = fold(*numbers)
+                return self.number(found, found.dtype if dtype is None else dtype)
+        return super().pointwise(op_type, *operands, dtype=dtype, **attributes)
 
     def physical(self, aval: Any) -> tuple[ir.DataType, tuple[Dim, ...]]:
         """Element type and shape of an abstract value's data."""
@@ -132,10 +148,24 @@ class Builder(ViewBuilder):
             if not own or value in outputs or value in inner:
                 value = self.op("Identity", value)
             outputs.append(value)
+        self.drop_unused(outputs)
         nodes = self.nodes
         self._hoisted += self.initializers(outputs)
         self.nodes, self._sizes, self._made = saved
         return ir.Graph(inputs, outputs, nodes=nodes, name=self.unique(name))
+
+    def drop_unused(self, outputs: Sequence[ir.Value]) -> None:
+        """Leave out nodes that no output needs: most views are never read as they are."""
+        needed = {*outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed.isdisjoint(node.outputs):
+                for index in range(len(node.inputs)):
+                    node.replace_input_with(index, None)
+                continue
+            kept.append(node)
+            needed.update(reads(node))
+        self.nodes = kept[::-1]
 
     def initializers(self, outputs: Sequence[ir.Value]) -> list[ir.Value]:
         """Constants that nodes use, those in bodies too: they belong to the outermost graph."""
@@ -165,3 +195,16 @@ class Builder(ViewBuilder):
         zero, one = self.number(0, ir.DataType.INT64), self.number(1, ir.DataType.INT64)
         wide = self.op("Range", zero, count, one, shape=[sympy.sympify(size)])
         return self.cast(wide, kind)
+
+
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+}

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from zenith.errors import CompilationError, ConfigurationError, ValidationError
+from zenith_jax.dtypes import described
 
 __all__ = ["Captured", "Leaf", "capture", "is_array"]
 
@@ -199,12 +200,10 @@ def _nnx(module: Any, nnx: Any) -> tuple[Function, list[tuple[str, Any]], list[F
 
     @functools.wraps(type(module).__call__)
     def call(*args: Any, **kwargs: Any) -> Any:
-        copy = nnx.merge(definition, state)
+        copy = nnx.merge(definition, jax.tree.map(lambda leaf: leaf, state))
         result = copy(*args, **kwargs)
         after = jax.tree_util.tree_leaves_with_path(nnx.state(copy))
-        changed.extend(
-            _path(path) for path, leaf in after if isinstance(leaf, jax.core.Tracer)
-        )
+        changed.extend(_path(path) for path, leaf in after if isinstance(leaf, jax.core.Tracer))
         return result
 
     found = _signature(module)
@@ -232,9 +231,7 @@ def _path(path: Sequence[Any]) -> str:
     """ "layers.0.kernel" for a path of keys."""
     parts = []
     for key in path:
-        part = next(
-            (getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), str(key)
-        )
+        part = next((getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)), str(key))
         parts.append(str(part))
     while len(parts) > 1 and parts[-1] in ("value", "raw_value"):  # a flax.nnx Variable's own field
         parts.pop()
@@ -357,7 +354,6 @@ def _with_dimensions(
             if not str(dim).isidentifier():
                 raise ConfigurationError(f"dynamic=: {dim!r} is not a name")
             shape[axis] = jax.export.symbolic_shape(str(dim), scope=scope)[0]
-        result.append(jax.ShapeDtypeStruct(tuple(shape), jax.typeof(leaf).dtype
-                                           if not isinstance(leaf, jax.ShapeDtypeStruct)
-                                           else leaf.dtype))  # fmt: skip
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.typeof(leaf).dtype
+        result.append(described(shape, jax.dtypes.canonicalize_dtype(dtype)))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["TO_ONNX", "is_float", "is_key", "is_signed", "onnx_type", "physical"]
+__all__ = ["TO_ONNX", "described", "is_float", "is_key", "is_signed", "onnx_type", "physical"]
 
 TO_ONNX: dict[np.dtype[Any], ir.DataType] = {
     np.dtype(numpy_type): onnx
@@ -47,7 +48,7 @@ def onnx_type(dtype: Any) -> ir.DataType | None:
 
 def is_key(dtype: Any) -> bool:
     """Whether it is the type of a random key (`jax.random.key`)."""
-    return bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
+    return bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def is_float(value: ir.Value) -> bool:
@@ -59,9 +60,14 @@ def is_signed(value: ir.Value) -> bool:
     return value.dtype in _SIGNED
 
 
+def described(shape: Sequence[Any], dtype: Any) -> Any:
+    """An array's description."""
+    return jax.ShapeDtypeStruct(tuple(shape), dtype)  # type: ignore[no-untyped-call]
+
+
 def physical(aval: Any) -> tuple[Any, tuple[Any, ...]]:
     """(dtype, shape) of the data: a key is a row of uint32."""
     if not is_key(aval.dtype):
         return np.dtype(aval.dtype), tuple(aval.shape)
-    row = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), aval.dtype))
+    row = jax.eval_shape(jax.random.key_data, described((), aval.dtype))
     return np.dtype(row.dtype), (*aval.shape, *row.shape)

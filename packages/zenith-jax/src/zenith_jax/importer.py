@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.extend.core
+import numpy as np
 import onnx_ir as ir
 
 from zenith.errors import CompilationError, UnsupportedOperationError
@@ -46,6 +47,7 @@ def import_jaxpr(
             value = builder.op("Identity", value)
         builder.rename(value, name)
         outputs.append(value)
+    builder.drop_unused(outputs)
     graph = ir.Graph(
         inputs,
         outputs,
@@ -65,7 +67,7 @@ class _Importer:
         self.builder.inline = self.inline
         self.names = names
         self.problems: list[tuple[str, str]] = []
-        self.hints: dict[str, None] = {}
+        self.line: Any = None  # of the call that is being inlined
 
     def data_of(self, aval: Any, what: str) -> tuple[ir.DataType, tuple[Any, ...]]:
         """Element type and shape of an edge of the program."""
@@ -91,7 +93,7 @@ class _Importer:
             dtype = physical(variable.aval)[0]
             if onnx_type(dtype) is None:
                 return self._stand_in(variable.aval)  # the equation that reads it is reported
-            return self.builder.number(variable.val, dtype, variable.aval.shape)
+            return self.builder.number(variable.val, dtype, np.shape(variable.val))
         return values[variable]
 
     def _constant(self, array: Any) -> ir.Value:
@@ -101,21 +103,32 @@ class _Importer:
         return self.builder.weight(array, self.names.get(id(array), "const"))
 
     def _equation(self, eqn: Any, arguments: list[ir.Value]) -> list[ir.Value]:
-        name, builder = eqn.primitive.name, self.builder
+        name = eqn.primitive.name
         avals = [v.aval for v in eqn.outvars]
-        line = equation_line(eqn)
+        outer, line = self.line, equation_line(eqn) or self.line
+        self.line = line
+        try:
+            return self._lowered(eqn, arguments, name, line, avals)
+        finally:
+            self.line = outer
+
+    def _lowered(
+        self, eqn: Any, arguments: list[ir.Value], name: str, line: Any, avals: list[Any]
+    ) -> list[ir.Value]:
+        """The equation's results: what it calls, or what its handler writes."""
+        builder = self.builder
         types = [v.aval for v in eqn.invars]
+        handler = HANDLERS.get(name)
+        if handler is None:
+            called = _called(eqn)
+            if called is not None:
+                return self.inline(called, arguments)
+            return self._problem(name, line, REFUSED.get(name, ""), avals)
         for aval in (*avals, *types):
             dtype = getattr(aval, "dtype", None)
             if dtype is None or onnx_type(physical(aval)[0]) is None:
                 return self._problem(name, line, f"of {dtype or aval}", avals)
-        handler = HANDLERS.get(name)
         try:
-            if handler is None:
-                called = _called(eqn)
-                if called is None:
-                    return self._problem(name, line, REFUSED.get(name, ""), avals)
-                return self.inline(called, arguments)
             builder.source, builder.label, builder.target = short(line), name, name
             builder.in_avals = types
             facts = [builder.physical(aval) for aval in avals]
@@ -166,7 +179,7 @@ class _Importer:
             names = ", ".join(dict.fromkeys(name for name, _ in self.problems))
             raise UnsupportedOperationError(
                 names,
-                list(self.hints),
+                [],
                 operations=list(dict.fromkeys(self.problems)),
                 next="rewrite these lines with supported operations, or report the primitives",
             )

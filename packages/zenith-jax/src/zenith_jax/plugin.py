@@ -42,7 +42,9 @@ class JaxAdapter:
         if jax is None:
             return False
         if isinstance(model, tuple):
-            return len(model) == 2 and _is_function(model[0], jax) and _has_arrays(model[1], jax)
+            if len(model) != 2 or not _is_function(model[0], jax):
+                return False
+            return _is_module(model[0]) or _has_arrays(model[1], jax)
         return _is_function(model, jax)
 
     def import_model(
@@ -63,11 +65,18 @@ def _is_function(model: object, jax: Any) -> bool:
         return False
     if isinstance(model, _FUNCTIONS) or type(model).__module__.split(".")[0] in ("jax", "jaxlib"):
         return True
+    if _is_module(model):
+        return True
+    return not jax.tree_util.all_leaves([model])  # a callable that is a pytree of its weights
+
+
+def _is_module(model: object) -> bool:
+    """A module of flax or equinox."""
     for module_name, class_name in _MODULES:
         module = sys.modules.get(module_name)
         if module is not None and isinstance(model, getattr(module, class_name)):
             return True
-    return not jax.tree_util.all_leaves([model])  # a callable that is a pytree of its weights
+    return False
 
 
 def _has_arrays(params: object, jax: Any) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from zenith.errors import ValidationError
 from zenith_jax.capture import Captured, Leaf, is_array
 from zenith_jax.dims import sizes
-from zenith_jax.dtypes import is_key, physical
+from zenith_jax.dtypes import described, is_key, physical
 
 __all__ = ["JaxSignature"]
 
@@ -92,8 +92,10 @@ class JaxSignature:
                     f"pass {name}.astype('{dtype}'), or compile with such a sample_input",
                 )
             return np.ascontiguousarray(leaf) if rank or key is not None else np.asarray(leaf)
-        if not is_array(leaf) and not isinstance(leaf, bool) or isinstance(
-            leaf, jax.ShapeDtypeStruct
+        if (
+            not is_array(leaf)
+            and not isinstance(leaf, bool)
+            or isinstance(leaf, jax.ShapeDtypeStruct)
         ):
             raise self._wrong(
                 f"input '{name}' is a {type(leaf).__name__}, but must be an array of {dtype}"
@@ -108,7 +110,7 @@ class JaxSignature:
                 f"input '{name}' is an array of {array.dtype}, but the model was compiled for "
                 f"{dtype}"
             )
-        return np.require(array.astype(dtype, copy=False), requirements="CA")
+        return np.require(array.astype(dtype, copy=False), requirements=["C", "A"])
 
     def _wrong(self, problem: str, step: str | None = None) -> ValidationError:
         expected = ", ".join(f"{n}: {d} with {r} axes" for n, d, r, _ in self._types)
@@ -140,7 +142,7 @@ class JaxSignature:
 
     def unflatten(self, outputs: Sequence[Array]) -> Any:
         """JAX arrays in the function's own structure."""
-        if any(self._wide) and not jax.config.read("jax_enable_x64"):
+        if any(self._wide) and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             with jax.enable_x64(True):
                 arrays = [jax.numpy.asarray(a) for a in outputs]
         else:
@@ -179,9 +181,7 @@ class JaxSignature:
             if not isinstance(size, int)
         }
         results = [
-            jax.ShapeDtypeStruct(
-                [d if isinstance(d, int) else int(d.subs(known)) for d in shape], dtype
-            )
+            described([d if isinstance(d, int) else int(d.subs(known)) for d in shape], dtype)
             for dtype, shape in self._out_types
         ]
 

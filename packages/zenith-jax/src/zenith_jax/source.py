@@ -12,9 +12,7 @@ __all__ = ["equation_line", "short"]
 Line = tuple[str, int, str]
 
 # Files of these packages are not the user's: a line in the caller says more.
-_LIBRARIES = tuple(
-    f"{os.sep}{name}{os.sep}" for name in ("jax", "jaxlib", "flax", "equinox", "jaxtyping")
-)
+_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "jaxtyping")
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PREFIXES = (os.path.join(sys.base_prefix, "lib", "python"), _HERE)
 
@@ -24,13 +22,20 @@ def equation_line(eqn: Any) -> Line | None:
     traceback = eqn.source_info.traceback
     if traceback is None:
         return None
+    folders = _library_folders()
     for frame in traceback.frames:
         file = frame.file_name
         if file.startswith(_PREFIXES) and "site-packages" not in file:
             continue
-        if not any(library in file for library in _LIBRARIES) and not file.startswith("<"):
+        if not file.startswith((*folders, "<")):
             return file, frame.line_num, linecache.getline(file, frame.line_num).strip()
     return None
+
+
+def _library_folders() -> tuple[str, ...]:
+    """Where the libraries that are loaded lie."""
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARIES]
+    return tuple(os.path.dirname(file) + os.sep for file in files if file)
 
 
 def short(line: Line | None) -> str:

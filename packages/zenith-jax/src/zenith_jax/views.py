@@ -200,8 +200,8 @@ class ViewBuilder(GraphBuilder):
         """Whether `value` goes into the frame `axes` without a Transpose."""
         base, mine = self.base(value)
         shape = self.shape_of(value)
-        pairs = sorted((mine[i], axes[i]) for i, d in enumerate(shape) if d != 1)
-        return [b for _, b in pairs] == sorted(b for _, b in pairs)
+        pairs = [(mine[i] or 0, axes[i] or 0) for i, d in enumerate(shape) if d != 1]
+        return [b for _, b in sorted(pairs)] == sorted(b for _, b in pairs)
 
     def _in_frame(self, value: ir.Value, rank: int, axes: Axes) -> ir.Value:
         """`value` with the axes of the frame."""

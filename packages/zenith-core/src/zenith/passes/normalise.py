@@ -20,7 +20,15 @@ from zenith.passes.rewrite import (
     sole_user,
 )
 
-__all__ = ["Normalised", "inverse_root", "match_normalised", "scale_input", "with_row"]
+__all__ = [
+    "Normalised",
+    "inverse_root",
+    "match_normalised",
+    "scale_input",
+    "spread",
+    "square_of",
+    "with_row",
+]
 
 
 @dataclass
@@ -42,10 +50,10 @@ def match_normalised(root: ir.Node) -> Normalised | None:
     else:
         return None
     for x, factor, divides in pairs:
-        spread = _spread(factor, divides)
-        if spread is None or x is None:
+        found = spread(factor, divides)
+        if found is None or x is None:
             continue
-        total, tail = spread
+        total, tail = found
         epsilon_add = produced_by(total, "Add")
         if epsilon_add is None:
             continue
@@ -53,7 +61,7 @@ def match_normalised(root: ir.Node) -> Normalised | None:
             epsilon, mean = scalar(eps), produced_by(mean_value, "ReduceMean")
             if epsilon is None or mean is None:
                 continue
-            square = _square_of(mean.inputs[0], x)
+            square = square_of(mean.inputs[0], x)
             shape = dims(x)
             if square is None or shape is None or reduced_axis(mean) != len(shape) - 1:
                 continue
@@ -68,10 +76,10 @@ def match_normalised(root: ir.Node) -> Normalised | None:
 
 def inverse_root(value: ir.Value | None) -> tuple[ir.Value | None, list[ir.Node]] | None:
     """(v, nodes) where `value` is 1 / sqrt(v)."""
-    return _spread(value, False)
+    return spread(value, False)
 
 
-def _spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, list[ir.Node]] | None:
+def spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, list[ir.Node]] | None:
     """(v, nodes) where `value` is sqrt(v) (divides) or 1 / sqrt(v)."""
     if divides:
         root = produced_by(value, "Sqrt")
@@ -89,11 +97,11 @@ def _spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, lis
         inverse = produced_by(value, "Div")
         if inverse is None or scalar(inverse.inputs[0]) != 1.0:
             return None
-    inner = _spread(inverse.inputs[-1], True)
+    inner = spread(inverse.inputs[-1], True)
     return None if inner is None else (inner[0], [*inner[1], inverse])
 
 
-def _square_of(value: ir.Value | None, x: ir.Value) -> ir.Node | None:
+def square_of(value: ir.Value | None, x: ir.Value) -> ir.Node | None:
     node = produced_by(value, "Pow", "Mul")
     if node is None or node.inputs[0] is not x:
         return None

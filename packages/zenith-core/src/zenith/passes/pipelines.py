@@ -16,7 +16,7 @@ _PATTERNS = (
     "hoist_bias",
     "fold_pad",
     "fold_batch_norm",
-    "fold_conv_affine",
+    "fold_channels",
     "fold_scale",
     "fuse_gelu",
     "fuse_silu",

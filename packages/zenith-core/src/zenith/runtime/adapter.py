@@ -15,7 +15,11 @@ __all__ = ["Adapter", "ImportedModel", "Signature"]
 
 
 class Signature(Protocol):
-    """How one call crosses the boundary: framework tensors in, framework structure out."""
+    """How one call crosses the boundary: framework tensors in, framework structure out.
+
+    A signature may have a method ``staged(compiled, args, kwargs)``: for a call inside a trace of
+    the framework, it gives the traced results, and NotImplemented for every other call.
+    """
 
     @property
     def input_names(self) -> Sequence[str]:

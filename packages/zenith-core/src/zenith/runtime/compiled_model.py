@@ -67,9 +67,14 @@ class CompiledModel:
         self._threads = threads
         self._executor = GraphExecutor()
         self._program: Any = plan.partitions[0].program if plan.native else None
+        self._staged: Any = getattr(signature, "staged", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Results in the framework's own types and the model's own structure."""
+        if self._staged is not None:
+            traced = self._staged(self, args, kwargs)
+            if traced is not NotImplemented:
+                return traced
         signature = self._signature
         tensors = signature.flatten(args, kwargs)
         if self._program is None:

@@ -150,5 +150,3 @@ def _batch_groups(b: Builder, x: ir.Value, groups: int) -> ir.Value:
     order = [1, 0, *range(2, len(rest) + 3)]
     moved = b.transpose(apart, order)
     return b.reshape(moved, [exactly(sympy.sympify(batch) / groups), groups * channels, *rest])
-
-

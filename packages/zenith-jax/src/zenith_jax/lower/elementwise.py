@@ -278,9 +278,20 @@ def max_(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
             continue
         if _is_number(b, one, -np.inf):
             return other
+        if _is_number(b, one, 0) and _is_mean_of_squares(b, other):
+            return other
         if _is_number(b, one, 0) and b.rank_of(other):
             return b.pointwise("Relu", other)
     return b.pointwise("Max", x, y)
+
+
+def _is_mean_of_squares(b: Builder, value: ir.Value) -> bool:
+    """Whether it cannot be negative: a variance that is cut at 0 to be safe."""
+    node = b.base(value)[0].producer()
+    if node is None or node.op_type != "ReduceMean" or node.inputs[0] is None:
+        return False
+    square = node.inputs[0].producer()
+    return square is not None and square.op_type == "Mul" and square.inputs[0] is square.inputs[1]
 
 
 @lower("min", writes="Min, And for booleans")
@@ -341,6 +352,9 @@ def clamp(b: Builder, low: ir.Value, x: ir.Value, high: ir.Value) -> ir.Value:
 def select_n(b: Builder, which: ir.Value, *cases: ir.Value) -> ir.Value:
     if len(cases) == 1:
         return cases[0]
+    known = b.constant_of(b.unexpanded(which))
+    if known is not None and known.size == 1 and which.dtype == BOOL:
+        return b.expand(cases[int(known.reshape(()))], b.out_shape)
     if which.dtype == BOOL:
         result = b.pointwise("Where", which, cases[1], cases[0], dtype=cases[0].dtype)
     else:

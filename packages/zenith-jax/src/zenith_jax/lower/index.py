@@ -19,8 +19,8 @@ from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dims import sizes
 from zenith_jax.dtypes import is_float
 from zenith_jax.lower.bits import convert
-from zenith_jax.lower.registry import lower
 from zenith_jax.lower.reduce import least
+from zenith_jax.lower.registry import lower
 
 __all__: list[str] = []
 
@@ -87,14 +87,17 @@ def _inside(b: Builder, it: _Indexed) -> ir.Value | None:
     found: ir.Value | None = None
     for axis, start in it.starts.items():
         number, limit = b.constant_of(start), exactly(it.shape[axis] - it.window[axis])
-        if number is not None and isinstance(limit, int):
-            if bool(np.all((number >= 0) & (number <= limit))):
-                continue
+        if number is not None and isinstance(limit, int) and _within(number, limit):
+            continue
         above = b.pointwise("GreaterOrEqual", start, b.number(0, INT64), dtype=BOOL)
         below = b.pointwise("LessOrEqual", start, _limit(b, it, axis), dtype=BOOL)
         both = b.pointwise("And", above, below)
         found = both if found is None else b.pointwise("And", found, both)
     return found
+
+
+def _within(numbers: np.ndarray[Any, Any], limit: int) -> bool:
+    return bool(np.all((numbers >= 0) & (numbers <= limit)))
 
 
 def _clamped(b: Builder, it: _Indexed, axis: int) -> ir.Value:
@@ -120,9 +123,7 @@ def _grid(b: Builder, it: _Indexed, starts: dict[int, ir.Value]) -> ir.Value:
             value = b.range_of(it.batch[place], INT64)
             value = b.unsqueeze(value, *(a for a in range(rank) if a != place))
         else:
-            value = starts.get(axis)  # type: ignore[assignment]
-            if value is None:
-                value = b.number(0, INT64)
+            value = starts[axis] if axis in starts else b.number(0, INT64)
             value = b.reshape(value, [*b.shape_of(value), *([1] * (rank - b.rank_of(value)))])
             if axis in windowed:
                 place = len(it.batch) + windowed.index(axis)
@@ -383,9 +384,7 @@ def _one_window(
 
 
 @lower("dynamic_slice", writes="Gather, Slice of known places")
-def dynamic_slice(
-    b: Builder, operand: ir.Value, *starts: ir.Value, slice_sizes: Any
-) -> ir.Value:
+def dynamic_slice(b: Builder, operand: ir.Value, *starts: ir.Value, slice_sizes: Any) -> ir.Value:
     starts = starts[: len(slice_sizes)]
     it = _one_window(b, operand, starts, sizes(slice_sizes))
     result = operand

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from zenith.ir.dims import exactly, product
 from zenith_jax.builder import Builder, NotSupportedError
-from zenith_jax.dtypes import physical
+from zenith_jax.dtypes import described, physical
 from zenith_jax.lower.bits import convert
 from zenith_jax.lower.registry import lower
 
@@ -31,7 +31,7 @@ def _by_jax(name: str, function: Callable[..., Any]) -> None:
         avals = b.in_avals
         algorithm = params.pop("impl", None) or avals[0].dtype._impl
         mapped = _over_all_keys(lambda *v: function(algorithm, *v, **params), avals)
-        shaped = [jax.ShapeDtypeStruct(s, d) for d, s in (physical(a) for a in avals)]
+        shaped = [described(s, d) for d, s in (physical(a) for a in avals)]
         return b.inline(jax.make_jaxpr(mapped)(*shaped), values)[0]
 
 

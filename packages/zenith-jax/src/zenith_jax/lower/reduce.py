@@ -140,7 +140,9 @@ def _logaddexp(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     equal = b.pointwise("Equal", x, y, dtype=BOOL)  # of two infinities the difference is NaN
     apart = b.pointwise("Where", equal, b.number(0, x.dtype), apart, dtype=x.dtype)
     small = b.pointwise("Exp", apart)
-    return b.pointwise("Add", top, b.pointwise("Log", b.pointwise("Add", small, b.number(1, x.dtype))))
+    return b.pointwise(
+        "Add", top, b.pointwise("Log", b.pointwise("Add", small, b.number(1, x.dtype)))
+    )
 
 
 _running("cummax", "Max, Slice, Concat", lambda b, x, y: b.pointwise("Max", x, y))
@@ -215,5 +217,3 @@ def reduce(b: Builder, *operands: ir.Value, jaxpr: Any, dimensions: Any, **how: 
     reduced = convert(b, b.reduce(kinds[names[0]], _widened(b, x), axes, False), b.out_dtype)
     combine = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}[names[0]]
     return b.pointwise(combine, reduced, start)
-
-

@@ -134,7 +134,7 @@ def unstack(b: Builder, x: ir.Value, *, axis: int) -> list[ir.Value]:
 
 
 @lower("split", writes="Slice")
-def split(b: Builder, x: ir.Value, *, sizes: Any, axis: int) -> list[ir.Value]:  # noqa: F811
+def split(b: Builder, x: ir.Value, *, sizes: Any, axis: int) -> list[ir.Value]:
     parts, start = [], 0
     for length in sizes:
         end = exactly(start + size(length))

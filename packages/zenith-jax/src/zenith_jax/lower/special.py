@@ -1,7 +1,7 @@
 """Functions that ONNX has no operator for, by series and rational approximations.
 
-The coefficients of erfc are a Chebyshev fit of exp(x^2) erfc(x) (1 + x) in (x - 2) / (x + 2); those of
-erf_inv are from M. Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
+The coefficients of erfc are a Chebyshev fit of exp(x^2) erfc(x) (1 + x) in (x - 2) / (x + 2);
+those of erf_inv are from M. Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
 """
 
 from __future__ import annotations
@@ -146,5 +146,7 @@ def digamma(b: Builder, x: ir.Value) -> ir.Value:
                        b.pointwise("Tan", _op(b, "Mul", part, np.pi)))  # fmt: skip
     result = _where(b, below, b.pointwise("Sub", up, wave), up)
     whole = b.pointwise("Equal", part, b.number(0, x.dtype), dtype=BOOL)
-    pole = b.pointwise("And", whole, b.pointwise("LessOrEqual", x, b.number(0, x.dtype), dtype=BOOL))
+    pole = b.pointwise(
+        "And", whole, b.pointwise("LessOrEqual", x, b.number(0, x.dtype), dtype=BOOL)
+    )
     return _where(b, pole, b.number(np.nan, x.dtype), result)

@@ -1,0 +1,206 @@
+"""Models of flax and equinox: the same numbers, and the kernels a person would choose."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax_oracle import arrays, check, compare, compiled_ops
+
+import zenith
+from zenith.errors import CompilationError
+
+nnx = pytest.importorskip("flax.nnx")
+linen = pytest.importorskip("flax.linen")
+eqx = pytest.importorskip("equinox")
+
+BLOCK = ["LayerNormalization", "Linear", "Attention", "Linear.add", "LayerNormalization",
+         "Linear.gelu_tanh", "Linear.add"]  # fmt: skip
+
+
+class Block(nnx.Module):  # type: ignore[misc]
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, rngs: Any, rate: float = 0.0) -> None:
+        self.first, self.second = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x: Any, mask: Any = None) -> Any:
+        x = x + self.attention(self.first(x), mask=mask)
+        return x + self.dropout(self.narrow(nnx.gelu(self.wide(self.second(x)))))
+
+
+def _math(compiled: Any) -> list[str]:
+    """The operators that are not views."""
+    views = {"Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze"}
+    return [op for op in compiled_ops(compiled) if op not in views]
+
+
+def test_a_transformer_block_is_made_of_fused_kernels() -> None:
+    block, (x,) = Block(32, 4, nnx.Rngs(0)), arrays((2, 10, 32))
+    compiled = check(block, x, jit=True, atol=1e-5)
+    assert _math(compiled) == BLOCK
+    compiled = check(block, x, nnx.make_causal_mask(jnp.ones((2, 10))), jit=True, atol=1e-5)
+    assert [op for op in _math(compiled) if "Pointwise" not in op] == BLOCK
+
+
+def test_a_batch_of_one() -> None:
+    block, (x,) = Block(32, 4, nnx.Rngs(0)), arrays((1, 10, 32))
+    assert "Attention" in compiled_ops(check(block, x, jit=True, atol=1e-5))
+
+
+def test_one_compile_serves_all_sizes() -> None:
+    block = Block(32, 4, nnx.Rngs(0))
+    compiled = zenith.compile(
+        block,
+        sample_input=(jax.ShapeDtypeStruct((2, 10, 32), jnp.float32),),
+        dynamic={"x": {0: "batch", 1: "sequence"}},
+        fallback="error",
+    )
+    assert _math(compiled) == BLOCK
+    for batch, length in ((1, 1), (2, 10), (3, 7), (1, 33)):
+        (x,) = arrays((batch, length, 32))
+        compare(compiled(x), jax.jit(block)(x), atol=1e-5)
+
+
+def test_gradients_of_a_block() -> None:
+    block, (x,) = Block(16, 2, nnx.Rngs(0)), arrays((2, 5, 16))
+    definition, params, rest = nnx.split(block, nnx.Param, ...)
+
+    def loss(params: Any, x: Any) -> Any:
+        return (nnx.merge(definition, params, rest)(x) ** 2).mean()
+
+    check(jax.value_and_grad(loss), params, x, jit=True, atol=1e-5, rtol=1e-3)
+
+
+def test_dropout_drops_the_same_elements() -> None:
+    module = linen.Dropout(0.5, deterministic=False)
+    (x,) = arrays((40, 40))
+    key = jax.random.key(5)
+    compiled = zenith.compile((module, {}), sample_input=((x,), {"rngs": {"dropout": key}}))
+    for seed in (5, 6):
+        rngs = {"dropout": jax.random.key(seed)}
+        wanted = module.apply({}, x, rngs=rngs)
+        np.testing.assert_array_equal(np.asarray(compiled(x, rngs=rngs)), np.asarray(wanted))
+
+
+def test_state_that_changes_is_refused() -> None:
+    block = Block(32, 4, nnx.Rngs(0), rate=0.5)
+    (x,) = arrays((2, 10, 32))
+    with pytest.raises(CompilationError, match=r"changes its own state.*count"):
+        zenith.compile(block, sample_input=(x,))
+    block.eval()
+    compare(zenith.compile(block, sample_input=(x,))(x), jax.jit(block)(x), atol=1e-5)
+    norm = nnx.BatchNorm(32, rngs=nnx.Rngs(0))
+    with pytest.raises(CompilationError, match="mean"):
+        zenith.compile(norm, sample_input=(x,))
+    norm.eval()
+    compare(zenith.compile(norm, sample_input=(x,))(x), norm(x), atol=1e-5)
+
+
+class Net(linen.Module):  # type: ignore[misc]
+    """A small convolutional net with batch normalisation."""
+
+    @linen.compact
+    def __call__(self, x: Any, train: bool = False) -> Any:
+        x = linen.Conv(8, (3, 3))(x)
+        x = linen.relu(linen.BatchNorm(use_running_average=not train)(x))
+        x = linen.avg_pool(x, (2, 2), (2, 2))
+        x = linen.relu(linen.Conv(16, (3, 3), strides=(2, 2), padding="SAME")(x))
+        x = linen.max_pool(x, (2, 2), (2, 2))
+        x = linen.relu(linen.Dense(32)(x.reshape(x.shape[0], -1)))
+        return linen.log_softmax(linen.Dense(10)(x))
+
+
+def _net() -> tuple[Net, Any, Any]:
+    (x,) = arrays((2, 16, 16, 3))
+    net = Net()
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    rng = np.random.default_rng(1)  # statistics as after a training
+    statistics = jax.tree.map(
+        lambda v: jnp.asarray(rng.uniform(0.5, 2, v.shape), v.dtype), variables["batch_stats"]
+    )
+    return net, {**variables, "batch_stats": statistics}, x
+
+
+def test_a_convolutional_net() -> None:
+    net, variables, x = _net()
+    apply = lambda x: net.apply(variables, x)  # noqa: E731
+    compiled = check(apply, x, model=(net, variables), jit=True, atol=1e-5)
+    ops = _math(compiled)
+    assert sum(op.startswith("ConvBiasAct") and op.endswith("relu") for op in ops) == 2
+    assert not any("Pointwise" in op for op in ops)
+    assert compiled_ops(compiled).count("Transpose") <= 2
+    bound = net.bind(variables)
+    compare(zenith.compile(bound, sample_input=(x,))(x), jax.jit(apply)(x), atol=1e-5)
+
+
+def test_gradients_of_a_convolutional_net() -> None:
+    net, variables, x = _net()
+
+    def loss(params: Any, x: Any) -> Any:
+        out, state = net.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            x,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return -out[:, 3].mean(), state
+
+    function = jax.value_and_grad(loss, has_aux=True)
+    check(function, variables["params"], x, jit=True, atol=1e-5, rtol=1e-3)
+
+
+def test_a_linen_module_alone_is_refused() -> None:
+    with pytest.raises(CompilationError, match="has no parameters"):
+        zenith.compile(Net(), sample_input=arrays((1, 16, 16, 3))[0])
+
+
+def test_equinox() -> None:
+    mlp = eqx.nn.MLP(8, 4, 16, 2, key=jax.random.key(0))
+    x, batch = arrays((8,), (5, 8))
+    check(mlp, x)
+    compiled = check(jax.vmap(mlp), batch)
+    assert compiled_ops(compiled) == ["Linear.bias.relu", "Linear.bias.relu", "Linear.bias"]
+    norm = eqx.nn.LayerNorm(8)
+    assert "LayerNormalization" in compiled_ops(check(jax.vmap(norm), batch))
+    check(eqx.nn.MultiheadAttention(2, 8, key=jax.random.key(1)), batch, batch, batch)
+    check(eqx.nn.Conv2d(3, 4, 3, key=jax.random.key(1)), arrays((3, 8, 8))[0], jit=True, atol=1e-5)
+    check(eqx.nn.GRUCell(8, 4, key=jax.random.key(1)), x, jnp.zeros(4))
+
+
+def test_a_step_of_training() -> None:
+    w, b, x, y = arrays((4, 3), (3,), (8, 4), (8, 3))
+
+    def loss(params: Any) -> Any:
+        return ((jnp.tanh(x @ params["w"]) + params["b"] - y) ** 2).mean()
+
+    def step(params: Any, momentum: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
+        return value, jax.tree.map(lambda p, m: p - 0.1 * m, params, momentum), momentum
+
+    params = {"w": w, "b": b}
+    check(step, params, jax.tree.map(jnp.zeros_like, params), jit=True)
+
+
+def test_weights_have_their_names_and_nothing_else_is_kept() -> None:
+    params = {"layer": {"kernel": arrays((4, 3))[0]}, "scale": 2.0}
+    apply = lambda p, x: x @ p["layer"]["kernel"] * p["scale"]  # noqa: E731
+    (x,) = arrays((2, 4))
+    compiled = zenith.compile((apply, params), sample_input=(x,), opt_level=0)
+    assert "layer.kernel" in compiled.graph.to_text()
+    wanted = apply(params, x)
+    alive = weakref.ref(apply)
+    del apply, params
+    gc.collect()
+    assert alive() is None
+    compare(compiled(x), wanted)
