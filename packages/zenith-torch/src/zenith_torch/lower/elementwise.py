@@ -79,6 +79,8 @@ def _scaled(b: Builder, y: Any, alpha: Scalar) -> Any:
 @lower("aten.add.Tensor", "aten.add.Scalar")
 def add(b: Builder, x: Any, y: Any, alpha: Scalar = 1) -> ir.Value:
     if b.out_dtype is torch.bool:
+        if not alpha:
+            y = False
         return binary(b, "Or", x, y)
     return binary(b, "Add", x, _scaled(b, y, alpha))
 

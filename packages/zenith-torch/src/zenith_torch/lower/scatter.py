@@ -20,6 +20,9 @@ def _scatter(
     b: Builder, x: ir.Value, dim: int, indices: ir.Value, source: ir.Value, reduction: str
 ) -> ir.Value:
     indices = as_index(b, indices)
+    if b.rank_of(x) == 0:  # ONNX scatters along an axis
+        x, indices, source = (b.reshape(v, (1,)) for v in (x, indices, source))
+        return b.reshape(_scatter(b, x, 0, indices, source, reduction), ())
     shape = b.shape_of(indices)
     for axis, size in enumerate(shape):
         if b.shape_of(source)[axis] != size:
@@ -64,8 +67,8 @@ def scatter_reduce(
     include_self: bool = True,
 ) -> ir.Value:
     names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
-    if b.rank_of(x) == 0 or b.out_dtype is torch.bool:
-        raise NotSupportedError("a reduction into a scalar, or of booleans")
+    if b.out_dtype is torch.bool:
+        raise NotSupportedError("a reduction of booleans")
     start = x
     if not include_self:  # what the written places held does not count
         start = _scatter(b, x, dim, index, _filled(b, _neutral(b, reduce), index), "none")
@@ -144,9 +147,9 @@ def _masked_put(
 @lower("aten.masked_scatter.default")
 def masked_scatter(b: Builder, x: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
     """Element i of `source` goes to the i-th place of the mask, row by row."""
-    shape = b.shape_of(x)
+    shape = b.out_shape
     count = product(shape)
-    flat = b.reshape(b.expand(mask, shape), (count,))
+    x, flat = b.expand(x, shape), b.reshape(b.expand(mask, shape), (count,))
     places = b.op("CumSum", b.cast(flat, torch.int64), b.number(0, torch.int64), shape=(count,))
     places = b.op("Sub", places, b.number(1, torch.int64))
     last = b.op("Sub", b.operand(b.elements(source), torch.int64), b.number(1, torch.int64))
