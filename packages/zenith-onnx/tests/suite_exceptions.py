@@ -1,7 +1,6 @@
 """Cases of the official suite that do not pass, each with the evidence.
 
-`WRONG_UPSTREAM` cannot pass, `ROUNDED` ask for the rounding errors of one implementation, and
-`NOT_DONE` is what this runtime does not do.
+`WRONG_UPSTREAM` cannot pass, and `ROUNDED` ask for the rounding errors of one implementation.
 """
 
 from __future__ import annotations
@@ -37,12 +36,4 @@ ROUNDED: dict[str, str] = {
     "OnnxBackendNodeModelTest.test_attention_4d_causal_fp16_expanded_cpu": _FP16,
     "OnnxBackendNodeModelTest.test_dft_inverse_cpu": _NOISE,
     "OnnxBackendNodeModelTest.test_dft_inverse_opset19_cpu": _NOISE,
-}
-_GRADIENT = (
-    "ai.onnx.preview.training.Gradient differentiates the graph it stands in; this runtime is for "
-    "inference, and onnx's own evaluator has no such operator either"
-)
-NOT_DONE: dict[str, str] = {
-    f"OnnxBackendSimpleModelTest.test_gradient_of_{name}_cpu": _GRADIENT
-    for name in ("add", "add_and_mul")
 }

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import official
 import pytest
-from suite_exceptions import NOT_DONE, RANDOM, ROUNDED, WRONG_UPSTREAM
+from suite_exceptions import RANDOM, ROUNDED, WRONG_UPSTREAM
 
 
 def _parameters() -> list[object]:
     found = []
     for mode in official.MODES:
         for name in official.cases():
-            reason = WRONG_UPSTREAM.get(name) or NOT_DONE.get(name)
+            reason = WRONG_UPSTREAM.get(name)
             if mode != "reference":  # which rounds as numpy does
                 reason = reason or ROUNDED.get(name)
             strict = name not in RANDOM  # those may pass by luck
@@ -31,4 +31,4 @@ def test_case(mode: str, name: str, onnx_home: Path, monkeypatch: pytest.MonkeyP
 def test_the_suite_is_whole() -> None:
     """onnx 1.23 has 2,033 cases; fewer would mean that the package came without its data."""
     assert len(official.cases()) >= 2033
-    assert {*WRONG_UPSTREAM, *ROUNDED, *NOT_DONE} <= set(official.cases())
+    assert {*WRONG_UPSTREAM, *ROUNDED} <= set(official.cases())

@@ -6,7 +6,6 @@ process; one that kills its process is named, and the rest go on in another.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,13 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 
 SCRIPT = Path(__file__).with_name("hostile.py")
-spec = importlib.util.spec_from_file_location("zenith_onnx_hostile", SCRIPT)
-assert spec is not None and spec.loader is not None
-hostile = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hostile)
 
 
 @pytest.fixture(scope="module")

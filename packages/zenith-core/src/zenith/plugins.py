@@ -508,8 +508,8 @@ class PluginManager:
             framework = "torch"
         return PluginError(
             message,
-            next=f"install the adapter of its framework (torch: pip install zenith-torch); "
-            f"this model comes from '{framework}'",
+            next=f"install the adapter of its framework (pip install zenith-torch, zenith-onnx, "
+            f"zenith-jax or zenith-tf); this model comes from '{framework}'",
         )
 
 

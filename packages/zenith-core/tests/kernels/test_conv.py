@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes, epilogue_steps
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 ISAS = _native.isas()
 FUNCTIONS = {

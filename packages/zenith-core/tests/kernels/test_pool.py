@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from zenith import _native
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 ISAS = _native.isas()
 CASES: dict[str, dict[str, Any]] = {

@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 import zenith
 from zenith import _native
 from zenith.backends.cpu.kernels import quantize, views
 from zenith.ir import OPSET, GraphIR
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 Array = np.ndarray[Any, Any]
 ISAS = _native.isas()

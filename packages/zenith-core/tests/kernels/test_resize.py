@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from zenith import _native
 from zenith.backends.cpu.kernels import resize, views
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 COORDINATES = (
     "half_pixel",

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from zenith import _native
 from zenith.backends.cpu.kernels import sample, views
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 SPECS = [*sample.SPECS, *views.SPECS]
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from zenith import _native
 from zenith.backends.cpu.kernels.pointwise_program import OPS, TYPES
+
+torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 ISAS = _native.isas()
 Array = np.ndarray

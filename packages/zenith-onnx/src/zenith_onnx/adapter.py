@@ -15,6 +15,7 @@ from zenith.ir import OPSET, GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith_onnx.check import guarded
+from zenith_onnx.contrib import add_functions, expand_contrib, knows
 from zenith_onnx.dims import name_sizes
 from zenith_onnx.load import forget_metadata, load
 from zenith_onnx.upgrade import needs_types, upgrade
@@ -31,12 +32,12 @@ def import_model(
     with guarded("reading the ONNX model"):
         model = _read(source)
         forget_metadata(model)
-        _drop_default_inputs(model)
+        constants = _drop_default_inputs(model, dynamic or {})
         name_sizes(model.graph.inputs, dynamic)
         _to_graph_opset(model)
         graph = GraphIR(model)
         graph.forget_results()  # declared sizes are often of another batch, or stale
-        return ImportedModel(graph, NumpySignature(graph))
+        return ImportedModel(graph, NumpySignature(graph, constants))
 
 
 def _read(source: Source) -> ir.Model:
@@ -52,13 +53,26 @@ def _read(source: Source) -> ir.Model:
         raise ValidationError(f"the model cannot be read: {error}") from error
 
 
-def _drop_default_inputs(model: ir.Model) -> None:
-    """Before IR version 4 every weight was an input too; later ones may be: they are constants."""
+def _drop_default_inputs(
+    model: ir.Model, dynamic: Mapping[str | int, Mapping[int, str]]
+) -> list[str]:
+    """Inputs with a value of their own are constants, but for those that `dynamic` names: these
+    stay inputs, and every call gives them. The names of the constants that a call could have given.
+
+    Before IR version 4 every weight was an input too, and no default.
+    """
     graph = model.graph
+    defaults = [str(v.name) for v in graph.inputs if v.name in graph.initializers]
+    for name in defaults:
+        if name in dynamic:
+            value = graph.initializers.pop(name)
+            value.const_value = None
+    constants = [name for name in defaults if name in graph.initializers]
     kept = [v for v in graph.inputs if v.name not in graph.initializers]
     if len(kept) != len(graph.inputs):
         graph.inputs.clear()
         graph.inputs.extend(kept)
+    return constants if (model.ir_version or 0) >= 4 else []
 
 
 def _to_graph_opset(model: ir.Model) -> None:
@@ -74,12 +88,15 @@ def _to_graph_opset(model: ir.Model) -> None:
         upgrade(function, _opset(function.opset_imports, opset))
         function.opset_imports.pop("ai.onnx", None)
         function.opset_imports[""] = OPSET
+        expand_contrib(function)
+    expand_contrib(model.graph)
     if model.functions:
         try:
             InlinePass()(model)
         except (PassError, ValueError) as error:
             cause = error.__cause__ or error
             raise ValidationError(f"the model's functions cannot be inlined: {cause}") from error
+    add_functions(model)
     model.ir_version = max(model.ir_version or 0, 13)
 
 
@@ -105,6 +122,8 @@ def _check_operators(model: ir.Model) -> None:
     for graph, imports in scopes:
         for node in graph.all_nodes():
             if node.op_identifier() in model.functions or _known(node, imports):
+                continue
+            if knows(node.domain, node.op_type):
                 continue
             domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
             name = f"{domain}{node.op_type}"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, TensorProto
@@ -22,6 +22,15 @@ from zenith.errors import (
     UnsupportedOperationError,
     ValidationError,
     ZenithError,
+)
+from zenith_onnx import contrib
+from zenith_onnx.check_growth import (
+    LIMITS,
+    Body,
+    FunctionKey,
+    Limits,
+    check_expansion,
+    complain_of_order,
 )
 from zenith_onnx.check_tensor import (
     check_element_type,
@@ -36,31 +45,7 @@ from zenith_onnx.upgrade import STEPS
 __all__ = ["Limits", "check", "guarded"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a model may ask for. None of these is met by a model that a framework wrote.
-
-    depth: graphs within graphs (bodies of If, Loop, Scan), after functions are inlined.
-    calls: functions calling functions.
-    nodes: nodes after functions are inlined, if that is also more than `growth` times what the
-        file holds.
-    edges: inputs of one node, and outputs: replacing one takes time with their number.
-    list_items: items of a list attribute of a standard operator other than Constant.
-    text_bytes: bytes of a string attribute of the same.
-    """
-
-    depth: int = 32
-    calls: int = 64
-    nodes: int = 100_000
-    growth: int = 8
-    edges: int = 4096
-    list_items: int = 1 << 16
-    text_bytes: int = 1 << 16
-
-
-LIMITS = Limits()
 _STANDARD = ("", "ai.onnx")
-_FunctionKey = tuple[str, str, str]  # domain, name, overload
 
 _FIELDS = {
     AttributeProto.FLOAT: "f",
@@ -118,6 +103,9 @@ def check(model: onnx.ModelProto, limits: Limits = LIMITS) -> None:
         _Checker(model, limits).run()
 
 
+_OF_MAPS = frozenset({"CastMap", "DictVectorizer", "ZipMap"})  # GraphIR has no maps
+
+
 @functools.cache
 def _schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
     try:
@@ -135,22 +123,12 @@ def _attributes(op_type: str, version: int, domain: str) -> tuple[dict[str, int]
 
 
 @dataclass
-class _Body:
-    """What inlining needs to know of a graph or function: its own nodes, how deep its graphs go,
-    and how often and how deep it calls each function."""
-
-    nodes: int = 0
-    depth: int = 0
-    calls: dict[_FunctionKey, tuple[int, int]] = field(default_factory=dict)
-
-
-@dataclass
 class _Context:
     """Where the walk is: the operators' versions, the enclosing function's attributes."""
 
     where: str
     opsets: Mapping[str, int]
-    body: _Body
+    body: Body
     attributes: frozenset[str] | None = None  # None outside of functions
 
 
@@ -158,7 +136,7 @@ class _Checker:
     def __init__(self, model: onnx.ModelProto, limits: Limits) -> None:
         self.model = model
         self.limits = limits
-        self.functions: dict[_FunctionKey, onnx.FunctionProto] = {}
+        self.functions: dict[FunctionKey, onnx.FunctionProto] = {}
         self.unknown: dict[str, list[str]] = {}  # operator -> nodes
 
     def run(self) -> None:
@@ -171,16 +149,16 @@ class _Checker:
         self.versions()
         for function in model.functions:
             self.declare(function)
-        bodies: dict[_FunctionKey, _Body] = {}
+        bodies: dict[FunctionKey, Body] = {}
         for key, function in self.functions.items():
             bodies[key] = self.function(function)
-        main = _Body()
+        main = Body()
         context = _Context("the graph", _opsets(model.opset_import, "the model"), main)
         if not model.graph.output:
             raise ValidationError("the graph has no outputs: there is nothing to compute")
         self.graph(model.graph, [], context, 0)
         self.report_unknown()
-        _check_expansion(main, bodies, self.limits)
+        check_expansion(main, bodies, self.limits)
 
     def versions(self) -> None:
         newest = onnx.IR_VERSION
@@ -211,9 +189,9 @@ class _Checker:
             raise ValidationError(f"{where} of domain {quoted(function.domain)} is there twice")
         self.functions[key] = function
 
-    def function(self, function: onnx.FunctionProto) -> _Body:
+    def function(self, function: onnx.FunctionProto) -> Body:
         where = f"function '{function.name}'"
-        body = _Body()
+        body = Body()
         declared = [*function.attribute, *(a.name for a in function.attribute_proto)]
         if len(set(declared)) != len(declared):
             raise ValidationError(f"{where} declares an attribute twice")
@@ -293,7 +271,7 @@ class _Checker:
             for name in node.input:
                 if name and not any(name in scope for scope in scopes):
                     check_name(name, "an input's name", where)
-                    _complain_of_order(name, all_nodes, where)
+                    complain_of_order(name, all_nodes, where)
             self.operator(node, scopes, context, where, depth)
             for name in node.output:
                 check_name(name, "an output's name", where)
@@ -337,6 +315,9 @@ class _Checker:
             _check_call(node, function, names, where)
             return
         context.body.nodes += 1
+        if contrib.knows(domain, node.op_type) and domain != "ai.onnx.ml":
+            contrib.check_contrib(node, where)
+            return
         version = context.opsets.get(domain)
         if version is None and domain == "" and self.model.ir_version < 3:
             version = 1
@@ -349,6 +330,10 @@ class _Checker:
                 next="add the domain to opset_import",
             )
         schema = _schema(node.op_type, version, domain)
+        if domain == "ai.onnx.ml" and node.op_type in _OF_MAPS:
+            label = f"{domain}.{node.op_type} (a map: skl2onnx leaves it out with zipmap=False)"
+            self.unknown.setdefault(label, []).append(where)
+            return
         if schema is None or (schema.deprecated and node.op_type not in STEPS):
             label = f"{domain}.{node.op_type}" if domain else f"{node.op_type} (opset {version})"
             self.unknown.setdefault(label, []).append(where)
@@ -553,93 +538,3 @@ def _check_call(
         raise ValidationError(
             f"{where}: the function has no attribute {', '.join(sorted(given - declared))}"
         )
-
-
-def _complain_of_order(name: str, nodes: list[onnx.NodeProto], where: str) -> NoReturn:
-    """`name` is not defined where it is used: never, later, or in a cycle."""
-    makers = {out: node for node in nodes for out in node.output if out}
-    if name not in makers:
-        raise ValidationError(
-            f"{where} reads {quoted(name)}, which is no input, initializer or result of a node",
-            next="check the name; an initializer may have been lost",
-        )
-    ring = _find_cycle(name, makers)
-    if ring:
-        raise ValidationError(
-            f"the graph has a cycle: {where} depends on itself by way of "
-            f"{' <- '.join(quoted(n) for n in ring[:8])}{' ...' if len(ring) > 8 else ''}"
-        )
-    raise ValidationError(
-        f"{where} reads '{name}' before it is computed: the nodes are not in order",
-        next="sort the nodes topologically and save the model again",
-    )
-
-
-def _find_cycle(start: str, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
-    """Values that depend on each other in a ring, of those `start` depends on; [] for none."""
-    on_path: dict[str, Iterator[str]] = {start: iter(makers[start].input)}
-    finished: set[str] = set()
-    while on_path:
-        current, rest = next(reversed(on_path.items()))
-        following = next((n for n in rest if n in makers and n not in finished), None)
-        if following is None:
-            finished.add(current)
-            del on_path[current]
-        elif following in on_path:
-            path = list(on_path)
-            return path[path.index(following) :]
-        else:
-            on_path[following] = iter(makers[following].input)
-    return []
-
-
-def _check_expansion(main: _Body, bodies: Mapping[_FunctionKey, _Body], limits: Limits) -> None:
-    """Bound what inlining would make, without making it: no recursion, no explosion."""
-    done: dict[_FunctionKey, tuple[int, int]] = {}  # nodes, graph depth
-    for start in main.calls:
-        stack, path = [start], list[_FunctionKey]()
-        while stack:
-            key = stack[-1]
-            if key in done:
-                stack.pop()
-                continue
-            if path and path[-1] == key:  # all it calls is known
-                done[key] = _total(bodies[key], done)
-                path.pop()
-                stack.pop()
-                continue
-            path.append(key)
-            if len(path) > limits.calls:
-                raise ValidationError(
-                    f"functions call functions more than {limits.calls} deep, down to '{key[1]}'",
-                    next="inline some of them",
-                )
-            for called in bodies[key].calls:
-                if called in path:
-                    ring = [k[1] for k in path[path.index(called) :]]
-                    raise ValidationError(
-                        f"function '{called[1]}' calls itself: {' -> '.join([*ring, called[1]])}"
-                    )
-                if called not in done:
-                    stack.append(called)
-    nodes, depth = _total(main, done)
-    held = main.nodes + sum(body.nodes for body in bodies.values())
-    if nodes > max(limits.nodes, limits.growth * held):
-        raise ValidationError(
-            f"the model's {held} nodes become {nodes:.3g} when its functions are inlined; the "
-            f"limit is {max(limits.nodes, limits.growth * held)}",
-            next="a model that a framework wrote does not do this; do not trust the file",
-        )
-    if depth > limits.depth:
-        raise ValidationError(
-            f"graphs are nested {depth} deep when functions are inlined; the limit is "
-            f"{limits.depth}"
-        )
-
-
-def _total(body: _Body, done: Mapping[_FunctionKey, tuple[int, int]]) -> tuple[int, int]:
-    nodes, depth = body.nodes, body.depth
-    for key, (count, at) in body.calls.items():
-        nodes += count * done[key][0]
-        depth = max(depth, at + done[key][1])
-    return min(nodes, 1 << 62), depth

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ZENITH_API_VERSION", "OnnxAdapter", "zenith_register_adapters"]
 
 ZENITH_API_VERSION = 1
+_OTHER_FORMATS = (".keras",)  # files of other frameworks, whose adapters take them
 hookimpl = pluggy.HookimplMarker("zenith")
 
 
@@ -24,11 +25,12 @@ class OnnxAdapter:
     name = "onnx"
 
     def accepts(self, model: object) -> bool:
-        """Whether `model` is ONNX: a path is one unless it is a directory."""
+        """Whether `model` is ONNX: a path is, unless it is a directory or of another format."""
         if isinstance(model, bytes | bytearray | memoryview):
             return True
         if isinstance(model, str | os.PathLike):
-            return not os.path.isdir(model)
+            ending = os.path.splitext(os.fsdecode(model))[1]
+            return ending not in _OTHER_FORMATS and not os.path.isdir(model)
         onnx, onnx_ir = sys.modules.get("onnx"), sys.modules.get("onnx_ir")
         if onnx is not None and isinstance(model, onnx.ModelProto):
             return True

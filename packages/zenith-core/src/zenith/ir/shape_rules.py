@@ -6,23 +6,43 @@ here call the package's own first choice when the content is known.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
+import sympy
 from onnx_shape_inference import registry
+
+from zenith.ir.dims import UnknownSizeError, parse_dim
 
 __all__: list[str] = []
 
+_MOST_AXES = 64  # elements of a vector that may be sizes
 _OPSET = 28  # of GraphIR: these rules win over older ones
 registry.collect()
 _Rule = Callable[[Any, ir.Node], None]
 
+# Pure functions of the packages that take long, and are asked the same again and again: sizes are
+# handed on as text, and parsed and simplified wherever one is looked at.
+_SLOW = (
+    ("onnx_ir._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._symbolic_shapes", "parse_symbolic_expression"),
+    ("onnx_shape_inference._ops._conv", "_compute_conv_output_dim"),
+)
+for _module, _name in _SLOW:
+    _slow = getattr(importlib.import_module(_module), _name)
+    setattr(importlib.import_module(_module), _name, functools.lru_cache(maxsize=4096)(_slow))
 
-def _corrects(*op_types: str) -> Callable[[Callable[[Any, ir.Node, _Rule], None]], None]:
+
+_Correction = Callable[[Any, ir.Node, _Rule], None]
+
+
+def _corrects(*op_types: str) -> Callable[[_Correction], _Correction]:
     """Register a rule that also gets the package's own."""
 
-    def register(rule: Callable[[Any, ir.Node, _Rule], None]) -> None:
+    def register(rule: _Correction) -> _Correction:
         for op_type in op_types:
             own = registry.get("", op_type, version=_OPSET)
             assert own is not None, op_type
@@ -31,6 +51,7 @@ def _corrects(*op_types: str) -> Callable[[Callable[[Any, ir.Node, _Rule], None]
                 rule(ctx, node, own)
 
             registry.register("", op_type, since_version=_OPSET)(corrected)
+        return rule
 
     return register
 
@@ -58,7 +79,11 @@ def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None
 
 @_corrects("Squeeze")
 def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Without axes every axis of size 1 goes: how many these are, a named size leaves open."""
     data, axes = node.inputs[0], _computed(ctx, node, 1)
+    all_ones = len(node.inputs) < 2 or node.inputs[1] is None
+    if all_ones and data is not None and any(not isinstance(d, int) for d in data.shape or ()):
+        return _open(ctx, node.outputs[0], None, data.dtype)
     if axes is None or data is None:
         return own(ctx, node)
     count = _length(axes)
@@ -73,7 +98,8 @@ def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
 def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
     data, axes = node.inputs[0], _computed(ctx, node, 1)
     if axes is None or data is None or data.shape is None:
-        return own(ctx, node)
+        own(ctx, node)
+        return _product(ctx, node, data)
     count, rank = _length(axes), len(data.shape)
     keep = node.attributes.get("keepdims")
     if keep is None or keep.as_int():
@@ -82,6 +108,23 @@ def _reduce(ctx: Any, node: ir.Node, own: _Rule) -> None:
         _open(ctx, node.outputs[0], rank - count, data.dtype)
     else:
         _open(ctx, node.outputs[0], None, data.dtype)
+
+
+def _product(ctx: Any, node: ir.Node, data: ir.Value | None) -> None:
+    """The content of ReduceProd over a vector of sizes: how many elements a tensor has."""
+    if node.op_type != "ReduceProd" or data is None or data.shape is None or len(data.shape) != 1:
+        return
+    sizes = ctx.get_symbolic_value(data)
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    idle = node.attributes.get("noop_with_empty_axes")
+    if sizes is None or (axes is None and idle is not None and idle.as_int()):
+        return
+    if axes is not None and _length(axes) != 1:
+        return
+    product: Any = 1
+    for size in sizes:
+        product = product * size
+    ctx.set_symbolic_value(node.outputs[0], [product])
 
 
 @_corrects("Split")
@@ -122,7 +165,24 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else a + b
 
 
-@_corrects("ConstantOfShape", "Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
+@_corrects("ConstantOfShape")
+def _filled(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The package knows the sizes only where they are constants."""
+    says = node.inputs[0]
+    sizes = None if says is None else ctx.get_symbolic_value(says)
+    if sizes is None:
+        return _late(ctx, node, own)
+    value = node.attributes.get("value")
+    dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(sizes), dtype)
+    if value is None or dtype not in (ir.DataType.INT64, ir.DataType.INT32) or len(sizes) != 1:
+        return
+    if isinstance(sizes[0], int) and sizes[0] <= _MOST_AXES:
+        content = int(value.as_tensor().numpy().reshape(-1)[0])
+        ctx.set_symbolic_value(node.outputs[0], [content] * sizes[0])
+
+
+@_corrects("Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
 def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Where only the sizes depend on data, the rank does not."""
     own(ctx, node)
@@ -145,6 +205,31 @@ def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
         _open(ctx, node.outputs[0], rank, dtype)
 
 
+@_corrects("Reshape")
+def _divided(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """A size of -1 is a quotient of products: what divides without rest is said without floor."""
+    own(ctx, node)
+    shape = node.outputs[0].shape
+    if shape is None or all(isinstance(d, int) for d in shape):
+        return
+    dims = [d if isinstance(d, int) or d.value is None else _cancelled(d.value) for d in shape]
+    if dims != list(shape):
+        node.outputs[0].shape = ir.Shape(dims)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cancelled(dim: str) -> int | ir.SymbolicDim:
+    if "/" in dim:
+        size = sympy.sympify(parse_dim(dim))
+        if isinstance(size, sympy.floor) and sympy.denom(size.args[0]).free_symbols:
+            quotient = sympy.cancel(size.args[0])
+            if quotient.is_Integer:
+                return int(quotient)
+            if sympy.denom(quotient) == 1:
+                return ir.SymbolicDim(quotient)
+    return ir.SymbolicDim(dim)
+
+
 _BROADCASTING = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Expand"),
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or"),
@@ -163,6 +248,40 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
         target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
         shapes = [shapes[0], target]
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
+
+
+@_corrects("Where")
+def _chosen(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Sizes chosen by which of them are -1: what exporters make of ``expand(-1, n)``."""
+    own(ctx, node)
+    condition = node.inputs[0]
+    equal = None if condition is None else condition.producer()
+    if equal is None or equal.op_type != "Equal" or equal.domain not in ("", "ai.onnx"):
+        return
+    values = [*equal.inputs, *node.inputs[1:]]
+    contents = [None if v is None else ctx.get_symbolic_value(v) for v in values]
+    known = [c for c in contents if c is not None]
+    length = max((len(c) for c in known), default=0)
+    if len(known) != 4 or length == 0 or any(len(c) not in (1, length) for c in known):
+        return
+    result = []
+    for a, b, x, y in zip(*(c * length if len(c) == 1 else c for c in known), strict=True):
+        same = _surely_equal(a, b)
+        if same is None:
+            return
+        result.append(x if same else y)
+    ctx.set_symbolic_value(node.outputs[0], result)
+
+
+def _surely_equal(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool | None:
+    """None where it depends on the sizes."""
+    if a == b:
+        return True
+    try:
+        difference = sympy.sympify(parse_dim(a)) - parse_dim(b)
+    except UnknownSizeError:
+        return None
+    return False if difference.is_nonzero else True if difference.is_zero else None
 
 
 @_corrects("MatMul")
@@ -208,7 +327,8 @@ _LAST = 2**31 - 1  # what exporters write for "to the end"
 
 @_corrects("Slice")
 def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    """A slice ends where its axis ends; the package takes a fixed end to lie inside."""
+    """A slice ends where its axis ends; the package takes a fixed end to lie inside, and opens all
+    sizes where one start is computed."""
     own(ctx, node)
     data, out = node.inputs[0], node.outputs[0]
     parts: list[Any] = [None if v is None else ctx.get_symbolic_value(v) for v in node.inputs[1:]]
@@ -221,9 +341,14 @@ def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
     steps: Any = parts[3] if len(parts) > 3 and node.inputs[4] is not None else [1] * len(starts)
     if axes is None or steps is None or not all(isinstance(a, int) for a in (*axes, *steps)):
         return
-    dims = list(out.shape)
+    dims = list(data.shape)
+    for axis in axes:
+        dims[axis] = out.shape[axis]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = data.shape[axis]
+        if step == 1 and isinstance(end, int) and end >= _LAST and _is_all_of(size, start):
+            dims[axis] = size
+            continue
         fixed = isinstance(start, int) and isinstance(end, int)
         if isinstance(size, int) or size.value is None or not fixed or step < 1:
             continue
@@ -233,6 +358,13 @@ def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
                 length = f"Max(0, floor(({length} - {start} + {step - 1})/{step}))"
             dims[axis] = ctx.simplify_dim(ir.SymbolicDim(length))
     out.shape = ir.Shape(dims)
+
+
+def _is_all_of(size: int | ir.SymbolicDim, start: int | ir.SymbolicDim) -> bool:
+    """Whether a slice that starts at ``-size`` starts at the front."""
+    if isinstance(start, int) or isinstance(size, int) or size.value is None:
+        return False
+    return start.value is not None and bool(parse_dim(size) + parse_dim(start) == 0)
 
 
 @_corrects("Pad")

@@ -47,6 +47,7 @@ def infer_shapes(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             _normalise(value)
+    _drop_contents_that_are_no_sizes(model)
     check_axes(model)
 
 
@@ -103,7 +104,7 @@ class _Bodies:
         self.rankless: set[ir.Value] = set()  # of which even the rank varies
         self.started: set[ir.Value] = set()
         self.minted: set[str] = set()
-        self.widened = self.changed = False
+        self.widened = self.changed = self.final = False
         owned = {v for node in controls for v in node.outputs}
         self.inferred = {
             v: v.shape for n in model.graph.all_nodes() for v in n.outputs if v not in owned
@@ -114,6 +115,14 @@ class _Bodies:
             for value in node.outputs:  # declared ones may promise what no loop keeps
                 value.shape = None
         self._forget()
+        self._until_nothing_changes()
+        self.final = True  # what is unknown now stays unknown
+        self._until_nothing_changes()
+        for value, shape in self.inferred.items():
+            if value.shape is None:
+                value.shape = shape
+
+    def _until_nothing_changes(self) -> None:
         self.changed = True
         while self.changed:
             self.changed = self.widened = False
@@ -123,9 +132,6 @@ class _Bodies:
                 getattr(self, f"_{node.op_type.lower()}")(node)
             if self.widened:
                 self._forget()
-        for value, shape in self.inferred.items():
-            if value.shape is None:
-                value.shape = shape
 
     @contextmanager
     def _hidden(self) -> Iterator[None]:
@@ -150,7 +156,7 @@ class _Bodies:
         branches = [node.attributes[n].as_graph() for n in ("then_branch", "else_branch")]
         for value, a, b in zip(node.outputs, *(g.outputs for g in branches), strict=True):
             self._type(value, a, b)
-            if value.dtype is not None or a.shape is not None or b.shape is not None:
+            if self._settled(a) and self._settled(b):
                 self._shape(node, value, _join(_dims(a), _dims(b)))
 
     def _loop(self, node: ir.Node) -> None:
@@ -166,8 +172,9 @@ class _Bodies:
                         body.outputs[index + 1], node.outputs[index])  # fmt: skip
         for value, result in zip(node.outputs[count:], body.outputs[count + 1 :], strict=True):
             self._type(value, result)
-            dims = _dims(result)
-            self._shape(node, value, None if dims is None else (None, *dims))
+            if self._settled(result):
+                dims = _dims(result)
+                self._shape(node, value, None if dims is None else (None, *dims))
 
     def _scan(self, node: ir.Node) -> None:
         body = node.attributes["body"].as_graph()
@@ -192,10 +199,11 @@ class _Bodies:
         axes = _ints(node, "scan_output_axes", len(outputs))
         for value, axis, result in zip(outputs, axes, body.outputs[states:], strict=True):
             self._type(value, result)
-            dims = _dims(result)
-            if dims is not None:
-                at = axis % (len(dims) + 1)
-                self._shape(node, value, (*dims[:at], length, *dims[at:]))
+            if self._settled(result):
+                dims = _dims(result)
+                at = axis % (len(dims) + 1) if dims is not None else 0
+                whole = None if dims is None else (*dims[:at], length, *dims[at:])
+                self._shape(node, value, whole)
 
     # What they have in common.
 
@@ -210,10 +218,12 @@ class _Bodies:
         """A value carried from one iteration to the next."""
         for value in (formal, output):
             self._type(value, *(v for v in (initial, result) if v is not None))
-        if initial is None or formal in self.rankless:
+        if initial is None or formal in self.rankless or not self._settled(initial):
             return
         before = _dims(initial)
         if before is None:
+            self._set(formal, None)
+            self._set(output, None)
             return
         if formal not in self.started:  # what it declares may not be kept
             self.started.add(formal)
@@ -221,20 +231,15 @@ class _Bodies:
             self._set(formal, before)
         mine = _dims(formal)
         after = _dims(result)
-        joined = _join(mine, before) if _rank(mine) == len(before) else None
-        if joined is not None and after is not None:
+        joined = _join(mine, before)
+        if self._settled(result):
             joined = _join(joined, after)
-        elif after is None and result.dtype is not None and self._settled(result):
-            joined = None
         self._set(formal, joined)
         self._shape(node, output, _dims(formal))
 
     def _settled(self, value: ir.Value) -> bool:
-        """Whether an unknown rank is final: everything its node reads is known by now."""
-        producer = value.producer()
-        return producer is None or all(
-            v is None or v.shape is not None or v in self.rankless for v in producer.inputs
-        )
+        """Whether the rank is known, or known to stay unknown."""
+        return self.final or value.shape is not None or value in self.rankless
 
     def _type(self, value: ir.Value, *sources: ir.Value) -> None:
         if value.type is None:
@@ -284,10 +289,6 @@ class _Bodies:
         return ir.SymbolicDim(f"_c{number}")
 
 
-def _rank(dims: Sequence[object] | None) -> int:
-    return -1 if dims is None else len(dims)
-
-
 def _join(
     a: Sequence[_Dim | None] | None, b: Sequence[_Dim | None] | None
 ) -> list[_Dim | None] | None:
@@ -324,6 +325,27 @@ def _known_outside(node: ir.Node) -> set[str]:
             if isinstance(item, str):
                 found |= dim_names(ir.SymbolicDim(item))
     return found
+
+
+def _drop_contents_that_are_no_sizes(model: ir.Model) -> None:
+    """Inference gives every element of a small integer tensor a name in case it becomes a size.
+
+    Contents with names that no size has are data, such as indices; kernels compute those.
+    """
+    values = [*model.graph.inputs, *(v for n in model.graph.all_nodes() for v in n.outputs)]
+    for node in model.graph.all_nodes():
+        for nested in subgraphs(node).values():
+            values.extend(nested.inputs)
+    sizes: set[str] | None = None
+    for value in values:
+        text = value.metadata_props.get(SYM_DATA_KEY)
+        if text is None:
+            continue
+        if sizes is None:
+            sizes = set().union(*(_symbols(v.shape) for v in values))
+        names = (dim_names(ir.SymbolicDim(d)) for d in json.loads(text) if isinstance(d, str))
+        if not set().union(*names) <= sizes:
+            value.metadata_props.pop(SYM_DATA_KEY)
 
 
 def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from zenith.errors import UnsupportedOperationError
 from zenith.ir import DOMAIN, DOMAIN_VERSION
-from zenith.ops import conv, linear, norm, random
+from zenith.ops import conv, linear, lstm, norm, random
 
 __all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 
@@ -19,6 +19,7 @@ __all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     linear.NAME: linear.function,
     conv.NAME: conv.function,
+    lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,
     random.NAME: random.function,
@@ -43,7 +44,7 @@ def ensure_function(model: ir.Model, function: ir.Function) -> ir.Function:
 
 
 def add_functions(model: ir.Model) -> None:
-    """Add the function of every ``zenith`` operator in the main graph that `model` has not yet."""
-    for node in model.graph:
+    """Add the function of every ``zenith`` operator that `model`, bodies included, has not yet."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain == DOMAIN:
             ensure(model, node.op_type, node.overload or "")

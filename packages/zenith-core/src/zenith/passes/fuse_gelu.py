@@ -13,6 +13,7 @@ from zenith.passes.polynomial import Polynomial, matches, polynomial
 from zenith.passes.rewrite import Rewriter, is_op, same_shape, scalar, sole_user
 
 _OUTER: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # 0.5 x (1 + t)
+_OUTER_ODD: Polynomial = {(1, 0): 0.5, (1, 1): -0.5}  # 0.5 x (1 - t) with t of -x
 _TANH = math.sqrt(2 / math.pi)
 _INNER: dict[str, tuple[str, Polynomial]] = {
     "Erf": ("none", {(1, 0): math.sqrt(0.5)}),
@@ -22,8 +23,8 @@ _INNER: dict[str, tuple[str, Polynomial]] = {
 
 @dataclass(frozen=True)
 class FuseGelu:
-    """x * (1 + erf(x / sqrt 2)) / 2, and the tanh form, in any order of factors. No inner value
-    may have a user outside."""
+    """x * (1 + erf(x / sqrt 2)) / 2 = x * erfc(-x / sqrt 2) / 2, and the tanh form, in any order of
+    factors. No inner value may have a user outside."""
 
     name: ClassVar[str] = "fuse_gelu"
 
@@ -42,17 +43,21 @@ def _fuse(rw: Rewriter, core: ir.Node, position: dict[ir.Node, int]) -> bool:
     t = core.outputs[0]
     for x in _leaves(core.inputs[0]):
         inner: dict[ir.Node, None] = {core: None}
-        if not matches(polynomial(core.inputs[0], {x: (1, 0)}, inner), wanted, x.dtype):
-            continue
+        argument = polynomial(core.inputs[0], {x: (1, 0)}, inner)
+        outer_form = _OUTER
+        if not matches(argument, wanted, x.dtype):
+            if not matches(argument, {k: -c for k, c in wanted.items()}, x.dtype):
+                continue
+            outer_form = _OUTER_ODD
         root: ir.Value | None = t
         for _ in range(3):
             user = sole_user(root) if root is not None else None
-            if user is None or not is_op(user, "Add", "Mul", "Div"):
+            if user is None or not is_op(user, "Add", "Sub", "Mul", "Div"):
                 break
             root = user.outputs[0]
             outer = dict(inner)
             found = polynomial(root, {x: (1, 0), t: (0, 1)}, outer)
-            if not matches(found, _OUTER, x.dtype) or not same_shape(x, root):
+            if not matches(found, outer_form, x.dtype) or not same_shape(x, root):
                 continue
             nodes = sorted(outer, key=lambda n: position.get(n, 0))
             if nodes[-1] is user and _closed(nodes):
@@ -72,7 +77,7 @@ def _leaves(value: ir.Value | None, depth: int = 6) -> list[ir.Value]:
                 continue
             found[v] = None
             node = v.producer()
-            if node is not None and is_op(node, "Add", "Mul", "Div", "Pow"):
+            if node is not None and is_op(node, "Add", "Mul", "Div", "Pow", "Neg"):
                 following += node.inputs
         level = following
     return list(found)

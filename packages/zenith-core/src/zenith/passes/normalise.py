@@ -20,7 +20,7 @@ from zenith.passes.rewrite import (
     sole_user,
 )
 
-__all__ = ["Normalised", "match_normalised", "scale_input", "with_row"]
+__all__ = ["Normalised", "inverse_root", "match_normalised", "scale_input", "with_row"]
 
 
 @dataclass
@@ -64,6 +64,11 @@ def match_normalised(root: ir.Node) -> Normalised | None:
             ):
                 return Normalised(x, epsilon, root, [*nodes, root])
     return None
+
+
+def inverse_root(value: ir.Value | None) -> tuple[ir.Value | None, list[ir.Node]] | None:
+    """(v, nodes) where `value` is 1 / sqrt(v)."""
+    return _spread(value, False)
 
 
 def _spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, list[ir.Node]] | None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 __all__ = ["CANONICALIZE", "LOWER_CPU"]
 
-_SHAPES = ("infer_shapes", "lift_constants", "lower_einsum")
+_SHAPES = ("infer_shapes", "lower_gradient", "lift_constants", "lower_einsum")
 _CLEAN = ("fold_constants", "inline_if", "identities", "cse", "dce")
 _PATTERNS = (
+    "lower_global_pool",
+    "hoist_bias",
     "fold_pad",
     "fold_batch_norm",
+    "fold_conv_affine",
     "fold_scale",
     "fuse_gelu",
     "fuse_silu",
     "fuse_softmax",
     "fuse_layer_norm",
+    "fuse_layer_norm_affine",
     "fuse_rms_norm",
     "fuse_rotary",
     "fuse_attention",

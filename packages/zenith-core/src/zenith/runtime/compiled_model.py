@@ -18,6 +18,7 @@ from zenith.runtime.context import ExecutionContext
 from zenith.runtime.executor import GraphExecutor
 from zenith.runtime.explain import Explanation
 from zenith.runtime.memory_manager import MemoryManager
+from zenith.runtime.numpy_signature import open_constant
 from zenith.runtime.plan import ExecutionPlan
 from zenith.runtime.reference import evaluate_float64, relative_error
 
@@ -88,7 +89,8 @@ class CompiledModel:
         if set(inputs) != set(names):
             raise ValidationError(
                 f"the model takes {', '.join(names) or 'no inputs'}; given: "
-                f"{', '.join(inputs) or 'nothing'}"
+                f"{', '.join(inputs) or 'nothing'}",
+                next=open_constant(getattr(self._signature, "constants", ()), inputs),
             )
         results = self._run_arrays([_plain(inputs[name]) for name in names])
         return {s.name: r for s, r in zip(self._plan.outputs, results, strict=True)}

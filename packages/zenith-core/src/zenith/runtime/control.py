@@ -6,6 +6,7 @@ captures. A call runs the body's plan per iteration; sizes that change only bind
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.errors import KernelError, ValidationError
-from zenith.runtime.backend import own_results
+from zenith.runtime.backend import Program, own_results
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.executor import GraphExecutor
 from zenith.runtime.numpy_signature import numpy_dtype
@@ -32,6 +33,22 @@ class Body:
 
     plan: ExecutionPlan
     captured: tuple[int, ...]
+
+    @functools.cached_property
+    def alone(self) -> tuple[Program, Sequence[int]] | None:
+        """The program and the order of its results, where the plan is nothing but that."""
+        plan = self.plan
+        if len(plan.partitions) != 1 or plan.constants:
+            return None
+        only = plan.partitions[0]
+        if only.inputs != tuple(range(len(plan.inputs))) or len({*only.outputs}) < len(
+            only.outputs
+        ):
+            return None
+        where = {slot: k for k, slot in enumerate(only.outputs)}
+        if any(slot not in where for slot in plan.output_slots):
+            return None
+        return only.program, [where[slot] for slot in plan.output_slots]
 
 
 class ControlProgram:
@@ -69,7 +86,11 @@ class ControlProgram:
         self, name: str, formal: list[Any], inputs: Sequence[Any], context: ExecutionContext
     ) -> list[Any]:
         body = self.bodies[name]
-        arguments = [*formal, *(inputs[i] for i in body.captured)]
+        arguments = [*formal, *[inputs[i] for i in body.captured]]
+        if body.alone is not None:
+            program, order = body.alone
+            results = program.run_arrays(arguments, context)
+            return [results[i] for i in order]
         return self._executor.run(body.plan, context, arguments, own=False)
 
     def _if(self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext) -> list[Any]:
@@ -149,12 +170,11 @@ class ControlProgram:
     # Details.
 
     def _truth(self, condition: Any) -> bool:
-        flat = np.asarray(condition).reshape(-1)
-        if flat.size != 1:
+        if condition.size != 1:
             raise KernelError(
-                f"the condition of node '{self.node.name}' has {flat.size} elements, not 1"
+                f"the condition of node '{self.node.name}' has {condition.size} elements, not 1"
             )
-        return bool(flat[0])
+        return bool(condition.item())
 
     def _ints(self, name: str, count: int) -> list[int]:
         found = self.node.attributes.get(name)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from zenith.errors import PluginError
-from zenith.ir.dims import UnknownSizeError
+from zenith.ir.dims import UnknownSizeError, exactly
 
 if TYPE_CHECKING:
     from zenith.runtime.op_view import OpView
 
-__all__ = ["Cost", "KernelRegistry", "KernelSpec"]
+__all__ = ["Cost", "KernelRegistry", "KernelSpec", "no_cost", "traffic"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,19 @@ def _yes(op: OpView) -> str | None:
     return None
 
 
-def _tensor_traffic(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-    return Cost(flops=op.outputs[0].size, bytes=sum(v.nbytes for v in values))
+def no_cost(op: OpView) -> Cost:
+    """Of what moves nothing, or nobody knows how much before it runs."""
+    return Cost()
+
+
+def traffic(op: OpView, flops: Any) -> Cost:
+    """`flops`, and the bytes of every operand and result."""
+    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
+    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+
+
+def _one_each(op: OpView) -> Cost:
+    return traffic(op, op.outputs[0].size)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class KernelSpec:
     overload: str = "*"
     dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
     supports: Callable[[OpView], str | None] = _yes
-    cost: Callable[[OpView], Cost] = _tensor_traffic
+    cost: Callable[[OpView], Cost] = _one_each
     call: bool = False
     tensors_only: bool = True
     tags: frozenset[str] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zenith.errors import ValidationError
 from zenith.ir import GraphIR
 
-__all__ = ["NumpySignature", "numpy_dtype"]
+__all__ = ["NumpySignature", "numpy_dtype", "open_constant"]
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -30,9 +30,11 @@ class NumpySignature:
     """Positional arrays, or keywords by input name; one array back, or a tuple of several.
 
     A sequence is a list of arrays, an optional may be None, strings are arrays of objects.
+    constants: inputs of the source model that have a value there, and are no inputs here.
     """
 
-    def __init__(self, graph: GraphIR) -> None:
+    def __init__(self, graph: GraphIR, constants: Sequence[str] = ()) -> None:
+        self.constants = frozenset(constants)
         self.input_names: Sequence[str] = [str(v.name) for v in graph.inputs]
         self.output_names: Sequence[str] = [str(v.name) for v in graph.outputs]
         self._types = [_checked(v) for v in graph.inputs]
@@ -45,7 +47,8 @@ class NumpySignature:
             raise ValidationError(
                 f"the model takes {', '.join(self.input_names)}; missing: "
                 f"{', '.join(missing) or 'none'}; unknown or given twice: "
-                f"{', '.join(unknown) or 'none'}; positional: {len(args)}"
+                f"{', '.join(unknown) or 'none'}; positional: {len(args)}",
+                next=open_constant(self.constants, unknown),
             )
         given.update(kwargs)
         return [
@@ -70,6 +73,18 @@ class NumpySignature:
 
     def unflatten(self, outputs: Sequence[NDArray[Any]]) -> Any:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def open_constant(constants: Collection[str], given: Iterable[str]) -> str | None:
+    """What to do about `given` names of inputs that are constants of the compiled model."""
+    names = [name for name in given if name in constants]
+    if not names:
+        return None
+    entries = ", ".join(f'"{name}": {{}}' for name in names)
+    return (
+        f"{', '.join(names)} has a value in the model, which the compiled model keeps; compile "
+        f"with dynamic={{{entries}}} to give it in every call"
+    )
 
 
 def _checked(value: ir.Value) -> ir.TypeProtocol:

@@ -127,3 +127,9 @@ class OpView:
     def input(self, index: int) -> ValueView | None:
         """The input at `index`; None when it is missing or beyond the end."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+    def required(self, index: int) -> ValueView:
+        """The input at `index`, which the operator's schema requires."""
+        value = self.input(index)
+        assert value is not None, f"required input {index} of {self.type} is missing"
+        return value

@@ -1,6 +1,8 @@
 // One step of the recurrent cells: what happens to the gates' sums of kLanes units of one row.
 #pragma once
 
+#include <cmath>
+
 #include "cpu/kernels/rnn/activations.h"
 #include "cpu/kernels/rnn/products.h"
 #include "zenith/kernel.h"
@@ -16,6 +18,7 @@ struct Params {
   int64_t packed;     // whether R is packed
   int64_t linear_before_reset;
   int64_t input_forget;
+  int64_t quantized;  // LSTM: h enters its product rounded to 8 bits, each step with its own scale
   Ints<6> activations;
   Floats<6> alpha, beta;
   float clip;
@@ -24,6 +27,7 @@ const Field kFields[] = {ZENITH_FIELD(Params, direction, kInt, 1),
                          ZENITH_FIELD(Params, packed, kInt, 1),
                          ZENITH_FIELD(Params, linear_before_reset, kInt, 1),
                          ZENITH_FIELD(Params, input_forget, kInt, 1),
+                         ZENITH_FIELD(Params, quantized, kInt, 1),
                          ZENITH_FIELD(Params, activations, kInts, 6),
                          ZENITH_FIELD(Params, alpha, kFloats, 6),
                          ZENITH_FIELD(Params, beta, kFloats, 6),
@@ -47,7 +51,8 @@ struct Direction {
   float clip;
   bool input_forget;
   int64_t steps, hidden, padded;
-  float* h[2];  // step s reads h[s % 2]
+  float* h[2];     // step s reads h[s % 2]
+  float* rounded;  // LSTM: what the product reads instead, or null
   float* c;
   float* z;      // GRU, reset before the product: update gate,
   float* reset;  // and reset gate times h
@@ -98,6 +103,24 @@ struct Units {
   return activate(d.f[function], vclamp(x, -d.clip, d.clip));
 }
 
+// h as DynamicQuantizeLinear and DequantizeLinear give it: uint8, one scale for all rows.
+void round_state(const Direction& d, int64_t s, int64_t batch) {
+  const float* h = d.h[s % 2];  // the padding is zero, which every such scale has exactly
+  const int64_t n = batch * d.padded;
+  float low = 0, high = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    low = h[i] < low ? h[i] : low;
+    high = h[i] > high ? h[i] : high;
+  }
+  const float scale = high == low ? 1.0f : (high - low) / 255.0f;
+  const float zero = std::nearbyint(-low / scale);
+  for (int64_t i = 0; i < n; ++i) {
+    float q = std::nearbyint(h[i] / scale) + zero;
+    q = q < 0.0f ? 0.0f : q > 255.0f ? 255.0f : q;
+    d.rounded[i] = (q - zero) * scale;
+  }
+}
+
 // The step function of each cell for rows [first, end) and panels [from, to).
 
 void step_rnn(const Direction& d, int64_t s, int64_t first, int64_t end, const Units& u,
@@ -116,7 +139,8 @@ void step_lstm(const Direction& d, int64_t s, int64_t first, int64_t end, const 
   if (d.peepholes != nullptr) {
     for (int i = 0; i < 3; ++i) peep[i] = take(d.peepholes + i * d.hidden + u.unit, u.n);
   }
-  multiply_panel<4>({d.h[s % 2], d.padded, d.hidden, panel}, first, end,
+  const float* h = d.rounded != nullptr ? d.rounded : d.h[s % 2];
+  multiply_panel<4>({h, d.padded, d.hidden, panel}, first, end,
                     [&](int64_t row, const vf(&acc)[4]) __attribute__((always_inline)) {
                       const Moment m = moment(d, s, row);
                       float* at = d.c + row * d.padded + u.unit;

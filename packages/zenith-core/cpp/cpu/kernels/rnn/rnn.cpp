@@ -139,6 +139,7 @@ Direction direction_of(const Call& call, const Params& p, const Sizes& size, int
   d.c = at + 2 * state;
   d.z = at + 3 * state;
   d.reset = at + 4 * state;
+  if (kCell == kLstm && p.quantized != 0) d.rounded = d.z;
   if (given(call.out, call.n_out, 0)) {
     const TensorRef& y = call.out[0];
     d.y = static_cast<float*>(y.data) + index * y.strides[1];
@@ -192,7 +193,8 @@ const char* run(const Call& call) {
   const int64_t panels = size.padded / kLanes;
   const int64_t threads = call.parallel.threads;
   // Rows and directions are independent: workers take blocks of them and never meet.
-  const int64_t tiles = ceil_div(size.batch, tile_rows(kGates));
+  const bool alone = directions[0].rounded == nullptr;  // the scale of a step is that of all rows
+  const int64_t tiles = alone ? ceil_div(size.batch, tile_rows(kGates)) : 1;
   const int64_t wanted = ceil_div(threads, size.directions);
   const int64_t blocks = tiles < wanted ? tiles : wanted;
   const int64_t bytes = packed_floats(size.hidden, kGates) * 4;
@@ -203,6 +205,7 @@ const char* run(const Call& call) {
       const int64_t block = task % blocks;
       const int64_t first = size.batch * block / blocks, end = size.batch * (block + 1) / blocks;
       for (int64_t s = 0; s < size.steps; ++s) {
+        if (!alone) round_state(d, s, size.batch);
         for (int i = 0; i < phases.n; ++i) {
           run_panels(d, phases.phase[i], s, first, end, 0, panels);
         }
@@ -213,6 +216,9 @@ const char* run(const Call& call) {
     const int64_t groups =
         ceil_div(threads, size.directions) < shares ? ceil_div(threads, size.directions) : shares;
     for (int64_t s = 0; s < size.steps; ++s) {
+      for (int64_t i = 0; !alone && i < size.directions; ++i) {
+        round_state(directions[i], s, size.batch);
+      }
       for (int i = 0; i < phases.n; ++i) {
         parallel_for(call, size.directions * groups, [&](int64_t task, int) {
           const int64_t group = task % groups;

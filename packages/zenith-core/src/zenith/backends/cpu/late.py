@@ -99,8 +99,9 @@ def _plan(op: OpView, inputs: Sequence[Array | None], parameters: Collection[int
     )
     built = GraphIR(ir.Model(graph, ir_version=10)).infer_shapes()
     view = OpView(node)
-    for spec in all_specs():
-        if spec.matches(view.key, "") and not spec.call and spec.reason_against(view) is None:
+    planned = (s for s in all_specs() if not s.call and not s.tags)  # tagged ones are less exact
+    for spec in planned:
+        if spec.matches(view.key, "") and spec.reason_against(view) is None:
             return CpuBackend().build(built, [Selection(view, spec, "")], CompileConfig())
     shapes = ", ".join("_" if x is None else f"{x.dtype.name}{list(x.shape)}" for x in inputs)
     raise KernelError(f"no kernel for {op.key} of {shapes}")

@@ -156,6 +156,17 @@ class Operand:
                 guards.append((n, target))
         return replace(self, shape=tuple(shape), strides=tuple(strides), guards=tuple(guards))
 
+    def exactly_of(self, shape: Sequence[Dim]) -> Operand:
+        """The same memory as a tensor of `shape`: of sizes not surely equal, the plan checks when
+        it is bound that they are."""
+        guards = list(self.guards)
+        for n, target in zip(self.shape, shape, strict=True):
+            if isinstance(n, int) and isinstance(target, int) and n != target:
+                raise ValueError(f"size {n} is not {target}")
+            if not same(n, target):
+                guards += [(n, target), (target, n)]  # both: 1 is not the other's size
+        return replace(self, shape=tuple(shape), guards=tuple(guards))
+
     def reshape(self, shape: Sequence[Dim]) -> Operand | None:
         """The same elements in row-major order as `shape`, or None when that is not a view."""
         if self.is_dense():

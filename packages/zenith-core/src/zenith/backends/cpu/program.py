@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ class BoundProgram:
     dims: dict[str, int]
     seconds: float
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    empties: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]  # shapes and dtypes of the outputs
 
 
 class NativeProgram:
@@ -133,9 +135,9 @@ class NativeProgram:
         results = sum(math.prod(shape) * numpy_dtype(dtype).itemsize for dtype, shape in outputs)
         if native.arena_bytes + results > memory_bytes():  # do not leave it to the OOM killer
             raise _too_large(native.arena_bytes + results)
-        return BoundProgram(
-            native, {s.name: n for s, n in dims.items()}, time.perf_counter() - started, outputs
-        )
+        empties = tuple((shape, numpy_dtype(dtype)) for dtype, shape in outputs)
+        seconds = time.perf_counter() - started
+        return BoundProgram(native, {s.name: n for s, n in dims.items()}, seconds, outputs, empties)
 
     def run_pointers(
         self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
@@ -144,10 +146,7 @@ class NativeProgram:
         try:
             error = bound.native.run(inputs, outputs)
         except MemoryError as cause:
-            raise DeviceOutOfMemoryError(
-                f"no memory for an arena of {bound.native.arena_bytes} bytes",
-                next="use a smaller batch",
-            ) from cause
+            raise _no_arena(bound) from cause
         if error is not None:
             self._fail(*error)
 
@@ -160,14 +159,20 @@ class NativeProgram:
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
         dense = [np.asarray(a, order="C") for a in inputs]
-        bound = self.bound(tuple((a.dtype.name, a.shape) for a in dense), context.threads)
-        results = [np.empty(shape, numpy_dtype(dtype)) for dtype, shape in bound.outputs]
-        pointers = [a.ctypes.data for a in dense]
-        targets = [a.ctypes.data for a in results]
+        key = tuple([(_name(a.dtype), a.shape) for a in dense])
+        bound = self.bound(key, context.threads)
+        results = [np.empty(shape, dtype) for shape, dtype in bound.empties]
         if context.profile:
+            pointers = [a.ctypes.data for a in dense]
+            targets = [a.ctypes.data for a in results]
             context.times.append(bound.native.profile(pointers, targets, len(self.steps)))
-        else:
-            self.run_pointers(bound, pointers, targets)
+            return results
+        try:
+            error = bound.native.run_arrays(dense, results)
+        except MemoryError as cause:
+            raise _no_arena(bound) from cause
+        if error is not None:
+            self._fail(*error)
         return results
 
     def node_times(self, step_times: Sequence[int]) -> list[int]:
@@ -206,6 +211,18 @@ class NativeProgram:
     def _text(self, operand: Operand) -> str:
         place = self.storages[operand.storage].place[0]
         return f"%{place}{operand.storage}:{_type_text(operand)}"
+
+
+@functools.cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """numpy makes the name anew each time it is asked."""
+    return dtype.name
+
+
+def _no_arena(bound: BoundProgram) -> DeviceOutOfMemoryError:
+    return DeviceOutOfMemoryError(
+        f"no memory for an arena of {bound.native.arena_bytes} bytes", next="use a smaller batch"
+    )
 
 
 def _too_large(needed: int | None) -> DeviceOutOfMemoryError:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.operand import Operand, same
-from zenith.ir.dims import Dim, exactly
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.ir.dims import Dim
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
 _FLOAT = 1  # TensorProto.FLOAT
-
-
-def _input(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
 
 
 def _used(op: OpView, index: int) -> bool:
@@ -29,7 +23,7 @@ def _used(op: OpView, index: int) -> bool:
 
 def _heads(op: OpView, index: int) -> Dim:
     """Number of heads of q, k or v."""
-    value = _input(op, index)
+    value = op.required(index)
     if value.rank == 4:
         return value.shape[1]
     return op.attr("q_num_heads" if index == 0 else "kv_num_heads")
@@ -37,7 +31,7 @@ def _heads(op: OpView, index: int) -> Dim:
 
 def _sizes(op: OpView) -> tuple[Dim, Dim, Dim, Dim]:
     """Query rows, keys (with the past ones), head size, value head size."""
-    q, k, v = (_input(op, i) for i in range(3))
+    q, k, v = (op.required(i) for i in range(3))
     past = op.input(4)
     keys = k.shape[-2] + (past.shape[2] if past is not None else 0)
     if q.rank == 4:
@@ -47,7 +41,7 @@ def _sizes(op: OpView) -> tuple[Dim, Dim, Dim, Dim]:
 
 
 def _supports(op: OpView) -> str | None:
-    q, k, v = (_input(op, i) for i in range(3))
+    q, k, v = (op.required(i) for i in range(3))
     if q.rank not in (3, 4) or {q.rank, k.rank, v.rank} != {q.rank}:
         return "q, k and v are not all of rank 4 or all of rank 3"
     if q.rank == 3 and not (op.attr("q_num_heads") and op.attr("kv_num_heads")):
@@ -83,10 +77,8 @@ def _supports(op: OpView) -> str | None:
 
 def _cost(op: OpView) -> Cost:
     rows, keys, d, e = _sizes(op)
-    batch, heads = _input(op, 0).shape[0], _heads(op, 0)
-    values = [v for v in (*op.inputs, op.outputs[0]) if v is not None]
-    flops = batch * heads * rows * keys * (2 * d + 2 * e + 5)
-    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+    batch, heads = op.required(0).shape[0], _heads(op, 0)
+    return traffic(op, batch * heads * rows * keys * (2 * d + 2 * e + 5))
 
 
 def _by_head(operand: Operand, heads: int) -> Operand:

@@ -13,9 +13,10 @@ import numpy as np
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.compose import arg_reduce, bits_as, pointwise, reduced
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
+from zenith.backends.cpu.kernels.views import need
 from zenith.backends.cpu.operand import DTYPES, Operand, item_bytes
 from zenith.ir.dims import exactly
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import Cost, KernelSpec, no_cost, traffic
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
@@ -24,32 +25,17 @@ _FLOATS = frozenset({"float32", "float64"})
 _MAX_RANK = 8
 
 
-def _x(op: OpView) -> ValueView:
-    value = op.input(0)
-    assert value is not None, f"required input 0 of {op.type} is missing"
-    return value
-
-
 def _epsilon(op: OpView) -> float:
     """Attributes are float32; so is the default."""
     return float(np.float32(op.attr("epsilon", 1e-5)))
 
 
-def _need(e: Emit, index: int) -> Operand:
-    operand = e.operand(index)
-    assert operand is not None, f"required input {index} of {e.op.type} is missing"
-    return operand
-
-
 def _cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-    return Cost(
-        flops=exactly(10 * op.outputs[0].size), bytes=exactly(sum(v.nbytes for v in values))
-    )
+    return traffic(op, 10 * op.outputs[0].size)
 
 
 def _ranked(op: OpView) -> str | None:
-    rank = _x(op).rank
+    rank = op.required(0).rank
     if rank == 0:
         return "a scalar has no axis"
     return f"rank {rank} is above {_MAX_RANK}" if rank > _MAX_RANK else None
@@ -59,7 +45,7 @@ def _ranked(op: OpView) -> str | None:
 
 
 def _emit_softmax(e: Emit) -> None:
-    x = _need(e, 0)
+    x = need(e, 0)
     axes = [e.op.attr("axis", -1) % x.rank]
     log = e.op.type == "LogSoftmax"
     top = reduced(e, "ReduceMax", x, axes)
@@ -74,7 +60,7 @@ def _emit_softmax(e: Emit) -> None:
 
 def _emit_hardmax(e: Emit) -> None:
     """1 where the first largest element is, else 0."""
-    x = _need(e, 0)
+    x = need(e, 0)
     axis = e.op.attr("axis", -1) % x.rank
     where = e.temp("int64", tuple(1 if d == axis else n for d, n in enumerate(x.shape)))
     arg_reduce(e, x, axis, where, largest=True, last=False)
@@ -135,10 +121,10 @@ def _used(value: ValueView) -> bool:
 
 
 def _emit_layer_norm(e: Emit) -> None:
-    x = _need(e, 0)
+    x = need(e, 0)
     axes = list(range(e.op.attr("axis", -1) % x.rank, x.rank))
     epsilon = _epsilon(e.op)
-    weights = [_need(e, 1), _optional(e, 2)]
+    weights = [need(e, 1), _optional(e, 2)]
     if e.op.type == "RMSNormalization":
         squares = pointwise(e, lambda p, v: p.op("mul", v, v), [x])
         inverse = _inverse(e, reduced(e, "ReduceMean", squares, axes), epsilon)
@@ -156,7 +142,7 @@ def _emit_layer_norm(e: Emit) -> None:
 def _layer_norm_reason(op: OpView) -> str | None:
     reason = _ranked(op)
     for value in op.inputs[1:]:
-        if value is not None and value.rank > _x(op).rank:
+        if value is not None and value.rank > op.required(0).rank:
             reason = "scale or bias has a higher rank than the input"
     return reason
 
@@ -181,7 +167,7 @@ def _emit_group_norm(e: Emit) -> None:
 
 
 def _group_reason(op: OpView) -> str | None:
-    x = _x(op)
+    x = op.required(0)
     if x.rank < 2:
         return "there is no channel axis"
     channels = x.shape[1]
@@ -195,7 +181,7 @@ def _group_reason(op: OpView) -> str | None:
 
 def _emit_mean_variance(e: Emit) -> None:
     """(x - mean) / (deviation + 1e-9), as the body of the operator says."""
-    x = _need(e, 0)
+    x = need(e, 0)
     axes = [axis % x.rank for axis in e.op.attr("axes", [0, 2, 3])]
     centred, _, variance = _moments(e, x, axes)
 
@@ -206,7 +192,7 @@ def _emit_mean_variance(e: Emit) -> None:
 
 
 def _mean_variance_reason(op: OpView) -> str | None:
-    rank, axes = _x(op).rank, op.attr("axes", [0, 2, 3])
+    rank, axes = op.required(0).rank, op.attr("axes", [0, 2, 3])
     if any(not -rank <= axis < rank for axis in axes):
         return f"there are no axes {axes} in rank {rank}"
     return _ranked(op)
@@ -214,7 +200,7 @@ def _mean_variance_reason(op: OpView) -> str | None:
 
 def _emit_lp_norm(e: Emit) -> None:
     """x / norm, and 0 where the norm is 0."""
-    x = _need(e, 0)
+    x = need(e, 0)
     axes = [e.op.attr("axis", -1) % x.rank]
     norm = reduced(e, "ReduceL1" if e.op.attr("p", 2) == 1 else "ReduceL2", x, axes)
 
@@ -239,7 +225,7 @@ def _per_channel(x: Operand, rank: int) -> Operand:
 
 
 def _emit_batch_norm(e: Emit) -> None:
-    x = _need(e, 0)
+    x = need(e, 0)
     epsilon = _epsilon(e.op)
     scale, bias, mean, variance = (_per_channel(e.dense(i), x.rank) for i in range(1, 5))
     if e.op.attr("training_mode", 0):
@@ -274,26 +260,22 @@ def _running(e: Emit, index: int, old: Operand, now: Operand) -> None:
 def _batch_norm_reason(op: OpView) -> str | None:
     if any(v is not None and v.dtype not in _FLOATS for v in op.inputs):
         return "its statistics are not float32 or float64"
-    return _ranked(op) or ("there is no channel axis" if _x(op).rank < 2 else None)
+    return _ranked(op) or ("there is no channel axis" if op.required(0).rank < 2 else None)
 
 
 # BitCast: the same memory.
 
 
 def _emit_bit_cast(e: Emit) -> None:
-    e.alias(0, bits_as(_need(e, 0), e.op.outputs[0].dtype))
+    e.alias(0, bits_as(need(e, 0), e.op.outputs[0].dtype))
 
 
 def _bit_cast_reason(op: OpView) -> str | None:
-    source, target = _x(op).dtype, op.outputs[0].dtype
+    source, target = op.required(0).dtype, op.outputs[0].dtype
     for dtype in (source, target):
         if dtype not in DTYPES:
             return f"no native {dtype}"
     return None if item_bytes(source) == item_bytes(target) else "the sizes differ"
-
-
-def _free(op: OpView) -> Cost:
-    return Cost()
 
 
 def _row(
@@ -320,5 +302,5 @@ SPECS = [
     _row("lp_norm_steps", "LpNormalization", _emit_lp_norm, _lp_reason),
     _row("batch_norm_steps", "BatchNormalization", _emit_batch_norm, _batch_norm_reason),
     KernelSpec("bitcast_view", "ai.onnx:BitCast", _emit_bit_cast, supports=_bit_cast_reason,
-               cost=_free),
+               cost=no_cost),
 ]  # fmt: skip

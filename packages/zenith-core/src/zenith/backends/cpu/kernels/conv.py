@@ -29,7 +29,7 @@ from zenith.backends.cpu.window import (
     window_of,
 )
 from zenith.ir.dims import ceil_div, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
@@ -90,6 +90,8 @@ def _depthwise_reason(op: OpView) -> str | None:
     if reason := _constant_reason(op):
         return reason
     m, per_group = _weights(op).shape[:2]
+    if m == 1:
+        return "a single channel: there is nothing to do side by side"
     return None if per_group == 1 and m == _group(op) else "not one kernel per channel"
 
 
@@ -301,15 +303,13 @@ def _emit_transposed(e: Emit) -> None:
 def _transposed_cost(op: OpView) -> Cost:
     x = op.inputs[0]
     assert x is not None
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     depth = product(_weights(op).shape[1:])
-    return Cost(flops=2 * x.size * depth, bytes=sum(v.nbytes for v in values))
+    return traffic(op, 2 * x.size * depth)
 
 
 def _cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     depth = product(_weights(op).shape[1:])
-    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+    return traffic(op, 2 * op.outputs[0].size * depth)
 
 
 _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], frozenset[str]]] = [

@@ -21,23 +21,16 @@ from zenith.backends.cpu.kernels.compose import pointwise
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
 from zenith.backends.cpu.operand import Operand, dense_strides
 from zenith.ir.dims import Dim, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
 _MAX_RANK = 8
 
 
-def _given(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None
-    return value
-
-
 def _product_cost(depth: Dim, op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+    return traffic(op, 2 * op.outputs[0].size * depth)
 
 
 # Products with a constant matrix.
@@ -66,7 +59,7 @@ def _output_rows(y: Operand) -> Operand:
 
 
 def _linear_reason(op: OpView) -> str | None:
-    weights = _given(op, 1)
+    weights = op.required(1)
     if weights.const is None:
         return "the weights are not constant"
     if weights.rank != 2:
@@ -91,14 +84,14 @@ def _emit_linear(e: Emit) -> None:
 
 
 def _constant_matrix(op: OpView) -> bool:
-    right = _given(op, 1)
+    right = op.required(1)
     return right.const is not None and right.rank == 2
 
 
 def _packed_matmul_reason(op: OpView) -> str | None:
     if not _constant_matrix(op):
         return "the right side is not a constant matrix"
-    return "the left side is a scalar" if _given(op, 0).rank == 0 else None
+    return "the left side is a scalar" if op.required(0).rank == 0 else None
 
 
 def _emit_packed_matmul(e: Emit) -> None:
@@ -108,7 +101,7 @@ def _emit_packed_matmul(e: Emit) -> None:
 
 
 def _matmul_reason(op: OpView) -> str | None:
-    ranks = [_given(op, i).rank for i in (0, 1)]
+    ranks = [op.required(i).rank for i in (0, 1)]
     if min(ranks) == 0:
         return "an input is a scalar"
     return f"rank {max(ranks)} is above {_MAX_RANK}" if max(ranks) > _MAX_RANK else None
@@ -141,14 +134,14 @@ def _batched(operand: Operand, y: Operand) -> Operand:
 
 
 def _matmul_cost(op: OpView) -> Cost:
-    return _product_cost(_given(op, 0).shape[-1], op)
+    return _product_cost(op.required(0).shape[-1], op)
 
 
 # Gemm: alpha * A' * B' + beta * C.
 
 
 def _gemm_reason(op: OpView) -> str | None:
-    ranks = [_given(op, i).rank for i in (0, 1)]
+    ranks = [op.required(i).rank for i in (0, 1)]
     return None if ranks == [2, 2] else f"A and B have ranks {ranks[0]} and {ranks[1]}, not 2"
 
 
@@ -188,7 +181,7 @@ def _emit_gemm(e: Emit) -> None:
         e.copy(a, copy)
         a = copy
     steps, operands = _gemm_tail(e, alpha)
-    if _given(op, 1).const is not None:
+    if op.required(1).const is not None:
         kernel, right = "linear_f32", e.packed(1, "linear_pack_f32", transposed=trans_b)
     else:
         b = e.operand(1)
@@ -199,7 +192,7 @@ def _emit_gemm(e: Emit) -> None:
 
 
 def _gemm_cost(op: OpView) -> Cost:
-    return _product_cost(_given(op, 0).shape[0 if op.attr("transA", 0) else 1], op)
+    return _product_cost(op.required(0).shape[0 if op.attr("transA", 0) else 1], op)
 
 
 def _float_inputs(count: int) -> dict[int, frozenset[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zenith.backends.cpu.late import run_late
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import KernelSpec, no_cost
 from zenith.runtime.memory_manager import memory_bytes
 from zenith.runtime.op_view import OpView
 
@@ -124,14 +124,8 @@ def _bounded(nbytes: int) -> None:
         raise MemoryError(f"a result of {nbytes} bytes does not fit in memory")
 
 
-def _no_cost(op: OpView) -> Cost:
-    return Cost()
-
-
 def _late(op_type: str, run: Any) -> KernelSpec:
-    return KernelSpec(
-        f"{op_type.lower()}_late", f"ai.onnx:{op_type}", run, cost=_no_cost, call=True
-    )
+    return KernelSpec(f"{op_type.lower()}_late", f"ai.onnx:{op_type}", run, cost=no_cost, call=True)
 
 
 def _planned(op_type: str, *fixed: int) -> KernelSpec:
@@ -151,7 +145,7 @@ def _planned(op_type: str, *fixed: int) -> KernelSpec:
 
     name = f"{op_type.lower()}_late"
     run = run_late(*fixed)
-    return KernelSpec(name, f"ai.onnx:{op_type}", run, supports=supports, cost=_no_cost, call=True)
+    return KernelSpec(name, f"ai.onnx:{op_type}", run, supports=supports, cost=no_cost, call=True)
 
 
 # Inputs whose content decides sizes, of operators without a late row of their own.
@@ -203,5 +197,5 @@ SPECS = [
     _planned("DFT", 1, 2),
     _planned("STFT", 1, 3),
     _planned("Resize", 1, 2, 3),
-    KernelSpec("late", "*", _unranked, supports=_supports_unranked, cost=_no_cost, call=True),
+    KernelSpec("late", "*", _unranked, supports=_supports_unranked, cost=no_cost, call=True),
 ]

@@ -6,37 +6,29 @@ from collections.abc import Callable
 
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.operand import Operand, channels_last_order, same
-from zenith.ir.dims import Dim, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.ir.dims import Dim, product
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
 _FLOAT = 1  # TensorProto.FLOAT
 
 
-def _input(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     # Mean, squared differences, scale and shift: two operations each, about.
-    flops = 7 * op.outputs[0].size
-    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+    return traffic(op, 7 * op.outputs[0].size)
 
 
 def _row_axes(op: OpView) -> int:
     """How many trailing axes are normalised together."""
-    rank = _input(op, 0).rank
+    rank = op.required(0).rank
     return rank - int(op.attr("axis", -1)) % rank
 
 
 def _supports_row(op: OpView) -> str | None:
     """LayerNormalization and RMSNormalization."""
-    x = _input(op, 0)
+    x = op.required(0)
     if x.rank == 0:
         return "a scalar has no axis"
     if op.attr("stash_type", _FLOAT) != _FLOAT:
@@ -53,7 +45,7 @@ def _supports_row(op: OpView) -> str | None:
 
 def _supports_sum(op: OpView) -> str | None:
     """AddLayerNorm and AddRMSNorm."""
-    a, b = _input(op, 0), _input(op, 1)
+    a, b = op.required(0), op.required(1)
     if a.rank == 0 or a.rank != b.rank:
         return "the two terms differ in rank"
     if not all(same(m, n) for m, n in zip(a.shape, b.shape, strict=True)):
@@ -82,12 +74,12 @@ def _emit_rows(kernel: str, terms: int) -> Callable[[Emit], None]:
 
 def _groups(op: OpView) -> int:
     """Number of channel groups; an instance is a group of one channel."""
-    channels = _input(op, 0).shape[1]
+    channels = op.required(0).shape[1]
     return int(op.attr("num_groups") if op.type == "GroupNormalization" else channels)
 
 
 def _supports_group(op: OpView) -> str | None:
-    x = _input(op, 0)
+    x = op.required(0)
     if x.rank < 2:
         return "there is no channel axis"
     channels = x.shape[1]

@@ -15,7 +15,7 @@ from zenith.backends.cpu.kernels.pointwise_program import (
 )
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
 from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
@@ -47,9 +47,8 @@ def _supports(op: OpView) -> str | None:
 
 
 def _cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
     steps = len(translate(op)[0].steps)
-    return Cost(flops=op.outputs[0].size * steps, bytes=sum(v.nbytes for v in values))
+    return traffic(op, op.outputs[0].size * steps)
 
 
 def _output_order(operands: Sequence[Operand], shape: Sequence[Dim]) -> tuple[int, ...] | None:

@@ -10,8 +10,8 @@ import numpy as np
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.backends.cpu.window import as_pixels, output_pixels, rank_reason, window_of
-from zenith.ir.dims import Dim, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.ir.dims import Dim, product
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
 from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
@@ -27,12 +27,6 @@ _QUANTIZED = _SMALL_FLOATS | {
 _SCALES = _FLOATS | {"int32", "float8_e8m0fnu"}
 _FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16  # TensorProto.DataType
 _PRECISIONS = {"float32": 0, "float16": _FLOAT16, "bfloat16": _BFLOAT16}
-
-
-def _given(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
 
 
 def _is_single(value: ValueView) -> bool:
@@ -56,7 +50,7 @@ def _code(value: ValueView) -> int:
 
 
 def _granularity_reason(op: OpView) -> str | None:
-    x, scale = _given(op, 0), _given(op, 1)
+    x, scale = op.required(0), op.required(1)
     if _is_single(scale):
         return None
     if x.rank == 0:
@@ -103,7 +97,7 @@ def _view(operand: Operand, shape: Sequence[Dim]) -> Operand:
 
 
 def _grid(op: OpView) -> _Grid:
-    x, scale = _given(op, 0), _given(op, 1)
+    x, scale = op.required(0), op.required(1)
     if _is_single(scale):
         whole = (1, 1, x.size)
         return _Grid(whole, 1, lambda s: _view(s, (1, 1, 1)).expand(whole))
@@ -129,7 +123,7 @@ def _precision(op: OpView) -> int:
     code = int(op.attr("precision", 0))
     if code:
         return 0 if code == _FLOAT else code
-    return _PRECISIONS.get(_given(op, 1).dtype, 0)
+    return _PRECISIONS.get(op.required(1).dtype, 0)
 
 
 def _emit_linear(kernel: str) -> Callable[[Emit], None]:
@@ -148,8 +142,8 @@ def _emit_linear(kernel: str) -> Callable[[Emit], None]:
             block=grid.block,
             precision=_precision(op) if kernel == "quantize_linear" else 0,
             saturate=int(op.attr("saturate", 1)),
-            x_type=_code(_given(op, 0)),
-            scale_type=_code(_given(op, 1)),
+            x_type=_code(op.required(0)),
+            scale_type=_code(op.required(1)),
             y_type=_code(y),
         )
 
@@ -216,7 +210,7 @@ def _side(operand: Operand, shape: Sequence[Dim], axis: int) -> Operand:
 
 def _matmul_reason(op: OpView) -> str | None:
     places, y = _PLACES[op.type], op.outputs[0]
-    a, b = _given(op, places.a), _given(op, places.b)
+    a, b = op.required(places.a), op.required(places.b)
     if min(a.rank, b.rank) == 0 or max(a.rank, b.rank) > 8:
         return f"ranks {a.rank} and {b.rank}"
     for index in (places.a_zero, places.b_zero, places.a_scale, places.b_scale):
@@ -251,7 +245,7 @@ def _scale(e: Emit, index: int) -> Operand:
         block=1,
         precision=0,
         saturate=0,
-        x_type=_code(_given(e.op, index)),
+        x_type=_code(e.op.required(index)),
         scale_type=_FLOAT,
         y_type=_FLOAT,
     )
@@ -261,7 +255,7 @@ def _scale(e: Emit, index: int) -> Operand:
 def _packed_matrix(op: OpView) -> np.ndarray | None:
     """A constant right side less its zero point, as [1, K, N] of int16; None if computed."""
     places = _PLACES[op.type]
-    b, zero = _given(op, places.b), op.input(places.b_zero)
+    b, zero = op.required(places.b), op.input(places.b_zero)
     if b.const is None or b.rank != 2 or (zero is not None and zero.const is None):
         return None
     matrix = b.const.astype(np.int16)
@@ -331,7 +325,7 @@ def _one_side(op: OpView, b: Operand) -> bool:
 
 def _conv_reason(op: OpView) -> str | None:
     places, y = _PLACES[op.type], op.outputs[0]
-    w = _given(op, places.b)
+    w = op.required(places.b)
     if rank_reason(op):
         return rank_reason(op)
     if not all(isinstance(n, int) for n in w.shape):
@@ -348,7 +342,7 @@ def _conv_reason(op: OpView) -> str | None:
 def _conv_constant(op: OpView) -> np.ndarray | None:
     """Constant weights less their zero points, as int16; None if computed."""
     places = _PLACES[op.type]
-    w, zero = _given(op, places.b), op.input(places.b_zero)
+    w, zero = op.required(places.b), op.input(places.b_zero)
     if w.const is None or (zero is not None and zero.const is None):
         return None
     array = w.const.astype(np.int16)
@@ -361,7 +355,7 @@ def _conv_weights(e: Emit, groups: int, depthwise: bool) -> tuple[Operand, int]:
     """w [M, C, *kernel] as [groups, kernel * C, M / groups], or [kernel, M] if `depthwise`; and
     whether its zero points are taken off."""
     places = _PLACES[e.op.type]
-    w, array = _given(e.op, places.b), _conv_constant(e.op)
+    w, array = e.op.required(places.b), _conv_constant(e.op)
     taps = product(w.shape[2:])
     split = (groups, w.shape[0] // groups, w.shape[1], taps)
     merged = (groups, taps * w.shape[1], w.shape[0] // groups)
@@ -385,7 +379,7 @@ def _channels(operand: Operand, shape: Sequence[Dim]) -> Operand:
 
 def _emit_conv(e: Emit) -> None:
     op, places = e.op, _PLACES[e.op.type]
-    w = _given(op, places.b)
+    w = op.required(places.b)
     groups, channels = int(op.attr("group", 1)), int(w.shape[0])
     window = window_of(op, w.shape[2:])
     depthwise = groups == channels and w.shape[1] == 1 and _conv_constant(op) is not None
@@ -428,12 +422,10 @@ def _volume(pixels: Operand) -> Operand:
 
 def _depth_cost(op: OpView) -> Cost:
     places = _PLACES[op.type]
-    w = _given(op, places.b)
+    w = op.required(places.b)
     is_conv = "Conv" in op.type
-    depth = product(w.shape[1:]) if is_conv else _given(op, places.a).shape[-1]
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-    flops = exactly(2 * op.outputs[0].size * depth)
-    return Cost(flops=flops, bytes=exactly(sum(v.nbytes for v in values)))
+    depth = product(w.shape[1:]) if is_conv else op.required(places.a).shape[-1]
+    return traffic(op, 2 * op.outputs[0].size * depth)
 
 
 def _product_row(

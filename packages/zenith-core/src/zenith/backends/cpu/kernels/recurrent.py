@@ -6,21 +6,11 @@ from typing import Any
 
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.operand import Operand
-from zenith.ir.dims import exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.ir.dims import product
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
-
-
-def _given(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _optional(e: Emit, index: int) -> Operand | None:
@@ -39,12 +29,12 @@ def _state_output(e: Emit, shape: tuple[Any, ...]) -> Operand:
 def _attention_shape(op: OpView) -> tuple[Any, ...]:
     """[batch, heads, key depth, value depth] of the state."""
     heads = int(op.attr("kv_num_heads"))
-    key, value = _given(op, 1), _given(op, 2)
+    key, value = op.required(1), op.required(2)
     return (key.shape[0], heads, key.shape[2] // heads, value.shape[2] // heads)
 
 
 def _attention_reason(op: OpView) -> str | None:
-    rule = _text(op.attr("update_rule", "gated_delta"))
+    rule = op.attr("update_rule", "gated_delta")
     if rule not in ("linear", "gated", "delta", "gated_delta"):
         return f"update rule '{rule}' is unknown"
     if "gated" in rule and op.input(4) is None:
@@ -52,15 +42,15 @@ def _attention_reason(op: OpView) -> str | None:
     if "delta" in rule and op.input(5) is None:
         return f"update rule '{rule}' has no beta"
     for index in (0, 1, 2):
-        if not isinstance(_given(op, index).shape[2], int):
+        if not isinstance(op.required(index).shape[2], int):
             return "the size of the heads is dynamic"
     heads, queries = op.attr("kv_num_heads"), op.attr("q_num_heads")
     if not heads or not queries or heads < 1 or queries < 1 or queries % heads:
         return f"{queries} query heads are not a multiple of {heads} heads"
-    if _given(op, 1).shape[2] % heads or _given(op, 2).shape[2] % heads:
+    if op.required(1).shape[2] % heads or op.required(2).shape[2] % heads:
         return "the heads do not divide keys or values"
     batch, heads, depth, width = _attention_shape(op)
-    steps = _given(op, 0).shape[1]
+    steps = op.required(0).shape[1]
     decay, beta = op.input(4), op.input(5)
     per_row = decay is not None and decay.rank == 3 and decay.shape[2] != heads
     one = beta is not None and beta.rank == 3 and beta.shape[2] == 1
@@ -76,7 +66,7 @@ def _attention_reason(op: OpView) -> str | None:
 
 def _emit_attention(e: Emit) -> None:
     op = e.op
-    rule = _text(op.attr("update_rule", "gated_delta"))
+    rule = op.attr("update_rule", "gated_delta")
     shape = _attention_shape(op)
     past = None if op.input(3) is None else e.dense(3)
     e.step(
@@ -96,21 +86,19 @@ def _emit_attention(e: Emit) -> None:
 
 def _attention_cost(op: OpView) -> Cost:
     batch, heads, depth, width = _attention_shape(op)
-    steps = _given(op, 1).shape[1]
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
+    steps = op.required(1).shape[1]
     # Decay, correction, update and one read per query head.
     each = 5 + 2 * int(op.attr("q_num_heads")) // heads
-    flops = exactly(batch * heads * steps * depth * width * each)
-    return Cost(flops=flops, bytes=exactly(sum(v.nbytes for v in values)))
+    return traffic(op, batch * heads * steps * depth * width * each)
 
 
 # CausalConvWithState.
 
 
 def _conv_reason(op: OpView) -> str | None:
-    if _text(op.attr("activation", "none")) not in ("none", "silu", "swish"):
-        return f"activation '{_text(op.attr('activation'))}' is unknown"
-    x, w = _given(op, 0), _given(op, 1)
+    if op.attr("activation", "none") not in ("none", "silu", "swish"):
+        return f"activation '{op.attr('activation')}' is unknown"
+    x, w = op.required(0), op.required(1)
     if x.rank != 3 or w.rank != 3 or not isinstance(w.shape[2], int) or w.shape[2] < 1:
         return "the kernel's size is dynamic, or ranks are not 3"
     batch, channels, _ = x.shape
@@ -122,22 +110,20 @@ def _conv_reason(op: OpView) -> str | None:
 
 
 def _emit_conv(e: Emit) -> None:
-    x, w = _given(e.op, 0), e.dense(1)
+    x, w = e.op.required(0), e.dense(1)
     weights = w.reshape((w.shape[0], w.shape[2]))
     assert weights is not None, "the weights are dense"
     e.step(
         "causal_conv_f32",
         [e.inner(0), weights, _optional(e, 2), _optional(e, 3)],
         [e.output(0), _state_output(e, (*x.shape[:2], w.shape[2] - 1))],
-        silu=int(_text(e.op.attr("activation", "none")) != "none"),
+        silu=int(e.op.attr("activation", "none") != "none"),
     )
 
 
 def _conv_cost(op: OpView) -> Cost:
-    taps = _given(op, 1).shape[2]
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
-    flops = exactly(2 * product(_given(op, 0).shape) * taps)
-    return Cost(flops=flops, bytes=exactly(sum(v.nbytes for v in values)))
+    taps = op.required(1).shape[2]
+    return traffic(op, 2 * product(op.required(0).shape) * taps)
 
 
 SPECS: list[KernelSpec] = [

@@ -11,7 +11,7 @@ from zenith.backends.cpu.kernels.compose import REDUCTIONS, pointwise, reduced
 from zenith.backends.cpu.kernels.pointwise_program import Program, Value
 from zenith.backends.cpu.late import run_late
 from zenith.backends.cpu.operand import Operand
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import Cost, KernelSpec, no_cost
 from zenith.runtime.op_view import OpView
 
 __all__ = ["REDUCTIONS", "SPECS"]
@@ -210,7 +210,7 @@ SPECS = [
     ),
     *(
         KernelSpec(f"{name.lower()}_late", f"ai.onnx:{name}", run_late(1), dtypes={0: dtypes},
-                   supports=_late_reason, cost=lambda op: Cost(), call=True)
+                   supports=_late_reason, cost=no_cost, call=True)
         for name, dtypes in _LATE.items()
     ),
 ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""Rows of the rnn family: RNN, GRU and LSTM in all directions, layouts and activations.
+"""Rows of the rnn family: RNN, GRU and LSTM in all directions, layouts and activations, and the
+LSTM of zenith whose state is rounded.
 
 A node becomes two steps: one product of the gemm family for what no state enters, x * W^T + biases
 of all time steps, and the recurrence. W, R and B may be constants or computed.
@@ -7,7 +8,6 @@ of all time steps, and the recurrence. W, R and B may be constants or computed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.epilogue import epilogue_codes
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
@@ -45,27 +45,24 @@ class _Cell:
     kernel: str
     gates: int
     activations: tuple[str, ...]
+    states: int = 5  # input of the first state; before it and behind the states, ONNX has more
+    domain: str = "ai.onnx"
 
 
 _CELLS = {
     "RNN": _Cell("rnn_f32", 1, ("Tanh",)),
     "GRU": _Cell("gru_f32", 3, ("Sigmoid", "Tanh")),
     "LSTM": _Cell("lstm_f32", 4, ("Sigmoid", "Tanh", "Tanh")),
+    "QuantizedLSTM": _Cell("lstm_f32", 4, ("Sigmoid", "Tanh", "Tanh"), 4, "zenith"),
 }
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _given(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _direction(op: OpView) -> int:
-    return _DIRECTIONS[_text(op.attr("direction", "forward"))]
+    return _DIRECTIONS[_direction_name(op)]
+
+
+def _direction_name(op: OpView) -> str:
+    return op.overload or op.attr("direction", "forward")
 
 
 def _direction_count(op: OpView) -> int:
@@ -73,10 +70,10 @@ def _direction_count(op: OpView) -> int:
 
 
 def _activation_names(op: OpView) -> list[str]:
-    names = op.attr("activations")
+    names: list[str] | None = op.attr("activations")
     if not names:
         return list(_CELLS[op.type].activations) * _direction_count(op)
-    return [_text(name) for name in names]
+    return names
 
 
 def _activations(op: OpView) -> dict[str, list[int] | list[float]]:
@@ -101,8 +98,8 @@ def _activations(op: OpView) -> dict[str, list[int] | list[float]]:
 
 def _reason(op: OpView) -> str | None:
     cell = _CELLS[op.type]
-    if _text(op.attr("direction", "forward")) not in _DIRECTIONS:
-        return f"direction '{_text(op.attr('direction'))}' is unknown"
+    if _direction_name(op) not in _DIRECTIONS:
+        return f"direction '{_direction_name(op)}' is unknown"
     directions = _direction_count(op)
     names = _activation_names(op)
     if len(names) != directions * len(cell.activations):
@@ -110,8 +107,8 @@ def _reason(op: OpView) -> str | None:
     unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
     if unknown:
         return f"activation '{unknown[0]}' is unknown"
-    r = _given(op, 2)
-    if r.rank != 3 or _given(op, 0).rank != 3 or _given(op, 1).rank != 3:
+    r = op.required(2)
+    if r.rank != 3 or op.required(0).rank != 3 or op.required(1).rank != 3:
         return "x, W and R are not all of rank 3"
     hidden = r.shape[2]
     if not isinstance(hidden, int):
@@ -120,19 +117,33 @@ def _reason(op: OpView) -> str | None:
         return f"R of shape {r.shape} does not fit {directions} directions of {cell.gates} gates"
     if op.attr("hidden_size", hidden) != hidden:
         return f"hidden_size is {op.attr('hidden_size')}, and R is for {hidden}"
-    x = _given(op, 0)
-    batch = x.shape[0 if op.attr("layout", 0) else 1]
+    x = op.required(0)
+    batch = _batch(op)
     state = (batch, directions) if op.attr("layout", 0) else (directions, batch)
     rows = cell.gates * hidden
     return (
         op.misfit(1, directions, rows, x.shape[2])
         or op.misfit(2, directions, rows, hidden)
         or op.misfit(3, directions, 2 * rows)
-        or op.misfit(4, batch)
-        or op.misfit(5, *state, hidden)
-        or op.misfit(6, *state, hidden)
-        or op.misfit(7, directions, 3 * hidden)
+        or _cannot_be(op, cell.states, *state, hidden)
+        or _cannot_be(op, cell.states + 1, *state, hidden)
+        or (cell.states == 5 and (_cannot_be(op, 4, batch) or op.misfit(7, directions, 3 * hidden)))
+        or None
     )
+
+
+def _cannot_be(op: OpView, index: int, *shape: Dim) -> str | None:
+    """Why input `index` never has this shape. States come from outside and name their sizes as
+    they please: that they fit is checked when the plan is bound."""
+    value = op.input(index)
+    if value is None or value.rank != len(shape):
+        return op.misfit(index, *shape)
+    if any(
+        isinstance(n, int) and isinstance(wanted, int) and n != wanted
+        for n, wanted in zip(value.shape, shape, strict=True)
+    ):
+        return op.misfit(index, *shape)
+    return None
 
 
 # The product of the input with W, and the biases.
@@ -140,7 +151,7 @@ def _reason(op: OpView) -> str | None:
 
 def _sums(e: Emit, x: Operand, bias: Operand | None) -> Operand:
     """x * W^T + bias: [rows, directions * gates * hidden] of x's leading axes."""
-    w = _given(e.op, 1)
+    w = e.op.required(1)
     columns = exactly(w.shape[0] * w.shape[1])
     rows = x.reshape((product(x.shape[:2]), x.shape[2]))
     assert rows is not None, "x is dense"
@@ -180,7 +191,11 @@ def _biases(e: Emit, apart: bool) -> tuple[Operand | None, Operand | None]:
 
 def _shape(op: OpView) -> tuple[int, int, int]:
     """Directions, gates, hidden size."""
-    return _direction_count(op), _CELLS[op.type].gates, int(_given(op, 2).shape[2])
+    return _direction_count(op), _CELLS[op.type].gates, int(op.required(2).shape[2])
+
+
+def _batch(op: OpView) -> Dim:
+    return op.required(0).shape[0 if op.attr("layout", 0) else 1]
 
 
 # States and outputs, which lie batch first with layout 1.
@@ -189,8 +204,16 @@ def _shape(op: OpView) -> tuple[int, int, int]:
 def _state_input(e: Emit, index: int, batch_first: bool) -> Operand | None:
     if e.op.input(index) is None:
         return None
-    state = e.inner(index)
+    directions, _, hidden = _shape(e.op)
+    batch = _batch(e.op)
+    order = (batch, directions) if batch_first else (directions, batch)
+    state = e.inner(index).exactly_of((*order, hidden))
     return state.transpose((1, 0, 2)) if batch_first else state
+
+
+def _lengths(e: Emit) -> Operand | None:
+    lengths = e.operand(4) if _CELLS[e.op.type].states == 5 else None
+    return None if lengths is None else lengths.exactly_of((_batch(e.op),))
 
 
 def _wanted(op: OpView, index: int) -> bool:
@@ -223,7 +246,7 @@ def _outputs(e: Emit, batch_first: bool) -> list[Operand | None]:
 
 def _weights(e: Emit, apart: bool) -> tuple[Operand | None, int]:
     """R, and whether it is packed."""
-    if _given(e.op, 2).const is None:
+    if e.op.required(2).const is None:
         return e.operand(2), 0
     gates = _CELLS[e.op.type].gates
     return e.packed(2, "rnn_pack_f32", gates=gates, last=int(apart)), 1
@@ -232,28 +255,30 @@ def _weights(e: Emit, apart: bool) -> tuple[Operand | None, int]:
 def _emit(e: Emit) -> None:
     op = e.op
     batch_first = bool(op.attr("layout", 0))
-    gru, lstm = op.type == "GRU", op.type == "LSTM"
+    cell = _CELLS[op.type]
+    gru, lstm = op.type == "GRU", cell.kernel == "lstm_f32"
     linear_before_reset = gru and bool(op.attr("linear_before_reset", 0))
     bias, recurrent_bias = _biases(e, linear_before_reset)
     sums = _sums(e, e.dense(0), bias)
     weights, packed = _weights(e, gru and not linear_before_reset)
     clip = op.attr("clip")
     e.step(
-        _CELLS[op.type].kernel,
+        cell.kernel,
         [
             sums.transpose((1, 0, 2)) if batch_first else sums,
             weights,
             recurrent_bias,
-            _state_input(e, 5, batch_first),
-            _state_input(e, 6, batch_first) if lstm else None,
-            e.inner(7) if lstm and op.input(7) is not None else None,
-            e.operand(4),
+            _state_input(e, cell.states, batch_first),
+            _state_input(e, cell.states + 1, batch_first) if lstm else None,
+            e.inner(7) if op.type == "LSTM" and op.input(7) is not None else None,
+            _lengths(e),
         ],
         _outputs(e, batch_first),  # type: ignore[arg-type]
         direction=_direction(op),
         packed=packed,
         linear_before_reset=int(linear_before_reset),
         input_forget=int(lstm and op.attr("input_forget", 0)),
+        quantized=int(op.type == "QuantizedLSTM"),
         clip=float(clip) if clip else float("inf"),
         **_activations(op),
     )
@@ -261,19 +286,19 @@ def _emit(e: Emit) -> None:
 
 def _cost(op: OpView) -> Cost:
     directions, gates, hidden = _shape(op)
-    x = _given(op, 0)
+    x = op.required(0)
     rows: Dim = x.shape[0] * x.shape[1]
-    flops = 2 * rows * directions * gates * hidden * (x.shape[2] + hidden)
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None and v.name]
-    return Cost(flops=exactly(flops), bytes=exactly(sum(v.nbytes for v in values)))
+    return traffic(op, 2 * rows * directions * gates * hidden * (x.shape[2] + hidden))
 
+
+_DTYPES = {**dict.fromkeys((0, 1, 2, 3, 5, 6, 7), F32), 4: frozenset({"int32"})}
 
 SPECS: list[KernelSpec] = [
     KernelSpec(
-        cell.kernel,
-        f"ai.onnx:{op_type}",
+        cell.kernel if cell.states == 5 else "quantized_lstm_f32",
+        f"{cell.domain}:{op_type}",
         _emit,
-        dtypes={**dict.fromkeys((0, 1, 2, 3, 5, 6, 7), F32), 4: frozenset({"int32"})},
+        dtypes=_DTYPES if cell.states == 5 else dict.fromkeys(range(6), F32),
         supports=_reason,
         cost=_cost,
     )

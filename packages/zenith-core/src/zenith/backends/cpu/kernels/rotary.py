@@ -6,19 +6,13 @@ from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.ir.dims import exactly
 from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
 
-def _input(op: OpView, index: int) -> ValueView:
-    value = op.input(index)
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _supports(op: OpView) -> str | None:
-    x, cos, sin = (_input(op, i) for i in range(3))
+    x, cos, sin = (op.required(i) for i in range(3))
     ids = op.input(3)
     if x.rank not in (3, 4):
         return f"x has rank {x.rank}"
@@ -47,7 +41,7 @@ def _supports(op: OpView) -> str | None:
 
 def _cost(op: OpView) -> Cost:
     y = op.outputs[0]
-    caches = _input(op, 1).nbytes + _input(op, 2).nbytes
+    caches = op.required(1).nbytes + op.required(2).nbytes
     return Cost(flops=exactly(3 * y.size), bytes=exactly(2 * y.nbytes + caches))
 
 

@@ -9,8 +9,8 @@ from zenith.backends.cpu.kernels.views import known, need, unbound
 from zenith.backends.cpu.operand import Operand, channels_last_order
 from zenith.backends.cpu.window import as_pixels, output_pixels, window_of
 from zenith.ir.dims import Dim, ceil_div, exactly, floor_div, product
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
@@ -21,19 +21,13 @@ _PADDING = {"zeros": 0, "border": 1, "reflection": 2}
 _MOST_LANES = 16
 
 
-def _input(op: OpView, index: int) -> ValueView:
-    value = op.inputs[index]
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _image_reason(op: OpView) -> str | None:
-    rank = _input(op, 0).rank
+    rank = op.required(0).rank
     return None if rank == 4 else f"inputs of rank {rank} have no kernel, only 4"
 
 
 def _grid_reason(op: OpView) -> str | None:
-    rank = _input(op, 0).rank
+    rank = op.required(0).rank
     if rank not in (4, 5):
         return f"inputs of rank {rank} have no kernel, only 4 and 5"
     if op.attr("mode", "linear") not in _MODES:
@@ -82,7 +76,7 @@ def _emit_roi_pool(e: Emit) -> None:
 
 
 def _deform_reason(op: OpView) -> str | None:
-    if not all(isinstance(n, int) for n in _input(op, 1).shape):
+    if not all(isinstance(n, int) for n in op.required(1).shape):
         return "the shape of the weights is dynamic"
     return _image_reason(op)
 
@@ -90,7 +84,7 @@ def _deform_reason(op: OpView) -> str | None:
 def _emit_deform(e: Emit) -> None:
     """Pixels under every tap are gathered, then multiplied as a convolution of width `taps`."""
     op = e.op
-    results, of_group, *kernel = _input(op, 1).shape
+    results, of_group, *kernel = op.required(1).shape
     window, group, taps = window_of(op, kernel), int(op.attr("group", 1)), product(kernel)
     x = as_pixels(e.channels_last(0))
     n, _, height, width = op.outputs[0].shape
@@ -123,7 +117,7 @@ def _emit_deform(e: Emit) -> None:
 
 
 def _weights(e: Emit, results: int, depth: int, group: int) -> Operand:
-    if _input(e.op, 1).const is not None:
+    if e.op.required(1).const is not None:
         return e.packed(1, "conv_weights_f32", group=group)
     padded = ceil_div(results // group, _MOST_LANES) * _MOST_LANES
     packed = e.temp("uint8", (4 * group * padded * depth,))
@@ -205,7 +199,7 @@ def _emit_lp(e: Emit) -> None:
 
 
 def _batch_norm_reason(op: OpView) -> str | None:
-    rank = _input(op, 0).rank
+    rank = op.required(0).rank
     return None if rank >= 2 else f"inputs of rank {rank} have no channels"
 
 
@@ -228,9 +222,8 @@ def _emit_batch_norm(e: Emit) -> None:
 
 
 def _deform_cost(op: OpView) -> Cost:
-    values = [v for v in (*op.inputs, *op.outputs) if v is not None]
-    depth = product(_input(op, 1).shape[1:])
-    return Cost(flops=2 * op.outputs[0].size * depth, bytes=sum(v.nbytes for v in values))
+    depth = product(op.required(1).shape[1:])
+    return traffic(op, 2 * op.outputs[0].size * depth)
 
 
 _ALL_F32 = dict.fromkeys(range(5), F32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zenith.runtime.kernel_registry import Cost, KernelSpec
+from zenith.runtime.kernel_registry import KernelSpec, no_cost
 from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
@@ -96,7 +96,7 @@ def _same(op: OpView, inputs: Sequence[Any]) -> list[Any]:
 
 def _row(op: str, run: Any) -> KernelSpec:
     return KernelSpec(
-        f"{op.lower()}_list", f"ai.onnx:{op}", run, cost=lambda _: Cost(), call=True,
+        f"{op.lower()}_list", f"ai.onnx:{op}", run, cost=no_cost, call=True,
         tensors_only=False,
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ import sympy
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.operand import DTYPES, Operand
 from zenith.ir.dims import Dim, exactly
-from zenith.runtime.kernel_registry import Cost, KernelSpec
-from zenith.runtime.op_view import OpView, ValueView
+from zenith.runtime.kernel_registry import KernelSpec, no_cost
+from zenith.runtime.op_view import OpView
 
 __all__ = ["ANY", "SPECS", "known", "known_ints", "need", "nonnegative", "reshaped", "unbound"]
 
@@ -73,10 +73,6 @@ def reshaped(e: Emit, index: int, shape: Sequence[Dim]) -> Operand:
     return view
 
 
-def _free(op: OpView) -> Cost:
-    return Cost()
-
-
 def _emit_reshape(e: Emit) -> None:
     x = need(e, 0)
     view = x.reshape(e.op.outputs[0].shape)
@@ -101,7 +97,7 @@ def _squeezed_axes(op: OpView, shape: Sequence[Dim]) -> list[int] | None:
 
 
 def _supports_squeeze(op: OpView) -> str | None:
-    x = _input(op, 0)
+    x = op.required(0)
     if op.input(1) is None and not all(isinstance(n, int) for n in x.shape):
         return "which axes have size 1 is unknown: axes are not given and sizes are dynamic"
     return None if _squeezed_axes(op, x.shape) is not None else "axes are computed from data"
@@ -125,12 +121,6 @@ def _emit_unsqueeze(e: Emit) -> None:
     e.alias(0, x)
 
 
-def _input(op: OpView, index: int) -> ValueView:
-    value = op.inputs[index]
-    assert value is not None, f"required input {index} of {op.type} is missing"
-    return value
-
-
 def _emit_expand(e: Emit) -> None:
     e.alias(0, need(e, 0).expand(e.op.outputs[0].shape))
 
@@ -152,7 +142,7 @@ def _slice_start(start: Dim, n: Dim, step: int) -> Dim | None:
 
 def _slices(op: OpView) -> list[tuple[int, Dim, int]] | str:
     """(axis, start, step) of each sliced axis, or the reason why it cannot be told."""
-    x, out = _input(op, 0), op.outputs[0]
+    x, out = op.required(0), op.outputs[0]
     starts, ends = known(op, 1), known(op, 2)
     axes = known(op, 3) if op.input(3) is not None else tuple(range(len(starts or ())))
     steps = known(op, 4) if op.input(4) is not None else (1,) * len(starts or ())
@@ -203,7 +193,7 @@ def _emit_split(e: Emit) -> None:
 
 def _view(op: str, run: Any, supports: Any = unbound) -> KernelSpec:
     return KernelSpec(
-        f"{op.lower()}_view", f"ai.onnx:{op}", run, dtypes={0: ANY}, supports=supports, cost=_free
+        f"{op.lower()}_view", f"ai.onnx:{op}", run, dtypes={0: ANY}, supports=supports, cost=no_cost
     )
 
 

@@ -1,0 +1,61 @@
+"""Sizes of control flow: what is not known yet is not unknown for ever, and the other way round."""
+
+from __future__ import annotations
+
+from zenith.ir import GraphIR
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+
+
+def shapes(text: str) -> dict[str, list[object] | None]:
+    """Sizes of the results after inference; a size that has no name of the model is '?'."""
+    graph = GraphIR.from_text(HEAD + text).infer_shapes()
+    return {str(v.name): None if v.shape is None else [*map(_size, v.shape)] for v in graph.outputs}
+
+
+def _size(dim: object) -> object:
+    return dim if isinstance(dim, int) else "?" if str(dim).startswith("_c") else str(dim)
+
+
+def test_a_branch_that_reads_a_loop_is_known_once_the_loop_is() -> None:
+    """The inner If is looked at before the loop it reads from."""
+    text = """g (float[N, 4] x, int64 n, bool c) => (y) {
+        true = Constant <value = bool {1}> ()
+        s = Loop (n, true, x) <body = b (int64 i, bool go, t) => (go2, u)
+            { go2 = Identity(go) u = Relu(t) }>
+        y = If (c) <then_branch = p () => (a) { a = Neg(s) },
+                    else_branch = q () => (b) { b = Abs(s) }>
+    }"""
+    assert shapes(text) == {"y": ["N", 4]}
+
+
+def test_scan_results_of_an_inner_loop() -> None:
+    text = """g (float[4] x, int64 n) => (y) {
+        true = Constant <value = bool {1}> ()
+        last, y = Loop (n, true, x) <body = b (int64 i, bool go, t) => (go2, u, row)
+            { go2 = Identity(go) u = Relu(t)
+              k, row = Loop (n, go, u) <body = c (int64 j, bool on, v) => (on2, w, out)
+                 { on2 = Identity(on) w = Neg(v) out = Abs(v) }> }>
+    }"""
+    assert shapes(text) == {"y": ["?", "?", 4]}
+
+
+def test_a_state_whose_rank_grows_has_none() -> None:
+    text = """g (float[4] x, int64 n) => (y, z) {
+        true = Constant <value = bool {1}> ()
+        axes = Constant <value = int64[1] {0}> ()
+        y = Loop (n, true, x) <body = b (int64 i, bool go, t) => (go2, u)
+            { go2 = Identity(go) u = Unsqueeze(t, axes) }>
+        z = Loop (n, true, y) <body = b2 (int64 i2, bool go3, t2) => (go4, u2)
+            { go4 = Identity(go3) u2 = Relu(t2) }>
+    }"""
+    assert shapes(text) == {"y": None, "z": None}
+
+
+def test_branches_of_different_ranks_have_no_rank() -> None:
+    text = """g (float[4] x, bool c) => (y) {
+        axes = Constant <value = int64[1] {0}> ()
+        y = If (c) <then_branch = p () => (a) { a = Neg(x) },
+                    else_branch = q () => (b) { b = Unsqueeze(x, axes) }>
+    }"""
+    assert shapes(text) == {"y": None}

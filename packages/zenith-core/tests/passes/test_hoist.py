@@ -1,0 +1,69 @@
+"""hoist_bias and lower_global_pool: what they take, what they leave, and the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import zenith
+from zenith.ir import GraphIR
+from zenith.passes import PassManager
+
+HEAD = '<ir_version: 12, opset_import: ["" : 28]>\n'
+
+
+def graph_of(body: str, **arrays: np.ndarray[Any, Any]) -> GraphIR:
+    model = onnx.parser.parse_model(f"{HEAD} g (float[N, 5, 6] x) => (y) {{ {body} }}")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
+    return GraphIR.from_onnx(model).infer_shapes()
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+HEADS = "m = MatMul (x, w) h = Reshape (m, shape) y = Add (h, b)"
+
+
+@pytest.mark.parametrize("bias", [(4, 3), (4, 1), (3,), (1,), (), (1, 1, 4, 3)])
+def test_a_bias_of_heads_is_added_before_them(bias: tuple[int, ...]) -> None:
+    w, b, shape = draw(6, 12), draw(*bias, seed=1), np.array([0, 5, 4, 3])
+    graph = graph_of(HEADS, w=w, b=b, shape=shape)
+    assert PassManager(["hoist_bias"], debug=True).run(graph).changed("hoist_bias") == 1
+    assert [n.op_type for n in graph.nodes] == ["MatMul", "Add", "Reshape"]
+    x = draw(2, 5, 6, seed=2)
+    got = zenith.compile(graph, fallback="error").run({"x": x})["y"]
+    np.testing.assert_allclose(got, (x @ w).reshape(2, 5, 4, 3) + b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bias", "why"),
+    [
+        ((0, 5, 4, 3), (5, 4, 3), "the bias differs along an axis before the heads"),
+        ((0, 4, 5, 3), (4, 5, 3), "the reshape does more than split the last axis"),
+        ((0, 60), (60,), "the reshape merges axes"),
+        ((0, 5, 4, 3), (2, 1, 1, 1), "the sum is larger than the product"),
+    ],
+)
+def test_what_stays(shape: tuple[int, ...], bias: tuple[int, ...], why: str) -> None:
+    graph = graph_of(HEADS, w=draw(6, 12), b=draw(*bias), shape=np.array(shape))
+    assert PassManager(["hoist_bias"]).run(graph).changed("hoist_bias") == 0, why
+
+
+def test_a_product_with_another_user_stays() -> None:
+    body = "m = MatMul (x, w) h = Reshape (m, shape) s = Add (h, b) r = Relu (h) y = Add (s, r)"
+    graph = graph_of(body, w=draw(6, 12), b=draw(4, 3), shape=np.array([0, 5, 4, 3]))
+    assert PassManager(["hoist_bias"]).run(graph).changed("hoist_bias") == 0
+
+
+@pytest.mark.parametrize(("op", "function"), [("Average", np.mean), ("Max", np.max)])
+def test_global_pools_are_reductions(op: str, function: Any) -> None:
+    graph = graph_of(f"y = Global{op}Pool (x)")
+    PassManager(["lower_global_pool"], debug=True).run(graph)
+    assert [n.op_type for n in graph.nodes] == [f"Reduce{ {'Average': 'Mean'}.get(op, op) }"]
+    x = draw(3, 5, 6)
+    got = zenith.compile(graph, fallback="error").run({"x": x})["y"]
+    np.testing.assert_allclose(got, function(x, axis=2, keepdims=True), rtol=1e-6, atol=1e-6)

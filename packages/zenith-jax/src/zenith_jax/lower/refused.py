@@ -1,0 +1,79 @@
+"""Primitives that are known and have no lowering, and why: for errors and the coverage table."""
+
+from __future__ import annotations
+
+__all__ = ["REFUSED"]
+
+_CALLBACK = "it calls Python while the model runs"
+_COLLECTIVE = "it works across devices"
+_COMPLEX = "GraphIR has no arithmetic of complex numbers"
+_LINEAR_ALGEBRA = "GraphIR has no operator for this decomposition"
+_STATE = "it changes an array in place; return the new value instead"
+_FOREIGN = "its meaning is code of another compiler"
+_AUTODIFF = "it exists only while JAX differentiates"
+_SPECIAL = "GraphIR has no operator for this function"
+_GENERATOR = "only threefry's random bits are the same on every backend"
+_GPU = "it is a kernel of one GPU library"
+
+REFUSED: dict[str, str] = {
+    name: reason
+    for reason, names in (
+        (_CALLBACK, "debug_callback debug_print io_callback pure_callback"),
+        (
+            _COLLECTIVE,
+            "all_gather all_gather_done all_gather_invariant all_gather_reduced "
+            "all_gather_reduced_start all_gather_start all_to_all all_to_all_done "
+            "all_to_all_start axis_index pbroadcast pbroadcast_done pbroadcast_start pmax pmin "
+            "ppermute ppermute_done ppermute_start precv preduced psend psum psum_done "
+            "psum_invariant psum_invariant_start psum_start ragged_all_to_all reduce_scatter "
+            "reduce_scatter_done reduce_scatter_start reduced_vary_cast_p reshard shard_map "
+            "unreduced_psum unreduced_psum_start unreduced_reduce_scatter "
+            "unreduced_reduce_scatter_start vary_unreduced_cast_p",
+        ),
+        (_COMPLEX, "complex conj imag real fft"),
+        (
+            _LINEAR_ALGEBRA,
+            "cholesky cholesky_update custom_linear_solve eig eigh geqp3 geqrf hessenberg "
+            "householder_product lu lu_pivots_to_permutation ormqr qr schur svd "
+            "symmetric_product triangular_solve tridiagonal tridiagonal_solve",
+        ),
+        (
+            _STATE,
+            "accum_grad_in_ref addupdate box_get box_set empty_ref free_ref freeze get log_extend "
+            "log_read new_box new_log new_ref run_state swap",
+        ),
+        (
+            _FOREIGN,
+            "call_exported call_hi_primitive call_hi_primitive_linearized cudnn_fusion "
+            "custom_partitioning ffi_call inspect_sharding mosaic_gpu pallas_call tpu_custom_call",
+        ),
+        (
+            _AUTODIFF,
+            "create_linear custom_lin dce_sink linear_call stage tie unreachable zeros_like",
+        ),
+        (
+            _SPECIAL,
+            "bessel_i0e bessel_i1e igamma igamma_grad_a igammac polygamma random_gamma "
+            "regularized_incomplete_beta zeta",
+        ),
+        (
+            _GENERATOR,
+            "philox2x32 philox4x32 rng_bit_generator rng_uniform threefry4x32",
+        ),
+        (
+            _GPU,
+            "dot_product_attention_bwd dot_product_attention_bwd_wrapper "
+            "dot_product_attention_fp8_bwd dot_product_attention_fp8_bwd_wrapper "
+            "dot_product_attention_fp8_fwd dot_product_attention_fp8_fwd_wrapper "
+            "dot_product_attention_fwd dot_product_attention_fwd_wrapper scaled_matmul "
+            "scaled_matmul_wrapper",
+        ),
+        ("its sizes depend on the data", "ragged_dot_general"),
+        ("its block-scaled types have no kernel", "scaled_dot"),
+        ("what it contains is not given an order", "after_all create_token"),
+        ("its contents are undefined", "empty empty2"),
+        ("keys are not taken out of their type here", "from_edtype to_edtype"),
+        ("its result may differ from run to run", "approx_top_k"),
+    )
+    for name in names.split()
+}

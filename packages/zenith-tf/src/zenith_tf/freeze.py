@@ -1,0 +1,106 @@
+"""Trace and freeze: a callable over named tensors becomes one GraphDef without variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tf2onnx import tf_loader
+
+from zenith.errors import ValidationError
+from zenith_tf.structure import make_template
+
+__all__ = ["Frozen", "freeze"]
+
+_STRING_KINDS = (tf.string, tf.variant, tf.resource)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """graph: the frozen graph. inputs: tensor names, one per leaf. outputs: tensor names, with
+    their names for the user. output: the template of the result."""
+
+    graph: Any
+    inputs: list[str]
+    outputs: list[tuple[str, str]]
+    output: Any
+
+
+def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.TensorSpec]]) -> Frozen:
+    """Trace `run` on the leaves' specs; variables and captured tensors become constants.
+
+    Raises `ValidationError` for inputs or results that are no dense numbers.
+    """
+    for name, spec in leaves:
+        if spec.dtype in _STRING_KINDS:
+            raise ValidationError(
+                f"input '{name}' is of type {spec.dtype.name}: only numbers are known"
+            )
+        if spec.shape.rank is None:
+            raise ValidationError(
+                f"input '{name}' has no known number of axes",
+                next="give a sample: zenith.compile(model, sample_input=(x,))",
+            )
+    template: Any = None
+    names: list[str] = []
+
+    def flat(*tensors: Any) -> Any:
+        nonlocal template, names
+        found: list[tuple[str, Any]] = []
+        result = run(list(tensors))
+        template = make_template(result, lambda v: tf.is_tensor(v), found, "")
+        for name, value in found:
+            if not isinstance(value, tf.Tensor | tf.Variable):
+                raise ValidationError(
+                    f"the model returns a {type(value).__name__}"
+                    + (f" as '{name}'" if name else ""),
+                    next="return dense tensors",
+                )
+        names = _output_names([name for name, _ in found], {name for name, _ in leaves})
+        return [tf.identity(value, name=f"zenith_output_{i}") for i, (_, value) in enumerate(found)]
+
+    specs = [
+        tf.TensorSpec(s.shape, s.dtype, f"zenith_input_{i}") for i, (_, s) in enumerate(leaves)
+    ]
+    function = tf.function(flat, autograph=False).get_concrete_function(*specs)
+    if not names:
+        raise ValidationError("the model returns no tensor")
+    inputs = [t.name for t in function.inputs[: len(leaves)]]
+    frozen = convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    outputs = [t.name for t in frozen.outputs]
+    graph = frozen.graph.as_graph_def(add_shapes=True)
+    _let_inline(graph)
+    with tf.Graph().as_default():
+        tf.import_graph_def(graph, name="")
+        graph = tf_loader.tf_optimize(inputs, outputs, graph)
+    return Frozen(graph, inputs, list(zip(outputs, names, strict=True)), template)
+
+
+def _let_inline(graph: Any) -> None:
+    """Functions marked for XLA are functions like others here: their calls shall be inlined."""
+    nodes = list(graph.node)
+    for function in graph.library.function:
+        function.attr.pop("_noinline", None)
+        function.attr.pop("_XlaMustCompile", None)
+        nodes += function.node_def
+    for node in nodes:
+        node.attr.pop("_XlaMustCompile", None)
+
+
+def _output_names(paths: Sequence[str], taken: set[str]) -> list[str]:
+    """Names for results: their keys and positions, unlike each other and the inputs' names."""
+    names = [f"output_{p}" if p[:1].isdigit() else p or "output" for p in paths]
+    unique: list[str] = []
+    for name in names:
+        if name in taken:
+            name = f"{name}_output"
+        count, plain = 1, name
+        while name in unique or name in taken:
+            name, count = f"{plain}_{count}", count + 1
+        unique.append(name)
+    return unique

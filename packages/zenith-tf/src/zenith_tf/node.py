@@ -1,0 +1,98 @@
+"""What a handler works with: a tf2onnx node, its attributes, and ONNX nodes put in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tf2onnx import utils
+
+__all__ = ["Node"]
+
+
+class Node:
+    """One TensorFlow node while it is converted. Handlers raise ValueError for what they cannot
+    express; the user then reads it with the node's name."""
+
+    def __init__(self, graph: Any, node: Any) -> None:
+        self._graph, self._node = graph, node
+        self.inputs: list[str] = list(node.input)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of the first input."""
+        return self.type_of(0)
+
+    def type_of(self, index: int) -> np.dtype[Any]:
+        """Element type of an input."""
+        kind = utils.map_onnx_to_numpy_type(self._graph.get_dtype(self.inputs[index]))
+        found: np.dtype[Any] = np.dtype(kind)
+        return found
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute's value: number, bool, bytes or list of floats."""
+        found = self._node.attr.get(name)
+        if found is None:
+            return default
+        kind = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}[found.type]
+        return getattr(found, kind)
+
+    def shape(self, index: int = 0) -> list[int] | None:
+        """Sizes of an input, -1 where open; None when not even the rank is known."""
+        found: list[int] | None = self._graph.get_shape(self.inputs[index])
+        return found
+
+    def rank(self, index: int = 0) -> int:
+        shape = self.shape(index)
+        if shape is None:
+            raise ValueError(f"the rank of input {index} is not known")
+        return len(shape)
+
+    def value(self, index: int) -> Any:
+        """The content of a constant input."""
+        source = self._node.inputs[index]
+        if not source.is_const():
+            raise ValueError(f"input {index} is not a constant")
+        return source.get_tensor_value(as_list=False)
+
+    def const(self, value: Any, dtype: Any = None) -> str:
+        """A constant; of the first input's type unless another is given."""
+        data = np.asarray(value, dtype or self.dtype)
+        name: str = self._graph.make_const(utils.make_name("value"), data).output[0]
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.const(list(values), np.int64)
+
+    def op(self, kind: str, *operands: Any, **attributes: Any) -> str:
+        """One ONNX node's result. Numbers become constants of the first input's type; "" leaves an
+        input out."""
+        names = [v if isinstance(v, str) else self.const(v) for v in operands]
+        made = self._graph.make_node(
+            kind, names, attr=attributes, name=utils.make_name(self._node.name)
+        )
+        result: str = made.output[0]
+        return result
+
+    def int64(self, value: str) -> str:
+        return self.op("Cast", value, to=7)
+
+    def finish(self, result: str) -> None:
+        """Give the node's place to `result`, in the type the node had."""
+        node = self._node
+        shapes, dtypes, outputs, name = (
+            node.output_shapes,
+            node.output_dtypes,
+            node.output,
+            node.name,
+        )
+        self._graph.remove_node(name)
+        self._graph.make_node(
+            "Cast",
+            [result],
+            attr={"to": dtypes[0]},
+            name=name,
+            outputs=outputs,
+            shapes=shapes,
+            dtypes=dtypes,
+        )

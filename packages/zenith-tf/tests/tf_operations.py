@@ -1,0 +1,216 @@
+"""TensorFlow operations with inputs that tell right from nearly right: (name, function, inputs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["OPERATIONS"]
+
+RNG = np.random.default_rng(1)
+raw = tf.raw_ops
+Case = tuple[str, Callable[..., Any], tuple[np.ndarray, ...]]
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def unit(*shape: int) -> np.ndarray:
+    return RNG.uniform(0.1, 0.9, shape).astype(np.float32)
+
+
+def whole(*shape: int, low: int = -9, high: int = 9) -> np.ndarray:
+    return RNG.integers(low, high, shape).astype(np.int32)
+
+
+def of_x(name: str) -> Callable[..., Any]:
+    return lambda x: getattr(raw, name)(x=x)
+
+
+def of_features(name: str) -> Callable[..., Any]:
+    return lambda x: getattr(raw, name)(features=x)
+
+
+def of_xy(name: str) -> Callable[..., Any]:
+    return lambda x, y: getattr(raw, name)(x=x, y=y)
+
+
+def reduced(name: str, axis: int | None) -> Callable[..., Any]:
+    found = getattr(tf, f"reduce_{name}", None) or getattr(tf.math, f"reduce_{name}")
+    return lambda x: found(x, axis=axis)
+
+
+UNARY = """Abs Acos Asin Asinh Atan Atanh Ceil Cos Cosh Erf Erfc Exp Expm1 Floor Inv Log Log1p Neg
+    Reciprocal Rint Round Rsqrt Sigmoid Sign Sin Sinh Sqrt Square Tan Tanh IsNan IsInf IsFinite"""
+BINARY = """AddV2 Sub Mul RealDiv Maximum Minimum Pow SquaredDifference DivNoNan MulNoNan Xdivy
+    Xlogy Xlog1py
+    FloorDiv FloorMod TruncateMod Mod Equal NotEqual Less LessEqual Greater GreaterEqual"""
+SIGNED = np.array([-3, 2, 5, -7], np.int32)
+FRACTIONS = np.array([-0.3, 0.2, 0.5, -0.7], np.float32)
+NEAR_ZERO = np.array([1e-6, -1e-6, 20, 0, 0.7], np.float32)
+
+OPERATIONS: list[Case] = [
+    *[(name, of_x(name), (unit(3, 4),)) for name in UNARY.split()],
+    *[(n, of_features(n), (normal(3, 4),)) for n in ["Elu", "Relu", "Relu6", "Selu", "Softplus"]],
+    *[(name, of_xy(name), (unit(3, 4), unit(4))) for name in BINARY.split()],
+    *[
+        (f"{n} of integers", of_xy(n), (whole(5, 4), SIGNED))
+        for n in ["FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Mod", "Maximum", "Mul"]
+    ],
+    *[
+        (f"{n} of signs", of_xy(n), (normal(5, 4), FRACTIONS))
+        for n in ["FloorMod", "TruncateMod", "FloorDiv"]
+    ],
+    ("Expm1 near 0", tf.math.expm1, (NEAR_ZERO,)),
+    (
+        "Log1p near 0",
+        tf.math.log1p,
+        (np.append(NEAR_ZERO, np.float32([1e30, np.inf]))[[0, 2, 5, 6]],),
+    ),
+    *[
+        (n, of_xy(n), (whole(5, low=0).astype(np.uint32), whole(5, low=0).astype(np.uint32)))
+        for n in ["BitwiseAnd", "BitwiseOr", "BitwiseXor", "LeftShift", "RightShift"]
+    ],
+    *[
+        (f"reduce {n} {axis}", reduced(n, axis), (normal(3, 4, 2),))
+        for n in ["sum", "mean", "max", "min", "prod", "logsumexp", "euclidean_norm", "std"]
+        for axis in (1, None)
+    ],
+    ("reduce any", reduced("any", 1), (normal(3, 4) > 1,)),
+    ("arg max", lambda x: (tf.argmax(x, 1), tf.argmin(x, 0, tf.int32)), (normal(3, 4),)),
+    *[
+        (f"cumsum {e} {r}", lambda x, e=e, r=r: tf.cumsum(x, 1, e, r), (normal(3, 4),))
+        for e in (False, True)
+        for r in (False, True)
+    ],
+    ("top k", lambda x: tuple(tf.math.top_k(x, 2)), (normal(3, 4),)),
+    ("sort", lambda x: tf.sort(x, direction="DESCENDING"), (normal(3, 4),)),
+    ("unique", lambda x: tuple(tf.unique(x)), (whole(9),)),
+    ("where", lambda x: (tf.where(x > 0), tf.where(x > 0, x, -x)), (normal(3, 4),)),
+    ("boolean mask", lambda x: tf.boolean_mask(x, x[:, 0] > 0), (normal(5, 4),)),
+    ("gather", lambda x, i: tf.gather(x, i, axis=1), (normal(3, 4), whole(2, low=0, high=4))),
+    (
+        "gather by rows",
+        lambda x, i: tf.gather(x, i, batch_dims=1, axis=1),
+        (normal(3, 4), whole(3, 2, low=0, high=4)),
+    ),
+    ("gather nd", tf.gather_nd, (normal(3, 4), whole(5, 2, low=0, high=3))),
+    (
+        "scatter, twice to one place",
+        lambda i, u: tf.scatter_nd(i, u, [6]),
+        (np.array([[1], [3], [1]], np.int32), normal(3)),
+    ),
+    *[
+        (
+            f"tensor scatter {n}",
+            lambda x, u, n=n: getattr(tf, f"tensor_scatter_nd_{n}")(x, [[1], [3]], u),
+            (normal(5, 2), normal(2, 2)),
+        )
+        for n in ["update", "add", "max"]
+    ],
+    *[
+        (
+            f"segment {n}, one empty, one dropped",
+            lambda x, n=n: getattr(tf.math, f"unsorted_segment_{n}")(x, [0, -1, 0, 1], 3),
+            (normal(4, 3),),
+        )
+        for n in ["sum", "max", "min", "prod"]
+    ],
+    ("segment mean", lambda x: tf.math.segment_mean(x, [0, 0, 1, 2]), (normal(4, 3),)),
+    ("roll", lambda x: tf.reverse(tf.roll(x, 2, 1), [0]), (normal(3, 4),)),
+    (
+        "reverse sequence",
+        lambda x: tf.reverse_sequence(x, [2, 3, 4], seq_axis=1),
+        (normal(3, 4),),
+    ),
+    ("diagonal", lambda x: (tf.linalg.diag_part(x), tf.linalg.trace(x)), (normal(2, 4, 3),)),
+    ("to diagonal", tf.linalg.diag, (normal(3, 4),)),
+    ("set diagonal", tf.linalg.set_diag, (normal(2, 3, 3), normal(2, 3))),
+    ("band", lambda x: tf.linalg.band_part(x, 1, 0), (normal(4, 4),)),
+    ("determinant", tf.linalg.det, (normal(3, 3),)),
+    ("one hot", lambda i: tf.one_hot(i, 5, 2.0, -1.0), (whole(3, low=0, high=5),)),
+    *[
+        (f"pad {mode}", lambda x, m=mode: tf.pad(x, [[1, 0], [0, 2]], m), (normal(3, 4),))
+        for mode in ("CONSTANT", "REFLECT", "SYMMETRIC")
+    ],
+    ("tile", lambda x: tf.repeat(tf.tile(x, [2, 3]), 2, axis=1), (normal(3, 4),)),
+    ("stack", lambda x, y: tf.unstack(tf.stack([x, y], 1), axis=2), (normal(3, 4), normal(3, 4))),
+    ("split", lambda x: tuple(tf.split(x, [1, 3], 1)), (normal(3, 4),)),
+    ("slices", lambda x: (x[1:, ::-1], x[..., tf.newaxis, 1], x[:, ::2]), (normal(3, 4),)),
+    ("range", lambda x: tf.range(tf.shape(x)[0]), (normal(3, 4),)),
+    ("norm", lambda x: (tf.norm(x, axis=1), tf.nn.l2_normalize(x, 1)), (normal(3, 4),)),
+    ("l2 loss", tf.nn.l2_loss, (normal(3, 4),)),
+    (
+        "cross entropy",
+        lambda x: tf.nn.sparse_softmax_cross_entropy_with_logits([1, 0, 2], x),
+        (normal(3, 4),),
+    ),
+    ("einsum", lambda x, y: tf.einsum("bij,bkj->bik", x, y), (normal(2, 3, 4), normal(2, 5, 4))),
+    ("space and depth", lambda x: tf.nn.space_to_depth(x, 2), (normal(1, 4, 4, 3),)),
+    (
+        "a row added behind a convolution, as long as there are channels",
+        lambda x: (
+            tf.nn.conv2d(x, np.ones((1, 1, 4, 8), "f4"), 1, "SAME")
+            + np.arange(8, dtype="f4").reshape(1, 8, 1, 1)
+        ),
+        (normal(1, 8, 5, 4),),
+    ),
+    (
+        "convolution with its own pads",
+        lambda x: tf.nn.conv2d(
+            x, np.ones((3, 2, 4, 8), "f4"), [1, 2, 1, 1], [[0, 0], [1, 0], [2, 1], [0, 0]]
+        ),
+        (normal(1, 8, 5, 4),),
+    ),
+    ("area", lambda x: tf.image.resize(x, [3, 2], method="area"), (normal(1, 6, 6, 2),)),
+    *[
+        (
+            f"{method} to 5",
+            lambda x, m=method: tf.image.resize(x, [5, 13], m),
+            (normal(1, 6, 6, 2),),
+        )
+        for method in ("nearest", "bilinear")
+    ],
+    (
+        "resize of TensorFlow 1",
+        lambda x: (
+            tf.compat.v1.image.resize_bilinear(x, [5, 9], align_corners=True),
+            tf.compat.v1.image.resize_nearest_neighbor(x, [5, 9], align_corners=True),
+            tf.compat.v1.image.resize_nearest_neighbor(x, [5, 9]),
+        ),
+        (normal(1, 6, 6, 2),),
+    ),
+    ("casts", lambda x: (tf.cast(x, tf.int32), tf.cast(x, tf.float64)), (normal(3, 4) * 5,)),
+    ("inverse permutation", tf.math.invert_permutation, (np.array([2, 0, 1], np.int32),)),
+    (
+        "search",
+        lambda x: (
+            tf.searchsorted([0.0, 1.0, 1.0], x),
+            tf.searchsorted([0.0, 1.0, 1.0], x, "right"),
+        ),
+        (np.array([0, 1, 2, -1], np.float32),),
+    ),
+    ("buckets", lambda x: raw.Bucketize(input=x, boundaries=[-0.5, 0.0, 0.5]), (normal(5),)),
+    ("quantised", lambda x: tf.quantization.fake_quant_with_min_max_args(x, -1, 1), (normal(9),)),
+    (
+        "quantised by 4 bits",
+        lambda x: tf.quantization.fake_quant_with_min_max_vars(x, -0.7, 1.2, num_bits=4),
+        (normal(9),),
+    ),
+    ("branch", lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: x * 2, lambda: x - 1), (normal(3),)),
+    (
+        "loop",
+        lambda x: tf.while_loop(lambda i, y: i < 5, lambda i, y: (i + 1, y * 1.5), [0, x])[1],
+        (normal(3),),
+    ),
+    ("map", lambda x: tf.map_fn(lambda row: row * tf.reduce_sum(row), x), (normal(6, 3),)),
+    ("spectrum", lambda x: tf.abs(tf.signal.rfft(x)), (normal(2, 8),)),
+    ("float64", lambda x: tf.sqrt(x) @ tf.transpose(x), (unit(3, 4).astype(np.float64),)),
+    ("float16", lambda x: x * 2 + 1, (unit(3, 4).astype(np.float16),)),
+    ("int64", lambda x: x * 2 + 1, (whole(3, 4).astype(np.int64),)),
+    ("bool", tf.logical_not, (normal(3) > 0,)),
+]
