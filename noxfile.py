@@ -93,6 +93,17 @@ def train(session: nox.Session) -> None:
 
 
 @nox.session
+def opinfo(session: nox.Session) -> None:
+    """All of PyTorch's sample inputs of the core ATen operators (`-- 5`: five of each)."""
+    session.install(TORCH)
+    session.install(PYTEST, "expecttest")
+    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
+    session.install(TORCH_ADAPTER)
+    env = {"ZENITH_OPINFO": session.posargs[0] if session.posargs else "all"}
+    session.run("pytest", f"{TORCH_ADAPTER}/tests/test_opinfo.py", env=env)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests: kernels, passes, plugins, every adapter, whole models. Arguments go to pytest.
 
@@ -101,7 +112,8 @@ def tests(session: nox.Session) -> None:
     """
     install_models(session)
     session.install(*JAX, *TENSORFLOW)
-    session.install(PYTEST, "onnxruntime", "pillow")  # Pillow: ONNX's ImageDecoder cases
+    # Pillow: ONNX's ImageDecoder cases; expecttest: PyTorch's own sample inputs
+    session.install(PYTEST, "onnxruntime", "pillow", "expecttest")
     install_zenith(session, *ADAPTERS, wide=True)
     session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
     env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}

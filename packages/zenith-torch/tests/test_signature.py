@@ -252,7 +252,7 @@ def test_no_warnings_from_the_capture() -> None:
 def test_a_result_that_no_handler_gives_is_named() -> None:
     class Indices(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
-            return nn.functional.max_pool2d(x, 2, return_indices=True)
+            return nn.functional.adaptive_max_pool2d(x, 2, return_indices=True)
 
     with pytest.raises(UnsupportedOperationError, match="its result 1 is used"):
         import_raw(Indices().eval(), torch.randn(1, 2, 4, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class Backend:
             fw_compiler=compiler("forward"),
             bw_compiler=compiler("backward"),
             inference_compiler=compiler("inference"),
-            decompositions=decompositions(),
+            decompositions=dict(decompositions()),
             partition_fn=min_cut_rematerialization_partition,
         )(module, example_inputs)
 
@@ -116,8 +117,9 @@ def _raising(error: ZenithError) -> Callable[..., Any]:
     return refuse
 
 
+@functools.cache
 def decompositions() -> dict[Any, Any]:
-    """Core ATen, with every operator kept that has a handler of ours."""
+    """Core ATen, with every operator kept that has a handler of ours. Slow to make, so kept."""
     table: Any = core_aten_decompositions()
     return {
         operator: rule

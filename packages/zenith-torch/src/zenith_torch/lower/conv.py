@@ -28,6 +28,8 @@ def _convolve(
     output_padding: list[int] | None = None,
 ) -> ir.Value:
     """`output_padding` is None for a convolution and a list for its transpose."""
+    if not b.out_dtype.is_floating_point:
+        raise NotSupportedError("a convolution of integers")
     axes = b.rank_of(weight) - 2
     unbatched = b.rank_of(x) == axes + 1
     shape = b.out_shape

@@ -32,6 +32,8 @@ def full(b: Builder, first: Any, *rest: Any, **_: Any) -> ir.Value:
     "aten.empty_like.default",
     "aten.new_empty.default",
     "aten.empty_permuted.default",
+    "aten.empty_strided.default",
+    "aten.new_empty_strided.default",
 )
 def zeros(b: Builder, *_: Any, **__: Any) -> ir.Value:
     return filled(b, 0, b.out_shape, b.out_dtype)

@@ -52,7 +52,7 @@ def _register_unary(name: str, op_type: str, to_float: bool) -> None:
     def unary(b: Builder, x: ir.Value) -> ir.Value:
         if to_float:
             return b.op(op_type, b.cast(x, b.out_dtype))
-        if op_type in ("Ceil", "Floor") and not is_float(x):
+        if op_type in ("Ceil", "Floor") and not is_float(x) or x.dtype == ir.DataType.BOOL:
             return x
         return b.op(op_type, x)
 
@@ -79,6 +79,8 @@ def _scaled(b: Builder, y: Any, alpha: Scalar) -> Any:
 @lower("aten.add.Tensor", "aten.add.Scalar")
 def add(b: Builder, x: Any, y: Any, alpha: Scalar = 1) -> ir.Value:
     if b.out_dtype is torch.bool:
+        if not alpha:
+            y = False
         return binary(b, "Or", x, y)
     return binary(b, "Add", x, _scaled(b, y, alpha))
 
@@ -324,3 +326,26 @@ def dropout(b: Builder, x: ir.Value, p: float, train: bool) -> ir.Value:
     if train and p > 0:
         raise NotSupportedError("dropout in training mode")
     return x
+
+
+@lower("aten.atan2.default")
+def atan2(b: Builder, y: ir.Value, x: ir.Value) -> ir.Value:
+    """The angle of (x, y): the arctangent of the ratio, turned by half a circle left of zero.
+
+    Opposite infinities and the sign of zeros are not told apart, as a ratio does not have them.
+    """
+    y, x = b.cast(y, b.out_dtype), b.cast(x, b.out_dtype)
+    shape = b.out_shape
+    zero, half = b.number(0, b.out_dtype), b.number(math.pi / 2, b.out_dtype)
+
+    def less(left: ir.Value, right: ir.Value) -> ir.Value:
+        return b.op("Less", left, right, dtype=torch.bool)
+
+    angle = b.op("Atan", b.op("Div", y, x), shape=shape)
+    turn = b.op("Where", less(y, zero), b.number(-math.pi, b.out_dtype),
+                b.number(math.pi, b.out_dtype), dtype=b.out_dtype)  # fmt: skip
+    turned = b.op("Where", less(x, zero), b.op("Add", angle, turn), angle, shape=shape,
+                  dtype=b.out_dtype)  # fmt: skip
+    upright = b.op("Mul", b.op("Sign", y), half)
+    on_axis = b.op("Equal", x, zero, dtype=torch.bool)
+    return b.op("Where", on_axis, upright, turned, shape=shape, dtype=b.out_dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -53,8 +53,7 @@ def native_layer_norm(
     if not b.used & {1, 2}:
         return [layer_norm(b, x, normalized_shape, weight, bias, eps)]
     rank = b.rank_of(x)
-    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
-    assert x is not None
+    x, weight, bias = _wide(b, x), _wide(b, weight), _wide(b, bias)
     result, mean, inverse = _by_hand(b, x, range(rank - len(normalized_shape), rank), eps)
     if weight is not None:
         result = b.op("Mul", result, weight, shape=b.shape_of(x))
@@ -63,6 +62,10 @@ def native_layer_norm(
     return _as_declared(b, [result, mean, inverse])
 
 
+@overload
+def _wide(b: Builder, value: ir.Value) -> ir.Value: ...
+@overload
+def _wide(b: Builder, value: ir.Value | None) -> ir.Value | None: ...
 def _wide(b: Builder, value: ir.Value | None) -> ir.Value | None:
     """Half precision as float32, in which statistics are computed."""
     half = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -154,8 +157,7 @@ def native_group_norm(
     if not b.used & {1, 2}:
         return [group_norm(b, x, group, weight, bias, eps)]
     shape = b.shape_of(x)
-    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
-    assert x is not None
+    x, weight, bias = _wide(b, x), _wide(b, weight), _wide(b, bias)
     grouped = b.reshape(x, (n, group, product([c // group, hxw])))
     result, mean, inverse = _by_hand(b, grouped, [2], eps)
     result = b.reshape(result, shape)
@@ -242,8 +244,7 @@ def _batch_norm_of_batch(
     b: Builder, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float
 ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
     """y, and of each channel the mean, the (biased) variance and 1 / deviation."""
-    x, weight, bias = (_wide(b, v) for v in (x, weight, bias))
-    assert x is not None
+    x, weight, bias = _wide(b, x), _wide(b, weight), _wide(b, bias)
     channels = (b.shape_of(x)[1],)
     mean, var = _statistics(b, x, [a for a in range(b.rank_of(x)) if a != 1])
     inverse = b.op("Reciprocal", b.op("Sqrt", b.op("Add", var, b.number(eps, var.dtype))))

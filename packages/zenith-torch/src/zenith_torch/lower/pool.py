@@ -37,6 +37,8 @@ def _max_pool(
     with_indices: bool = False,
 ) -> list[ir.Value]:
     """The maxima and, where asked for, their places in the plane of each channel."""
+    if b.out_dtype is torch.int64:
+        raise NotSupportedError("pooling of int64")
     kernel = _per_axis(kernel, axes)
     batched = _batched(b, x, axes)
     unbatched = batched is not x
@@ -102,6 +104,8 @@ def _register_pools(axes: int) -> None:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> ir.Value:
+        if not b.out_dtype.is_floating_point:
+            raise NotSupportedError("average pooling of integers")
         sizes = _per_axis(kernel, axes)
         batched = _batched(b, x, axes)
         unbatched = batched is not x

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -69,6 +70,20 @@ def rand(b: Builder, *_: Any, **__: Any) -> ir.Value:
     high = b.op("BitShift", random_bits(b, b.out_shape), shift, direction="RIGHT")
     uniform = b.op("Mul", b.cast(high, torch.float32), b.number(2.0**-24, torch.float32))
     return b.cast(uniform, b.out_dtype)
+
+
+@lower("aten.randn.default", "aten.randn_like.default")
+def randn(b: Builder, *_: Any, **__: Any) -> ir.Value:
+    """Standard normal, by Box and Muller's transform of two uniform numbers."""
+    if b.out_dtype is torch.float64:
+        raise NotSupportedError("random numbers of float64")
+    radius, angle = (b.cast(random_bits(b, b.out_shape), torch.float32) for _ in range(2))
+    half = b.number(0.5, torch.float32)  # never 0, whose logarithm is infinite
+    inside = b.op("Mul", b.op("Add", radius, half), b.number(2.0**-32, torch.float32))
+    least = b.op("Mul", b.op("Log", inside), b.number(-2, torch.float32))
+    least = b.op("Sqrt", b.op("Max", least, b.number(0, torch.float32)))
+    turn = b.op("Cos", b.op("Mul", angle, b.number(np.pi * 2.0**-31, torch.float32)))
+    return b.cast(b.op("Mul", least, turn), b.out_dtype)
 
 
 @lower("aten.bernoulli.p")

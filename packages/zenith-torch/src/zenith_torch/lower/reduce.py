@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from zenith.ir.dims import Dim, product
-from zenith_torch.builder import Builder, NotSupportedError, Scalar
+from zenith_torch.builder import Builder, Scalar
 from zenith_torch.lower.registry import lower
 
 Axes = int | Sequence[int] | None
@@ -222,17 +222,21 @@ def topk(
     b: Builder, x: ir.Value, k: Dim, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> list[ir.Value]:
     axis = b.axis(x, dim)
+    if b.rank_of(x) == 0:
+        return [x, b.number(0, torch.int64)]
     shape = list(b.shape_of(x))
     shape[axis] = k
-    return b.ops(
+    kind = torch.uint8 if b.out_dtype is torch.bool else b.out_dtype
+    values, places = b.ops(
         "TopK",
-        x,
+        b.cast(x, kind),
         b.size_vector([k]),
-        results=[(b.out_dtype, shape), (torch.int64, shape)],
+        results=[(kind, shape), (torch.int64, shape)],
         axis=axis,
         largest=int(largest),
         sorted=int(sorted),
     )
+    return [b.cast(values, b.out_dtype), places]
 
 
 @lower("aten.sort.default", "aten.sort.stable")
@@ -244,6 +248,5 @@ def sort(
     *,
     stable: bool | None = None,
 ) -> list[ir.Value]:
-    if b.target == "aten.sort.stable" and stable:
-        raise NotSupportedError("a stable sort")
+    # TopK names the lower index first where values are equal, so every sort is stable.
     return topk(b, x, b.shape_of(x)[b.axis(x, dim)], dim, largest=descending)

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import Dim, broadcast, exactly
+from zenith.ir.dims import Dim, broadcast, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.elementwise import where
 from zenith_torch.lower.index import as_index
@@ -20,6 +20,9 @@ def _scatter(
     b: Builder, x: ir.Value, dim: int, indices: ir.Value, source: ir.Value, reduction: str
 ) -> ir.Value:
     indices = as_index(b, indices)
+    if b.rank_of(x) == 0:  # ONNX scatters along an axis
+        x, indices, source = (b.reshape(v, (1,)) for v in (x, indices, source))
+        return b.reshape(_scatter(b, x, 0, indices, source, reduction), ())
     shape = b.shape_of(indices)
     for axis, size in enumerate(shape):
         if b.shape_of(source)[axis] != size:
@@ -63,12 +66,38 @@ def scatter_reduce(
     *,
     include_self: bool = True,
 ) -> ir.Value:
-    names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-    if reduce not in names or not include_self:
-        raise NotSupportedError(
-            f"scatter_reduce with reduce='{reduce}', include_self={include_self}"
-        )
-    return _scatter(b, x, dim, index, src, names[reduce])
+    names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
+    if b.out_dtype is torch.bool:
+        raise NotSupportedError("a reduction of booleans")
+    start = x
+    if not include_self:  # what the written places held does not count
+        start = _scatter(b, x, dim, index, _filled(b, _neutral(b, reduce), index), "none")
+    result = _scatter(b, start, dim, index, src, names[reduce])
+    if reduce != "mean":
+        return result
+    if not b.out_dtype.is_floating_point:
+        raise NotSupportedError("the mean of integers")
+    ones = b.expand(b.number(1, b.out_dtype), b.shape_of(x))
+    if not include_self:
+        ones = _scatter(b, ones, dim, index, _filled(b, 0, index), "none")
+    counts = _scatter(b, ones, dim, index, _filled(b, 1, index), "add")
+    return b.op("Div", result, b.op("Max", counts, b.number(1, b.out_dtype)))
+
+
+def _filled(b: Builder, value: Any, like: ir.Value) -> ir.Value:
+    """A number in the shape of the indices, in the type of the result."""
+    return b.expand(b.number(value, b.out_dtype), b.shape_of(like))
+
+
+def _neutral(b: Builder, reduce: str) -> Any:
+    """What changes nothing in a reduction."""
+    if reduce in ("sum", "mean", "prod"):
+        return 1 if reduce == "prod" else 0
+    largest: Any = float("inf")
+    if not b.out_dtype.is_floating_point:
+        bounds = torch.iinfo(b.out_dtype)
+        return bounds.min if reduce == "amax" else bounds.max
+    return -largest if reduce == "amax" else largest
 
 
 @lower("aten.index_put.default", "aten._unsafe_index_put.default")
@@ -115,7 +144,22 @@ def _masked_put(
     return where(b, b.reshape(mask, (*b.shape_of(mask), *[1] * tail)), value, x)
 
 
-@lower("aten.masked_scatter.default", "aten.nonzero.default", "aten.masked_select.default")
+@lower("aten.masked_scatter.default")
+def masked_scatter(b: Builder, x: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
+    """Element i of `source` goes to the i-th place of the mask, row by row."""
+    shape = b.out_shape
+    count = product(shape)
+    x, flat = b.expand(x, shape), b.reshape(b.expand(mask, shape), (count,))
+    places = b.op("CumSum", b.cast(flat, torch.int64), b.number(0, torch.int64), shape=(count,))
+    places = b.op("Sub", places, b.number(1, torch.int64))
+    last = b.op("Sub", b.operand(b.elements(source), torch.int64), b.number(1, torch.int64))
+    zero = b.number(0, torch.int64)
+    places = b.op("Max", b.op("Min", places, last), zero)
+    values = b.gather(b.reshape(source, (b.elements(source),)), places, 0)
+    return b.op("Where", b.reshape(flat, shape), b.reshape(values, shape), x, dtype=b.out_dtype)
+
+
+@lower("aten.nonzero.default", "aten.masked_select.default")
 def counted_at_run_time(b: Builder, *_: Any, **__: Any) -> ir.Value:
     raise NotSupportedError("the size of the result depends on the data")
 

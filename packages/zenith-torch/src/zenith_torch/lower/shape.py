@@ -265,8 +265,8 @@ def _pad(b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str, value: Any) -> 
         cut = [max(0, -p) if isinstance(p, int) else 0 for p in (begins[axis], ends[axis])]
         x = b.slice(x, axis, cut[0], exactly(size - cut[1]))
         begins[axis], ends[axis] = begins[axis] + cut[0], ends[axis] + cut[1]
-    if all(p == 0 for p in begins + ends):
-        return x
+    if all(p == 0 for p in begins + ends) or (0 in b.out_shape and mode != "constant"):
+        return x if 0 not in b.out_shape else b.expand(b.number(0, b.out_dtype), b.out_shape)
     fill = b.operand(value, b.out_dtype) if mode == "constant" and value else None
     return b.op("Pad", x, b.size_vector(begins + ends), fill, shape=b.out_shape, mode=mode)
 

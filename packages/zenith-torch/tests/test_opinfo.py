@@ -1,0 +1,70 @@
+"""Every core ATen operator that has an OpInfo: PyTorch's samples agree with eager.
+
+One sample for each operator and type; all of them with ``ZENITH_OPINFO=all``, several with a
+number (``nox -s opinfo``). What does not agree is in `GAPS`, which is held to: an operator that
+passes must leave the table.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("expecttest")  # PyTorch's test modules want it
+
+from opinfo import core_operators, infos, run, samples
+
+CHOSEN = os.environ.get("ZENITH_OPINFO", "")
+
+# Operator -> why. In the second table some samples agree; which ones a short run takes, is chance.
+GAPS = {
+    "_cdist_forward": "no lowering",
+    "_embedding_bag": "no lowering",
+    "_fft_c2r": "complex numbers",
+    "_fft_r2c": "complex numbers",
+    "_pdist_forward": "no lowering",
+    "avg_pool1d": "integers",
+    "avg_pool2d": "integers; a divisor together with rounding up",
+    "avg_pool3d": "integers",
+    "convolution": "integers",
+    "max_pool2d_with_indices": "int64",
+    "max_pool3d_with_indices": "int64",
+    "nonzero": "the size of the result depends on the data",
+    "scatter_reduce": "booleans; the mean of integers",
+}
+SOME = {
+    "reflection_pad1d": "an axis cut to nothing, then padded with its edge; writing into slices",
+}
+WITHOUT_SAMPLES = {
+    "_adaptive_avg_pool2d_backward", "_local_scalar_dense", "avg_pool2d_backward",
+    "convolution_backward", "copy", "embedding_dense_backward", "native_dropout",
+    "native_group_norm_backward", "native_layer_norm_backward", "rand", "randperm",
+    "reflection_pad2d", "reflection_pad3d", "replication_pad2d", "replication_pad3d", "sym_numel",
+    "sym_size", "sym_storage_offset", "sym_stride",
+}  # fmt: skip
+
+
+def differences(operator: str) -> list[str]:
+    limit = None if CHOSEN == "all" else int(CHOSEN or 1)
+    found = []
+    for what, info, sample in samples(operator, limit, one_each=not CHOSEN):
+        problem = run(info, sample)
+        if problem is not None:
+            found.append(f"{what}: {problem}")
+    return found
+
+
+@pytest.mark.parametrize("operator", core_operators())
+@pytest.mark.filterwarnings("ignore")
+def test_core_operator(operator: str) -> None:
+    if operator in WITHOUT_SAMPLES:
+        assert not infos(operator)
+        pytest.skip("no OpInfo has samples of it")
+    found = differences(operator)
+    if operator in GAPS:
+        assert found, f"{operator} agrees now: it can leave GAPS"
+        pytest.xfail(GAPS[operator])
+    if found and operator in SOME:
+        pytest.xfail(SOME[operator])
+    assert not found
