@@ -97,8 +97,7 @@ def opinfo(session: nox.Session) -> None:
     """All of PyTorch's sample inputs of the core ATen operators (`-- 5`: five of each)."""
     session.install(TORCH)
     session.install(PYTEST, "expecttest")
-    session.install(CORE, "-C", "cmake.define.ZENITH_WIDE=OFF")
-    session.install(TORCH_ADAPTER)
+    install_zenith(session, TORCH_ADAPTER)
     env = {"ZENITH_OPINFO": session.posargs[0] if session.posargs else "all"}
     session.run("pytest", f"{TORCH_ADAPTER}/tests/test_opinfo.py", env=env)
 
