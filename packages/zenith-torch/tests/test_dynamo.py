@@ -340,3 +340,22 @@ def test_integers_and_booleans() -> None:
 
     x, m = torch.randint(-9, 9, (4, 5)), torch.rand(4, 5) > 0.5
     same(torch.compile(use, backend=strict())(x, m), use(x, m))
+
+
+def test_operators_that_opinfo_found_wrong_or_missing() -> None:
+    def use(x: torch.Tensor, m: torch.Tensor, i: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            torch.add(m, ~m, alpha=False),
+            torch.masked_scatter(x[:1], m, x * 2),
+            x.scatter_reduce(0, i, x + 1, "mean", include_self=False),
+            x.scatter_reduce(0, i, x + 1, "amax", include_self=False),
+            x[0, 0].scatter_reduce(0, i[0, 0], x[1, 1], "sum"),
+            torch.atan2(x, x.flip(0)),
+            (x > 0).sort(dim=1, stable=True).indices,
+            x.round().sort(dim=1, descending=True, stable=True).indices,
+        )
+
+    x, m, i = torch.randn(4, 5), torch.rand(4, 5) > 0.5, torch.randint(0, 4, (4, 5))
+    i[0, 0] = 0
+    for got, want in zip(torch.compile(use, backend=strict())(x, m, i), use(x, m, i), strict=True):
+        same(got, want)
