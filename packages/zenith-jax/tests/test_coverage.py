@@ -18,8 +18,8 @@ SEEN = (
     "broadcast_in_dim mul reshape reduce_sum dot_general add div transpose sub add_any select_n "
     "max neg conv_general_dilated integer_pow rsqrt convert_element_type lt square stop_gradient "
     "eq gt reduce_max exp gather reduce_window_sum tanh scatter-add iota pad reduce_window_max log "
-    "slice scan ge squeeze stack min rev select_and_scatter_add logistic unstack while cond cos sin "
-    "random_fold_in random_bits shift_right_logical or bitcast_convert_type concatenate sort "
+    "slice scan ge squeeze stack min rev select_and_scatter_add logistic unstack while cond cos "
+    "sin random_fold_in random_bits shift_right_logical or bitcast_convert_type concatenate sort "
     "argmax cumsum clamp erf erf_inv log1p expm1 dynamic_slice dynamic_update_slice split pow"
 )
 
