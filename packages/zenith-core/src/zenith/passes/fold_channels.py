@@ -17,9 +17,8 @@ class FoldChannels:
     """Conv or ConvTranspose without groups -> Add, Sub, Mul, Div by constants with one number per
     channel, or one number, = the convolution alone.
 
-    That is how a batch normalisation reads when it is written out. Computed in float64; without a
-    factor in the chain nothing is done: a bias alone is fused later. No inner value may have
-    another user.
+    That is how a batch normalisation reads when it is written out. Computed in float64; a
+    constant bias alone becomes the convolution's own. No inner value may have another user.
     """
 
     name: ClassVar[str] = "fold_channels"
@@ -53,8 +52,7 @@ def _fold(rw: Rewriter, conv: ir.Node) -> bool:
         scale, shift = scale * factor, shift * factor + term
         nodes.append(node)
         value = node.outputs[0]
-        if node.op_type in ("Mul", "Div"):
-            worth += 1
+        worth += 1
         if worth:
             best = (len(nodes), scale, shift)
     if best is None or not (np.isfinite(best[1]).all() and np.isfinite(best[2]).all()):
