@@ -42,8 +42,7 @@ def _fold(rw: Rewriter, conv: ir.Node) -> bool:
             return False
         shift = bias.astype(np.float64)
     scale: Array = np.ones(channels)
-    nodes, value, worth = [conv], conv.outputs[0], 0
-    best: tuple[int, Array, Array] | None = None
+    nodes, value = [conv], conv.outputs[0]
     while (node := sole_user(value)) is not None:
         step = _step(node, value, channels)
         if step is None or not same_shape(value, node.outputs[0]):
@@ -52,20 +51,13 @@ def _fold(rw: Rewriter, conv: ir.Node) -> bool:
         scale, shift = scale * factor, shift * factor + term
         nodes.append(node)
         value = node.outputs[0]
-        worth += 1
-        if worth:
-            best = (len(nodes), scale, shift)
-    if best is None or not (np.isfinite(best[1]).all() and np.isfinite(best[2]).all()):
+    if len(nodes) == 1 or not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return False
-    count, scale, shift = best
-    nodes = nodes[:count]
     name = conv.inputs[1].name if conv.inputs[1] is not None else "weight"
-    wide = weight * np.expand_dims(scale, [k for k in range(weight.ndim) if k != axis])
-    inputs = [
-        conv.inputs[0],
-        rw.constant(wide.astype(np.float32), f"{name}_scaled"),
-        rw.constant(shift.astype(np.float32), f"{name}_scaled_bias"),
-    ]
+    inputs = [*conv.inputs[:2], rw.constant(shift.astype(np.float32), f"{name}_bias")]
+    if (scale != 1).any():
+        wide = weight * np.expand_dims(scale, [k for k in range(weight.ndim) if k != axis])
+        inputs[1] = rw.constant(wide.astype(np.float32), f"{name}_scaled")
     new = rw.op(conv.op_type, inputs, dict(conv.attributes))
     return rw.replace(nodes, {nodes[-1].outputs[0]: new.outputs[0]}, [new])
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.ir import GraphIR
-from zenith.passes.normalise import inverse_root, scale_input
+from zenith.passes.normalise import scale_input, spread
 from zenith.passes.rewrite import (
     Rewriter,
     array,
@@ -123,10 +123,10 @@ def _rewrite(
     mean = produced_by(offset.mean, "ReduceMean")
     if shape is None or mean is None or mean.inputs[0] is not x:
         return False
-    for spread, weight in _factors(k, nodes):
+    for root_of, weight in _factors(k, nodes):
         inner = dict(nodes)
-        inner.update(dict.fromkeys(spread[1]))
-        epsilon_add = produced_by(spread[0], "Add")
+        inner.update(dict.fromkeys(root_of[1]))
+        epsilon_add = produced_by(root_of[0], "Add")
         if epsilon_add is None:
             continue
         for variance, eps in commuted(epsilon_add):
@@ -145,15 +145,15 @@ def _factors(
     k: ir.Value, nodes: dict[ir.Node, None]
 ) -> Iterator[tuple[tuple[ir.Value | None, list[ir.Node]], ir.Value | None]]:
     """k as 1 / sqrt(v) alone, or times a weight."""
-    alone = inverse_root(k)
+    alone = spread(k, False)
     if alone is not None:
         yield alone, None
     product = produced_by(k, "Mul")
     for part, weight in commuted(product) if product is not None else ():
-        spread = inverse_root(part)
-        if spread is not None and product is not None:
+        root = spread(part, False)
+        if root is not None and product is not None:
             nodes[product] = None
-            yield spread, weight
+            yield root, weight
 
 
 def _centred_square(

@@ -22,7 +22,6 @@ from zenith.passes.rewrite import (
 
 __all__ = [
     "Normalised",
-    "inverse_root",
     "match_normalised",
     "scale_input",
     "spread",
@@ -72,11 +71,6 @@ def match_normalised(root: ir.Node) -> Normalised | None:
             ):
                 return Normalised(x, epsilon, root, [*nodes, root])
     return None
-
-
-def inverse_root(value: ir.Value | None) -> tuple[ir.Value | None, list[ir.Node]] | None:
-    """(v, nodes) where `value` is 1 / sqrt(v)."""
-    return spread(value, False)
 
 
 def spread(value: ir.Value | None, divides: bool) -> tuple[ir.Value | None, list[ir.Node]] | None:
