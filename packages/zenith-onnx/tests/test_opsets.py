@@ -237,6 +237,17 @@ MODELS: dict[str, tuple[int, str, list[np.ndarray]]] = {
         " { after = Add (before, item) out = Identity (after) }> (, s, x) }",
         [f(2, 1), f(2, 3, 1)],
     ),
+    "scan_8_lengths": (
+        8,
+        "(int64[3] n, float[3,2] s, float[3,4,2] x, int32[3,4] k)"
+        " => (float[3,2] t, float[3,4,2] y, int32[3,4] z)"
+        " { t, y, z = Scan <num_scan_inputs = 2, directions = [1, 0], body = b"
+        " (float[2] before, float[2] item, int32 number)"
+        " => (float[2] after, float[2] out, int32 twice)"
+        " { after = Add (before, item) out = Identity (after) twice = Add (number, number) }>"
+        " (n, s, x, k) }",
+        [np.array([4, 1, 2]), f(3, 2), f(3, 4, 2), np.arange(12, dtype=np.int32).reshape(3, 4)],
+    ),
     "steps_in_a_branch": (
         11,
         "(bool c, float[2,3,4] x) => (float[2,3,4] y) { y = If (c) <"
@@ -254,7 +265,7 @@ NOT_IN_EVALUATOR = {
     *("steps_in_a_branch", "batch_normalization", "batch_normalization_spatial", "scatter"),
     *("upsample_attributes", "upsample_linear", "resize_10_grows", "resize_10_shrinks"),
     *("resize_10_both", "resize_10_linear", "resize_11_tf_half_pixel", "resize_11_empty_inputs"),
-    *("scan_8", "dropout_without_mask", "topk_input", "grid_sample_names"),
+    *("scan_8", "scan_8_lengths", "dropout_without_mask", "topk_input", "grid_sample_names"),
 }
 
 

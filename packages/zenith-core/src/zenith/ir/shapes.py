@@ -8,6 +8,7 @@ their results and the inputs of their bodies are widened until nothing changes a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ __all__ = ["forget_results", "infer_shapes"]
 
 _HIDDEN = "zenith.hidden"
 _TYPED_HERE = frozenset({"If", "Loop", "Scan"})
+_ROUNDS = 200  # a round widens something; no model seen takes more than a dozen
+_GENERATED = re.compile(r"_d\d+")  # how the package names sizes that data decides
 _Dim = int | ir.SymbolicDim
 
 
@@ -101,6 +104,7 @@ class _Bodies:
         self.model = model
         self.controls = list(reversed(controls))  # inner ones first
         self.taken = {s for v in _values(model.graph) for s in _symbols(v.shape)}
+        self.declared = {s for v in model.graph.inputs for s in _symbols(v.shape)}
         self.rankless: set[ir.Value] = set()  # of which even the rank varies
         self.started: set[ir.Value] = set()
         self.minted: set[str] = set()
@@ -116,15 +120,25 @@ class _Bodies:
                 value.shape = None
         self._forget()
         self._until_nothing_changes()
-        self.final = True  # what is unknown now stays unknown
-        self._until_nothing_changes()
+        if not all(self._settled(v) for v in self._governed()):
+            self.final = True  # what is unknown now stays unknown
+            self._until_nothing_changes()
         for value, shape in self.inferred.items():
             if value.shape is None:
                 value.shape = shape
 
+    def _governed(self) -> Iterator[ir.Value]:
+        """Results of control flow, and what enters its bodies."""
+        for node in self.controls:
+            yield from node.outputs
+            for body in subgraphs(node).values():
+                yield from body.inputs
+
     def _until_nothing_changes(self) -> None:
         self.changed = True
-        while self.changed:
+        for _ in range(_ROUNDS):
+            if not self.changed:
+                return
             self.changed = self.widened = False
             with self._hidden():
                 _run(self.model)
@@ -132,6 +146,10 @@ class _Bodies:
                 getattr(self, f"_{node.op_type.lower()}")(node)
             if self.widened:
                 self._forget()
+        raise CompilationError(
+            f"sizes inside the control flow of this model do not settle in {_ROUNDS} rounds",
+            next="report the model: this is a fault of shape inference",
+        )
 
     @contextmanager
     def _hidden(self) -> Iterator[None]:
@@ -157,7 +175,7 @@ class _Bodies:
         for value, a, b in zip(node.outputs, *(g.outputs for g in branches), strict=True):
             self._type(value, a, b)
             if self._settled(a) and self._settled(b):
-                self._shape(node, value, _join(_dims(a), _dims(b)))
+                self._shape(node, value, _join(self._dims(a), self._dims(b)))
 
     def _loop(self, node: ir.Node) -> None:
         body = node.attributes["body"].as_graph()
@@ -173,7 +191,7 @@ class _Bodies:
         for value, result in zip(node.outputs[count:], body.outputs[count + 1 :], strict=True):
             self._type(value, result)
             if self._settled(result):
-                dims = _dims(result)
+                dims = self._dims(result)
                 self._shape(node, value, None if dims is None else (None, *dims))
 
     def _scan(self, node: ir.Node) -> None:
@@ -190,7 +208,7 @@ class _Bodies:
         ):
             assert value is not None
             self._type(formal, value)
-            dims = _dims(value)
+            dims = self._dims(value)
             if dims is not None:
                 at = axis % len(dims)
                 length = length if isinstance(length, int) else dims[at]
@@ -200,7 +218,7 @@ class _Bodies:
         for value, axis, result in zip(outputs, axes, body.outputs[states:], strict=True):
             self._type(value, result)
             if self._settled(result):
-                dims = _dims(result)
+                dims = self._dims(result)
                 at = axis % (len(dims) + 1) if dims is not None else 0
                 whole = None if dims is None else (*dims[:at], length, *dims[at:])
                 self._shape(node, value, whole)
@@ -220,7 +238,7 @@ class _Bodies:
             self._type(value, *(v for v in (initial, result) if v is not None))
         if initial is None or formal in self.rankless or not self._settled(initial):
             return
-        before = _dims(initial)
+        before = self._dims(initial)
         if before is None:
             self._set(formal, None)
             self._set(output, None)
@@ -229,13 +247,13 @@ class _Bodies:
             self.started.add(formal)
             formal.shape = None
             self._set(formal, before)
-        mine = _dims(formal)
-        after = _dims(result)
+        mine = self._dims(formal)
+        after = self._dims(result)
         joined = _join(mine, before)
         if self._settled(result):
             joined = _join(joined, after)
         self._set(formal, joined)
-        self._shape(node, output, _dims(formal))
+        self._shape(node, output, self._dims(formal))
 
     def _settled(self, value: ir.Value) -> bool:
         """Whether the rank is known, or known to stay unknown."""
@@ -248,6 +266,18 @@ class _Bodies:
                     value.type = source.type
                     self.changed = True
                     return
+
+    def _dims(self, value: ir.Value) -> list[_Dim | None] | None:
+        """The sizes as they are known; one that the package named in this run has no name here: it
+        may get another in the next, and the names of sizes must settle."""
+        if value.shape is None:
+            return None
+        return [d if isinstance(d, int) or self._lasts(d) else None for d in value.shape]
+
+    def _lasts(self, dim: ir.SymbolicDim) -> bool:
+        return dim.value is not None and not any(
+            _GENERATED.fullmatch(name) and name not in self.declared for name in dim_names(dim)
+        )
 
     def _shape(self, node: ir.Node, value: ir.Value, dims: Sequence[_Dim | None] | None) -> None:
         """The shape of a result, in symbols that mean something outside the node."""
@@ -296,12 +326,6 @@ def _join(
     if a is None or b is None or len(a) != len(b):
         return None
     return [x if x is not None and x == y else None for x, y in zip(a, b, strict=True)]
-
-
-def _dims(value: ir.Value) -> list[_Dim | None] | None:
-    if value.shape is None:
-        return None
-    return [d if isinstance(d, int) or d.value is not None else None for d in value.shape]
 
 
 def _symbols(shape: ir.Shape | None) -> set[str]:
