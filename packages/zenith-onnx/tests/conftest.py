@@ -22,6 +22,19 @@ def onnx_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("onnx_home")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With pytest-xdist a worker hands what it counted to the process that reports."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["official"] = official.counts()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist is done."""
+    official.add(getattr(node, "workeroutput", {}).get("official", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Cases and nodes of the official suite by backend; as JSON in build/onnx_conformance.json."""
     counts = official.counts()

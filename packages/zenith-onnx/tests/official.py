@@ -58,7 +58,7 @@ def cases() -> dict[str, Callable[..., Any]]:
 def run(mode: str, name: str) -> None:
     """Run one case and record the outcome."""
     Recorder.mode = mode
-    counts = _records.setdefault(mode, {"cases": Counter(), "nodes": Counter()})
+    counts = _of(mode)
     counts["cases"]["run"] += 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # overflow that a case is about
@@ -67,6 +67,17 @@ def run(mode: str, name: str) -> None:
     backends = set(Recorder.ran) or {"cpu"}  # no node left: constants only
     counts["cases"]["all native" if backends == {"cpu"} else "with reference nodes"] += 1
     counts["nodes"].update(Recorder.ran)
+
+
+def add(found: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Count what another process has run too."""
+    for mode, rows in found.items():
+        for what, numbers in rows.items():
+            _of(mode)[what].update(numbers)
+
+
+def _of(mode: str) -> dict[str, Counter[str]]:
+    return _records.setdefault(mode, {"cases": Counter(), "nodes": Counter()})
 
 
 def counts() -> dict[str, dict[str, dict[str, int]]]:
