@@ -23,8 +23,10 @@ from zenith.backends.cpu.operand import (
 )
 from zenith.backends.cpu.program import NativeProgram, PackedConstant, Step, Storage
 from zenith.backends.cpu.size_code import size_code
-from zenith.errors import CompilationError
-from zenith.ir.dims import Dim, product
+from zenith.backends.cpu.size_rules import size_rules
+from zenith.errors import CompilationError, ValidationError
+from zenith.ir import describe
+from zenith.ir.dims import Dim, exactly, product
 from zenith.runtime.op_view import OpView, ValueView
 from zenith.runtime.plan import tensor_specs
 
@@ -50,6 +52,7 @@ class PlanBuilder:
         self.constants: dict[ir.Value, np.ndarray] = {}
         self.symbols: list[sympy.Symbol] = []
         self.guards: dict[tuple[Dim, Dim], None] = {}
+        self.rules: dict[Dim, str] = {}
         for index, value in enumerate(inputs):
             view = self.view(value)
             for dim in view.shape:
@@ -169,6 +172,12 @@ class PlanBuilder:
     def node(self, index: int, op: OpView, run: Any) -> None:
         """Let a kernel row emit its steps for one node."""
         self.current = index
+        for rest, message in size_rules(op):
+            rest = exactly(rest)
+            if isinstance(rest, int) and rest != 0:
+                raise ValidationError(f"{message}\n  {describe(op.node)}")
+            if not isinstance(rest, int):
+                self.rules[rest] = message
         run(NodeEmit(self, op))
         for value in op.node.outputs:
             if value.uses() and value not in self.operands:
@@ -248,6 +257,8 @@ class PlanBuilder:
         for size, target in self.guards:
             fits = sympy.Mul(size - 1, size - target, evaluate=False)
             plan.guard(code(fits), f"size {size} broadcasts to {target}, and is neither 1 nor that")
+        for rest, message in self.rules.items():
+            plan.guard(code(rest), message)
         return plan, tensor_id
 
 

@@ -1,0 +1,198 @@
+"""What kernels take for granted about the sizes of their operands.
+
+A rule says of one operator which expressions over sizes must be 0. What is a number is looked at
+when the node is planned; what is not, whenever the plan is bound to sizes. Broadcasting is looked
+after by `Operand.expand`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import sympy
+
+from zenith.backends.cpu.epilogue import OPERAND_STEPS, epilogue_steps
+from zenith.ir.dims import Dim, product
+from zenith.runtime.op_view import OpView
+
+__all__ = ["size_rules"]
+
+_Rule = tuple[Dim, str]
+"""(what must be 0, what it means)"""
+
+
+def size_rules(op: OpView) -> Iterator[_Rule]:
+    """The rules of one node."""
+    rule = _RULES.get(op.type)
+    if rule is not None and op.domain in ("ai.onnx", "zenith"):
+        yield from rule(op)
+
+
+def _equal(a: Dim, b: Dim, what: str) -> Iterator[_Rule]:
+    yield a - b, f"{what}: {a} and {b} are not equal"
+
+
+def _no_more(a: Dim, b: Dim, what: str) -> Iterator[_Rule]:
+    yield sympy.Max(a - b, 0), f"{what}: {a} is more than {b}"
+
+
+def _same(a: Sequence[Dim], b: Sequence[Dim], what: str) -> Iterator[_Rule]:
+    if len(a) != len(b):
+        yield 1, f"{what}: {list(a)} and {list(b)} have different ranks"
+    for m, n in zip(a, b, strict=False):
+        yield from _equal(m, n, what)
+
+
+def _product(left: int, right: int) -> Callable[[OpView], Iterator[_Rule]]:
+    def rule(op: OpView) -> Iterator[_Rule]:
+        a, b = op.required(left).shape, op.required(right).shape
+        yield from _equal(a[-1], b[-2 if len(b) > 1 else 0], "the inner sizes of a product")
+
+    return rule
+
+
+def _gemm(op: OpView) -> Iterator[_Rule]:
+    a, b, c = op.required(0).shape, op.required(1).shape, op.input(2)
+    inner = a[0 if op.attr("transA", 0) else 1], b[1 if op.attr("transB", 0) else 0]
+    yield from _equal(*inner, "the inner sizes of a product")
+    if c is not None:
+        for size, target in zip(c.shape[::-1], op.outputs[0].shape[::-1], strict=False):
+            if size != 1:
+                message = f"C of Gemm: {size} broadcasts to {target}, and is neither 1 nor that"
+                yield (size - 1) * (size - target), message
+
+
+def _biases(op: OpView, channels: Dim) -> Iterator[_Rule]:
+    """The operands of a fused epilogue; of a standard operator, its bias."""
+    steps = ["bias"] if op.domain == "ai.onnx" else epilogue_steps(op.overload)
+    for step, value in zip((s for s in steps if s in OPERAND_STEPS), op.inputs[2:], strict=False):
+        if value is not None:
+            wanted = (channels,) if step == "bias" else op.outputs[0].shape
+            yield from _same(value.shape, wanted, f"the operand of '{step}'")
+
+
+def _linear(op: OpView) -> Iterator[_Rule]:
+    yield from _product(0, 1)(op)
+    yield from _biases(op, op.required(1).shape[1])
+
+
+def _convolution(x: int, w: int, bias: int) -> Callable[[OpView], Iterator[_Rule]]:
+    def rule(op: OpView) -> Iterator[_Rule]:
+        weight, group = op.required(w).shape, int(op.attr("group", 1))
+        whole, results = weight[1] * group, weight[0]
+        if op.type == "ConvTranspose":
+            whole, results = weight[0], weight[1] * group
+        yield sympy.Mod(weight[0], group), f"{weight[0]} channels are not {group} groups"
+        yield from _equal(op.required(x).shape[1], whole, "the input channels of a convolution")
+        if bias == 2:
+            yield from _biases(op, results)
+        elif (value := op.input(bias)) is not None:
+            yield from _same(value.shape, (results,), "the bias of a convolution")
+
+    return rule
+
+
+def _deform(op: OpView) -> Iterator[_Rule]:
+    x, w = op.required(0).shape, op.required(1).shape
+    taps, groups = product(w[2:]), int(op.attr("offset_group", 1))
+    yield from _equal(x[1], w[1] * int(op.attr("group", 1)), "the input channels of a convolution")
+    yield sympy.Mod(w[0], int(op.attr("group", 1))), f"{w[0]} channels do not divide into groups"
+    outer = (x[0], *op.outputs[0].shape[2:])
+    for index, each in ((2, 2), (4, 1)):
+        value = op.input(index)
+        if value is not None:
+            shape = (outer[0], each * groups * taps, *outer[1:])
+            yield from _same(value.shape, shape, "offsets of a convolution")
+    if (bias := op.input(3)) is not None:
+        yield from _same(bias.shape, (w[0],), "the bias of a convolution")
+
+
+def _per_channel(*places: int) -> Callable[[OpView], Iterator[_Rule]]:
+    def rule(op: OpView) -> Iterator[_Rule]:
+        for place in places:
+            shape = op.required(place).shape
+            yield from _same(
+                shape, (op.required(0).shape[1],), f"{op.type} has one number a channel"
+            )
+
+    return rule
+
+
+def _concat(op: OpView) -> Iterator[_Rule]:
+    first = op.required(0).shape
+    axis = op.attr("axis") % len(first)
+    for value in op.inputs[1:]:
+        if value is not None:
+            rest = (value.shape[:axis], value.shape[axis + 1 :])
+            yield from _same(sum(rest, ()), (*first[:axis], *first[axis + 1 :]), "Concat")
+
+
+def _attention(op: OpView) -> Iterator[_Rule]:
+    q, k, v = (op.required(i).shape for i in range(3))
+    for other in (k, v):
+        yield from _equal(other[0], q[0], "the batch of Attention")
+    yield from _equal(k[-2], v[-2], "keys and values of Attention")
+    if len(q) == 4:
+        yield from _equal(q[-1], k[-1], "the head sizes of Attention")
+        yield from _equal(k[1], v[1], "the heads of Attention")
+    else:
+        heads, shared = op.attr("q_num_heads", 1), op.attr("kv_num_heads", 1)
+        yield from _equal(q[-1] * shared, k[-1] * heads, "the head sizes of Attention")
+
+
+def _grid_sample(op: OpView) -> Iterator[_Rule]:
+    yield from _equal(op.required(0).shape[0], op.required(1).shape[0], "the batch of GridSample")
+
+
+def _elements(op: OpView) -> Iterator[_Rule]:
+    x, indices = op.required(0).shape, op.required(1).shape
+    axis = op.attr("axis", 0) % len(x)
+    for k, (size, whole) in enumerate(zip(indices, x, strict=True)):
+        if k != axis:
+            yield from _no_more(size, whole, f"indices of {op.type}")
+    if op.type == "ScatterElements":
+        yield from _same(op.required(2).shape, indices, "updates of ScatterElements")
+
+
+def _scatter_nd(op: OpView) -> Iterator[_Rule]:
+    x, indices = op.required(0).shape, op.required(1).shape
+    depth = indices[-1]
+    if isinstance(depth, int):
+        yield from _no_more(depth, len(x), "indices of ScatterND")
+        wanted = (*indices[:-1], *x[depth:])
+        yield from _same(op.required(2).shape, wanted, "updates of ScatterND")
+
+
+def _gather_nd(op: OpView) -> Iterator[_Rule]:
+    count = op.attr("batch_dims", 0)
+    x, indices = op.required(0).shape, op.required(1).shape
+    yield from _same(indices[:count], x[:count], "the batch of GatherND")
+
+
+def _one_hot(op: OpView) -> Iterator[_Rule]:
+    yield from _same(op.required(2).shape, (2,), "the values of OneHot")
+
+
+_RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
+    "MatMul": _product(0, 1),
+    "MatMulInteger": _product(0, 1),
+    "QLinearMatMul": _product(0, 3),
+    "Gemm": _gemm,
+    "Linear": _linear,
+    "Conv": _convolution(0, 1, 2),
+    "ConvBiasAct": _convolution(0, 1, 2),
+    "ConvTranspose": _convolution(0, 1, 2),
+    "ConvInteger": _convolution(0, 1, 99),
+    "QLinearConv": _convolution(0, 3, 8),
+    "DeformConv": _deform,
+    "BatchNormalization": _per_channel(1, 2, 3, 4),
+    "InstanceNormalization": _per_channel(1, 2),
+    "Concat": _concat,
+    "Attention": _attention,
+    "GridSample": _grid_sample,
+    "GatherElements": _elements,
+    "ScatterElements": _elements,
+    "ScatterND": _scatter_nd,
+    "GatherND": _gather_nd,
+    "OneHot": _one_hot,
+}
