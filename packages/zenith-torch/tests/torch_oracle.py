@@ -14,8 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch.utils import _pytree as pytree
 
+from zenith.runtime.adapter import split_sample
 from zenith_torch.adapter import _device_of, import_captured
-from zenith_torch.capture import capture, split_sample
+from zenith_torch.capture import capture
 
 __all__ = ["Cases", "Program", "assert_same", "check", "check_cases", "import_raw"]
 
@@ -100,7 +101,9 @@ def check(
     """Import on `sample`, then compare with the model on it and on `others`."""
     program = import_raw(model, sample, dynamic, strict)
     for case in (sample, *others):
-        args, kwargs = split_sample(case)
+        call = split_sample(case)
+        assert call is not None
+        args, kwargs = call
         with torch.no_grad():
             want = model(*args, **kwargs)
         assert_same(program(*args, **kwargs), want, tolerance)

@@ -94,7 +94,7 @@ def compile(
     plugins.check(config)
 
     from zenith.ir import GraphIR
-    from zenith.runtime.adapter import ImportedModel
+    from zenith.runtime.adapter import ImportedModel, split_sample
     from zenith.runtime.engine import ZenithEngine
     from zenith.runtime.numpy_signature import NumpySignature
 
@@ -148,16 +148,3 @@ def optimize(model: Any, **options: Any) -> CompiledModel:
         "zenith.optimize is the old name of zenith.compile", DeprecationWarning, stacklevel=2
     )
     return compile(model, **options)
-
-
-def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """`sample_input` as positional and keyword arguments; None when none was given."""
-    if sample is None:
-        return None
-    if isinstance(sample, Mapping):
-        return (), dict(sample)
-    if not isinstance(sample, tuple):
-        return (sample,), {}
-    if len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], Mapping):
-        return sample[0], dict(sample[1])
-    return sample, {}

@@ -10,13 +10,13 @@ from typing import Any
 import tensorflow as tf
 
 from zenith.errors import ConfigurationError
-from zenith.runtime.adapter import ImportedModel
+from zenith.runtime.adapter import ImportedModel, split_sample
 from zenith_onnx.adapter import import_model as import_onnx
 from zenith_tf.convert import to_onnx
 from zenith_tf.freeze import freeze
 from zenith_tf.inputs import Inputs, with_sample
 from zenith_tf.signature import TensorFlowSignature
-from zenith_tf.source import find_source, split_sample
+from zenith_tf.source import find_source
 
 __all__ = ["import_model"]
 

@@ -17,7 +17,7 @@ from zenith_tf.keras_file import load_keras
 from zenith_tf.saved_model import load_saved_model, served
 from zenith_tf.structure import make_template, rebuild
 
-__all__ = ["Source", "find_source", "split_sample"]
+__all__ = ["Source", "find_source"]
 
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -32,19 +32,6 @@ class Source:
     inputs: Inputs
     run: Callable[[list[Any]], Any]
     keras: bool = False
-
-
-def split_sample(sample: Any) -> Sample | None:
-    """`sample_input` as positional and keyword arguments; None when none was given."""
-    if sample is None:
-        return None
-    if isinstance(sample, Mapping):
-        return (), dict(sample)
-    if not isinstance(sample, tuple):
-        return (sample,), {}
-    if len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], Mapping):
-        return sample[0], dict(sample[1])
-    return sample, {}
 
 
 def find_source(model: Any, sample: Sample | None) -> Source:

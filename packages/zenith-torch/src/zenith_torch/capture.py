@@ -16,11 +16,12 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from zenith.errors import CompilationError, ValidationError
+from zenith.runtime.adapter import split_sample
 from zenith_torch.dtypes import tensor_view
 from zenith_torch.lower import HANDLERS
 from zenith_torch.source import error_line
 
-__all__ = ["Captured", "capture", "split_sample"]
+__all__ = ["Captured", "capture"]
 
 _DYNAMIC = torch.export.Dim.DYNAMIC
 
@@ -49,28 +50,18 @@ class Captured:
     leaf_names: list[str]
 
 
-def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """`sample_input` as (args, kwargs)."""
-    if isinstance(sample, tuple):
-        if len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], Mapping):
-            return sample[0], dict(sample[1])
-        return sample, {}
-    if isinstance(sample, Mapping):
-        return (), dict(sample)
-    return (sample,), {}
-
-
 def capture(model: Any, sample: Any, dynamic: Mapping[str | int, Any] | None) -> Captured:
     """Export `model` on `sample` and decompose what has no handler of ours."""
     if isinstance(model, torch.export.ExportedProgram):
         return _captured_program(model, dynamic)
-    if sample is None:
+    call = split_sample(sample)
+    if call is None:
         raise ValidationError(
             "a PyTorch module needs sample_input to be captured",
             next="zenith.compile(model, sample_input=(x,)); a dict gives keyword arguments",
         )
     _register_caches()
-    args, kwargs = split_sample(sample)
+    args, kwargs = call
     signature = _forward_signature(model)
     names = _argument_names(signature, len(args), kwargs)
     leaves, spec = pytree.tree_flatten((args, kwargs))

@@ -168,10 +168,8 @@ class GraphBuilder:
         if value.dtype == kind:
             return value
         if value.const_value is not None and self.shape_of(value) == ():
-            return self.number(
-                value.const_value.numpy().astype(self.onnx_type(dtype).numpy()), dtype
-            )
-        return self.op("Cast", value, dtype=dtype, to=self.onnx_type(dtype))
+            return self.number(value.const_value.numpy().astype(kind.numpy()), kind)
+        return self.op("Cast", value, dtype=kind, to=kind)
 
     def operand(self, value: Any, dtype: Any) -> ir.Value:
         """A tensor, Python number or symbolic size as a value of `dtype`."""

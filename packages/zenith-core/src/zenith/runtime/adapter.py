@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from zenith.ir import GraphIR
 
-__all__ = ["Adapter", "ImportedModel", "Signature"]
+__all__ = ["Adapter", "ImportedModel", "Signature", "split_sample"]
 
 
 class Signature(Protocol):
@@ -81,3 +81,16 @@ class Adapter(Protocol):
         dynamic: Mapping[str | int, Any] | None,
     ) -> ImportedModel:
         """Capture and lower `model` to GraphIR."""
+
+
+def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """`sample_input` as positional and keyword arguments; None when none was given."""
+    if sample is None:
+        return None
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    if not isinstance(sample, tuple):
+        return (sample,), {}
+    if len(sample) == 2 and isinstance(sample[0], tuple) and isinstance(sample[1], Mapping):
+        return sample[0], dict(sample[1])
+    return sample, {}
