@@ -52,8 +52,9 @@ def compile(
         dict is written ``(d,)``.)
     target: ``"auto"``, a backend's name, or a list of names in priority order. The CPU is always
         the last resort.
-    precision: ``"fp32"`` keeps every type as the model declares it. A precision that no kernel of
-        the target can honour is an error.
+    precision: ``"fp32"`` keeps every type as the model declares it. ``"int8"`` multiplies 8-bit
+        integers where a kernel does (static quantization; `explain` names what stays float32 and
+        has the accuracy). A precision that no kernel of the target can honour is an error.
     opt_level: 0 to 3: which graph passes run; ``zenith passes`` lists them.
     mode: ``"default"`` or ``"reduce-overhead"`` (device graphs, where a target has them).
     tolerance: bound on max |T - F| / (|F| + rms F) per output, checked on ``sample_input`` against
@@ -63,7 +64,8 @@ def compile(
     fallback: what happens when a node does not run on the first backend of the target: ``"warn"``
         names all such nodes, ``"error"`` raises naming them, ``"allow"`` is quiet.
     threads: how many threads this model may use; None means all cores the process may use.
-    calibration_data: inputs for the precisions that need some.
+    calibration_data: an iterable of typical inputs, each in the form of ``sample_input``; for
+        ``precision="int8"``, which takes the ranges of its integers from them.
     cache: whether results of compiling may be remembered.
     backend_options: ``{backend name: {option: value}}``.
 
@@ -108,6 +110,10 @@ def compile(
             imported = plugins.adapter_for(model).import_model(model, sample_input, config.dynamic)
 
         signature = imported.signature
+
+        def arrays(call: Any) -> list[Any]:
+            return [signature.to_numpy(t) for t in signature.flatten(*call)]
+
         samples = []
         if config.tolerance is not None:
             call = split_sample(sample_input)
@@ -116,9 +122,12 @@ def compile(
                     "tolerance is checked on sample_input, and there is none",
                     next="zenith.compile(model, sample_input=(x,), tolerance=...)",
                 )
-            samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+            samples = [arrays(call)]
+        calibration = (arrays(split_sample(x)) for x in config.calibration_data or ())
         engine = ZenithEngine(plugins=plugins)
-        return engine.compile(imported.graph, config, signature, samples=samples)
+        return engine.compile(
+            imported.graph, config, signature, samples=samples, calibration=calibration
+        )
 
 
 @contextmanager

@@ -62,17 +62,19 @@ class CompileConfig:
 
     def _refuse_what_no_kernel_honours(self) -> None:
         target = ", ".join(self.target)
-        if self.precision != "fp32":
-            raise ConfigurationError(
-                f"precision={self.precision!r}: no kernel on target '{target}' can honour it yet",
-                next='precision="fp32"; tensors the model itself declares in another type keep it',
-            )
         if self.mode == "max-autotune":
             raise ConfigurationError(
                 f"mode='max-autotune': no backend of target '{target}' times its kernels yet",
                 next='mode="default": the kernel is chosen by rule, see explain()',
             )
-        if self.calibration_data is not None:
+        if self.precision == "int8" and self.calibration_data is None:
+            raise ConfigurationError(
+                "precision='int8' needs calibration_data: some typical inputs, from which the "
+                "ranges of the integers are taken",
+                next='zenith.compile(model, sample_input=(x,), precision="int8", '
+                "calibration_data=[(x1,), (x2,), ...])",
+            )
+        if self.calibration_data is not None and self.precision not in ("int8", "auto"):
             raise ConfigurationError(
                 f"calibration_data is read by precision='int8' and 'auto' only, not by "
                 f"precision={self.precision!r}",

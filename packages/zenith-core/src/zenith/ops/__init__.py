@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from zenith.errors import UnsupportedOperationError
 from zenith.ir import DOMAIN, DOMAIN_VERSION
-from zenith.ops import conv, linear, lstm, norm, random
+from zenith.ops import conv, linear, lstm, norm, quantized, random
 
 __all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 
@@ -19,6 +19,8 @@ __all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     linear.NAME: linear.function,
     conv.NAME: conv.function,
+    quantized.LINEAR: quantized.linear,
+    quantized.CONV: quantized.convolution,
     lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,

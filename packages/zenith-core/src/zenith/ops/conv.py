@@ -15,7 +15,7 @@ ATTRIBUTES = ("strides", "pads", "dilations", "group")
 def function(overload: str) -> ir.Function:
     """The meaning of one overload. A bias is Conv's own third input (it lies on axis 1)."""
     steps = epilogue.parse(overload)
-    names = tuple(f"b{i}" for i in range(len(epilogue.operands(overload))))
+    names = tuple(f"b{i}" for i in range(epilogue.operands(overload)))
     biased = bool(steps) and steps[0].name == "bias"
     conv = (
         "y = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, "

@@ -1,8 +1,9 @@
 """The epilogue grammar of fused operators, in one place.
 
 An epilogue is steps joined by ".", applied left to right to the raw product: "bias.gelu" is
-``gelu(product + bias)``; "" is the product itself. It is the overload of `zenith.Linear` and
-`zenith.ConvBiasAct`. Operand steps take one more input each, in the order of the steps.
+``gelu(product + bias)``; "" is the product itself. It is the overload of `zenith.Linear`,
+`zenith.ConvBiasAct` and their quantized forms. Steps take their operands from further inputs, in
+the order of the steps.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ __all__ = ["STEPS", "Step", "body", "operands", "parse"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step. body: ONNX text, {y} result, {x} running value, {b} the operand."""
+    """One step. body: ONNX text, {y} result, {x} running value, {b[0]}, {b[1]}, ... operands."""
 
     name: str
     body: str
-    operand: bool = False
+    operands: int = 0
 
 
 # "bias" adds one number per output channel ([N]); "add" and "mul" take a tensor of the output's
-# shape. The clip bounds are cast to the running dtype so one body serves every precision.
+# shape. "addq" takes a quantized tensor with its scale and zero point, "quantize" a scale and a zero
+# point, and comes last. The clip bounds are cast to the running dtype so one body serves every
+# precision.
 _RELU6 = (
     "{y}_0 = Constant <value = float {{0}}> () "
     "{y}_6 = Constant <value = float {{6}}> () "
@@ -35,9 +38,15 @@ _RELU6 = (
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("bias", "{y} = Add ({x}, {b})", operand=True),
-        Step("add", "{y} = Add ({x}, {b})", operand=True),
-        Step("mul", "{y} = Mul ({x}, {b})", operand=True),
+        Step("bias", "{y} = Add ({x}, {b[0]})", operands=1),
+        Step("add", "{y} = Add ({x}, {b[0]})", operands=1),
+        Step("mul", "{y} = Mul ({x}, {b[0]})", operands=1),
+        Step(
+            "addq",
+            "{y}_b = DequantizeLinear ({b[0]}, {b[1]}, {b[2]}) {y} = Add ({x}, {y}_b)",
+            operands=3,
+        ),
+        Step("quantize", "{y} = QuantizeLinear ({x}, {b[0]}, {b[1]})", operands=2),
         Step("relu", "{y} = Relu ({x})"),
         Step("relu6", _RELU6),
         Step("gelu", "{y} = Gelu ({x})"),
@@ -63,21 +72,22 @@ def parse(epilogue: str) -> tuple[Step, ...]:
         )
     if "bias" in names[1:]:
         raise ValidationError(f"'{epilogue}' is not an epilogue: bias comes first")
+    if "quantize" in names[:-1]:
+        raise ValidationError(f"'{epilogue}' is not an epilogue: quantize comes last")
     return tuple(STEPS[n] for n in names)
 
 
-def operands(epilogue: str) -> tuple[Step, ...]:
-    """The steps that take an operand, in input order."""
-    return tuple(step for step in parse(epilogue) if step.operand)
+def operands(epilogue: str) -> int:
+    """How many operands the steps take."""
+    return sum(step.operands for step in parse(epilogue))
 
 
 def body(steps: tuple[Step, ...], value: str, names: tuple[str, ...]) -> tuple[str, list[str]]:
     """(name of the result, ONNX text lines) of `steps` applied to `value`; operands by `names`."""
     lines: list[str] = []
-    remaining = iter(names)
     for index, step in enumerate(steps):
         result = f"{value}_{index}"
-        operand = next(remaining) if step.operand else ""
-        lines.append(step.body.format(y=result, x=value, b=operand))
+        lines.append(step.body.format(y=result, x=value, b=names[: step.operands]))
+        names = names[step.operands :]
         value = result
     return value, lines

@@ -14,7 +14,7 @@ NAME = "Linear"
 def function(overload: str) -> ir.Function:
     """The meaning of one overload."""
     steps = epilogue.parse(overload)
-    names = tuple(f"b{i}" for i in range(len(epilogue.operands(overload))))
+    names = tuple(f"b{i}" for i in range(epilogue.operands(overload)))
     result, lines = epilogue.body(steps, "y", names)
     return make_function(
         NAME, overload, ["x", "w", *names], [result], ["y = MatMul (x, w)", *lines]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from zenith.passes.quantized import dequantized
 from zenith.passes.rewrite import attr, commuted, const_shape, is_op, same_shape, scalar, sole_user
 
 __all__ = ["Chain", "activation", "grow"]
@@ -47,12 +48,14 @@ def grow(
     allow_mul: bool,
     steps: list[str] | None = None,
     bias: bool = False,
+    quantized: bool = False,
 ) -> Chain:
     """The longest epilogue after `root`: [bias] then at most one activation, one add and (if
     `allow_mul`) one mul, in any order, each step the only user of the one before. Operands are all
     computed before the last step, which is where the fused node goes.
 
     bias: look for Add of a constant [N] first.
+    quantized: a dequantized tensor added to the bare product is taken as the integers it is.
     """
     value = root.outputs[0]
     chain = Chain(value)
@@ -64,11 +67,12 @@ def grow(
         kind = step if step in ("bias", "add", "mul") else "activation"
         if kind in seen:
             break
+        bare = quantized and step == "add" and seen <= {"bias"}
+        integers = dequantized(operand) if bare else None
         seen.add(kind)
         chain.nodes.append(user)
-        chain.steps.append(step)
-        if kind != "activation":
-            chain.operands.append(operand)
+        chain.steps.append("addq" if integers else step)
+        chain.operands += integers or ([operand] if kind != "activation" else [])
         value = chain.result = user.outputs[0]
     return chain
 

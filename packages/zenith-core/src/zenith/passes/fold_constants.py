@@ -17,7 +17,16 @@ from onnx_shape_inference import SYM_DATA_KEY
 from zenith.ir import OPSET, GraphIR
 from zenith.ir.reference import as_array, reference_evaluator
 from zenith.passes.cse import is_random
-from zenith.passes.rewrite import Rewriter, array, attr, ints, scalar, static_shape
+from zenith.passes.rewrite import (
+    Rewriter,
+    array,
+    attr,
+    ints,
+    is_op,
+    produced_by,
+    scalar,
+    static_shape,
+)
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -39,9 +48,11 @@ class FoldConstants:
         folds as well.
     most: bytes that all results of a run may have together; more if the model's constants have.
     work: multiplications that a folded product may take.
+    integers: whether weights of quantized products stay the integers they are.
     """
 
     name: ClassVar[str] = "fold_constants"
+    integers: bool = True
     limit: int = 16 << 20
     most: int = 256 << 20
     work: int = 1 << 30
@@ -68,6 +79,8 @@ class FoldConstants:
             if node.domain or not node.inputs or is_random(node):
                 continue
             if any(a.type in _GRAPHS for a in node.attributes.values()):
+                continue
+            if self.integers and _quantized_weight(node):
                 continue
             if all(v is None or _constant(v) or v.producer() in found for v in node.inputs):
                 found.add(node)
@@ -114,6 +127,24 @@ class FoldConstants:
         if sizes is None or math.prod(sizes) != len(content):
             return None
         return [np.array(content, dtype=value.dtype.numpy()).reshape(sizes)]
+
+
+@dataclass(frozen=True)
+class FoldDequantized(FoldConstants):
+    """Also weights that nobody multiplies as integers: after what does so was fused."""
+
+    name: ClassVar[str] = "fold_dequantized"
+    integers: bool = False
+
+
+def _quantized_weight(node: ir.Node) -> bool:
+    """Is it the DequantizeLinear of the weights of a product whose other side is dequantized too?"""
+    return node.op_type == "DequantizeLinear" and any(
+        use.idx == 1
+        and is_op(use.node, "MatMul", "Gemm", "Conv")
+        and produced_by(use.node.inputs[0], "DequantizeLinear") is not None
+        for use in node.outputs[0].uses()
+    )
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

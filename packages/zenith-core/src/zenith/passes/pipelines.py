@@ -47,8 +47,12 @@ CANONICALIZE: tuple[tuple[str, ...], ...] = (
     (*_EXACT, *_PATTERNS, "infer_shapes", *_CLEAN),
 )
 
+_QUANTIZED = ("lower_quantized_moves", "fuse_quantized")
+
 _FUSE = (
     "unflatten_linear",
+    *_QUANTIZED,
+    "fold_dequantized",
     "fuse_conv",
     "fuse_linear",
     "merge_qkv",
@@ -58,4 +62,4 @@ _FUSE = (
     "dce",
 )
 
-LOWER_CPU: tuple[tuple[str, ...], ...] = ((), _FUSE, _FUSE, _FUSE)
+LOWER_CPU: tuple[tuple[str, ...], ...] = (_QUANTIZED, _FUSE, _FUSE, _FUSE)

@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
     "fold_channels": "fold_channels:FoldChannels",
     "fold_constants": "fold_constants:FoldConstants",
+    "fold_dequantized": "fold_constants:FoldDequantized",
     "fold_pad": "fold_pad:FoldPad",
     "fold_scale": "fold_scale:FoldScale",
     "fuse_add_norm": "fuse_add_norm:FuseAddNorm",
@@ -27,6 +28,7 @@ PASSES: dict[str, str] = {
     "fuse_layer_norm_affine": "fuse_layer_norm_affine:FuseLayerNormAffine",
     "fuse_linear": "fuse_linear:FuseLinear",
     "fuse_pointwise": "fuse_pointwise:FusePointwise",
+    "fuse_quantized": "fuse_quantized:FuseQuantized",
     "fuse_rms_norm": "fuse_rms_norm:FuseRmsNorm",
     "fuse_rotary": "fuse_rotary:FuseRotary",
     "fuse_silu": "fuse_silu:FuseSilu",
@@ -39,6 +41,7 @@ PASSES: dict[str, str] = {
     "lower_einsum": "lower_einsum:LowerEinsum",
     "lower_global_pool": "lower_global_pool:LowerGlobalPool",
     "lower_gradient": "lower_gradient:LowerGradient",
+    "lower_quantized_moves": "lower_quantized_moves:LowerQuantizedMoves",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }

@@ -20,6 +20,7 @@ from zenith.ir import DOMAIN, SOURCE_KEY, GraphIR
 __all__ = [
     "Array",
     "Dims",
+    "FLOAT_KEY",
     "Rewriter",
     "array",
     "attr",
@@ -40,6 +41,11 @@ __all__ = [
     "static_shape",
     "transposed",
 ]
+
+# Metadata of a node: why it computes in float32 in a model that was asked for in int8.
+FLOAT_KEY = "zenith.float32"
+# What new nodes take over from all that they replace.
+MERGED_KEYS = (SOURCE_KEY, FLOAT_KEY)
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Dims: TypeAlias = tuple[int | ir.SymbolicDim, ...]
@@ -274,10 +280,10 @@ class Rewriter:
                 return False
         graph = self.model.graph
         graph.insert_after(at or old[-1], new)
-        sources = _sources(old)
-        for node in new:
-            if sources:
-                node.metadata_props[SOURCE_KEY] = sources
+        for key in MERGED_KEYS:
+            merged = _merged(old, key)
+            for node in new if merged else ():
+                node.metadata_props[key] = merged
         for v, w in values.items():
             if w in created or w.type is None:
                 w.type = v.type
@@ -312,10 +318,10 @@ class Rewriter:
                 self.model.graph.remove(node, safe=True)
 
 
-def _sources(nodes: Iterable[ir.Node]) -> str:
+def _merged(nodes: Iterable[ir.Node], key: str) -> str:
     found: dict[str, None] = {}
     for node in nodes:
-        for part in node.metadata_props.get(SOURCE_KEY, "").split("; "):
+        for part in node.metadata_props.get(key, "").split("; "):
             if part:
                 found[part] = None
     return "; ".join(found)

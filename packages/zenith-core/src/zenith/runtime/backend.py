@@ -47,6 +47,8 @@ class Backend:
 
     name: str = ""
     owner: str = ""  # the distribution it comes from; the plugin manager fills it in
+    # What `precision=` may say besides what the model itself declares.
+    precisions: frozenset[str] = frozenset({"fp32"})
     # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
     plans_sizes: bool = False
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from zenith.errors import PrecisionError
 from zenith.events import events
 from zenith.ir import GraphIR
 from zenith.plugins import State, plugin_manager
+from zenith.runtime.calibration import Calibration, MinMax, accuracy
 from zenith.runtime.compiled_model import CompiledModel
 from zenith.runtime.explain import Explanation
 from zenith.runtime.kernel_registry import KernelRegistry
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith.runtime.partition import EXECUTOR
+from zenith.runtime.quantizer import Quantizer
 from zenith.runtime.reference import relative_error
 from zenith.runtime.stages import FallbackWarning, Stages
 
@@ -52,11 +55,13 @@ class ZenithEngine:
         signature: Signature | None = None,
         *,
         samples: Sequence[Sequence[np.ndarray[Any, Any]]] = (),
+        calibration: Iterable[Sequence[np.ndarray[Any, Any]]] = (),
     ) -> CompiledModel:
         """Compile `graph`; it is left as it was.
 
         signature: how calls cross the framework's edge (numpy arrays by default).
         samples: inputs in graph order on which `config.tolerance` is checked.
+        calibration: inputs in graph order for a precision that needs some; read once.
         """
         config = config if config is not None else CompileConfig()
         started = time.perf_counter()
@@ -66,7 +71,7 @@ class ZenithEngine:
         try:
             source = graph.clone()
             self._add_bodies(source)
-            compiled = self._compile(source.clone(), config, signature, targets)
+            compiled = self._compile(source.clone(), config, signature, targets, calibration)
             if config.tolerance is not None:
                 _check_tolerance(compiled, source, samples, config.tolerance)
         except Exception as error:
@@ -84,9 +89,14 @@ class ZenithEngine:
         config: CompileConfig,
         signature: Signature | None,
         targets: tuple[str, ...],
+        calibration: Iterable[Sequence[np.ndarray[Any, Any]]] = (),
     ) -> CompiledModel:
         graph.verify(types=False)
         stages = Stages(self._plugins, self.registry, config, targets)
+        seen = None
+        if config.precision == "int8":
+            seen = Calibration(calibration, MinMax())
+            stages.quantizer = Quantizer(seen, lambda g: self._in_float(g, config, targets))
         unit = stages.assign(graph)
         stages.report_fallbacks()
         plan, graph = stages.plan(unit)
@@ -103,13 +113,23 @@ class ZenithEngine:
             passes=stages.passes,
             notes=self._notes(targets, config),
         )
-        return CompiledModel(
+        model = CompiledModel(
             graph,
             plan,
             signature if signature is not None else NumpySignature(graph),
             explanation,
             config.threads or 0,
         )
+        if seen is not None:
+            explanation.accuracy.update(accuracy(model, seen.compared))
+        return model
+
+    def _in_float(
+        self, graph: GraphIR, config: CompileConfig, targets: tuple[str, ...]
+    ) -> CompiledModel:
+        """The model as it is, to calibrate with."""
+        plain = replace(config, precision="fp32", calibration_data=None, fallback="allow")
+        return self._compile(graph, plain, None, targets)
 
     def _add_bodies(self, graph: GraphIR) -> None:
         """Give nodes of operators that plugins declare the functions that say what they mean."""

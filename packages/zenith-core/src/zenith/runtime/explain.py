@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Explanation", "NodeReport"]
+__all__ = ["Accuracy", "Explanation", "NodeReport"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,23 @@ class NodeReport:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How near results are to those in float32 on calibration data: the largest
+    max |T - F| / (|F| + rms F), and the smallest cosine, of the samples compared."""
+
+    error: float
+    cosine: float
+    samples: int
+
+    def __str__(self) -> str:
+        return f"cosine {self.cosine:.5f}, error {self.error:.3g} ({self.samples} samples)"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """`nodes` in execution order, `fallbacks` (nodes not on the first backend of the target),
-    `copies` (layout changes the plan added), `notes` (anything else that should be known)."""
+    `copies` (layout changes the plan added), `notes` (anything else that should be known), `accuracy`
+    (of a precision that calibrates: each output against float32 on the calibration data)."""
 
     target: str
     nodes: list[NodeReport]
@@ -46,6 +60,7 @@ class Explanation:
     copies: list[str] = field(default_factory=list)
     passes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [self.summary(), ""]
@@ -66,6 +81,7 @@ class Explanation:
         lines += [f"  {copy}" for copy in self.copies[:8]]
         lines.append(f"fallbacks: {len(self.fallbacks) or 'none'}")
         lines += [f"  {n.name} ({n.op}) on {n.backend}: {n.why}" for n in self.fallbacks]
+        lines += [f"accuracy of '{name}': {found}" for name, found in self.accuracy.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from zenith.errors import PluginError
 from zenith.ir.dims import UnknownSizeError, exactly
+from zenith.passes.quantize import Form
 
 if TYPE_CHECKING:
     from zenith.runtime.op_view import OpView
@@ -67,6 +68,8 @@ class KernelSpec:
         results, so their sizes may follow from data; the executor calls it between two plans.
     tensors_only: no input or output may be a sequence or an optional.
     tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
+    quantizes: of a kernel over 8-bit integers: standard operators by key that become its own when
+        their operands are quantized, with how they are (`Form`), or the reason why this node not.
     """
 
     name: str
@@ -79,6 +82,7 @@ class KernelSpec:
     call: bool = False
     tensors_only: bool = True
     tags: frozenset[str] = frozenset()
+    quantizes: dict[str, Callable[[OpView], Form | str]] = field(default_factory=dict)
 
     def reason_against(self, op: OpView) -> str | None:
         """None if this kernel can run `op`, else why not."""
@@ -120,6 +124,17 @@ class KernelRegistry:
         """Rows of `backend` for this operator, best first."""
         rows = self._by_op.get((backend, op.key), []) + self._by_op.get((backend, "*"), [])
         return [row for row in rows if row.matches(op.key, op.overload)]
+
+    def quantized_form(self, backend: str, op: OpView) -> Form | str:
+        """How `backend` takes this node with quantized operands, or why it does not."""
+        reasons: list[str] = []
+        for row in self._rows.get(backend, []):
+            if op.key in row.quantizes:
+                found = row.quantizes[op.key](op)
+                if isinstance(found, Form):
+                    return found
+                reasons.append(found)
+        return " | ".join(reasons) or "no kernel over integers"
 
     def backends(self) -> list[str]:
         return list(self._rows)

@@ -23,6 +23,7 @@ from zenith.ir.control import closed, is_control, subgraphs
 from zenith.ir.dims import dim_names
 from zenith.passes import PassManager, optimize_graph
 from zenith.passes.expand_functions import expand_functions
+from zenith.passes.rewrite import FLOAT_KEY
 from zenith.passes.widen_half import widen_half
 from zenith.runtime.backend import Backend, CallableProgram, Program
 from zenith.runtime.control import Body, ControlProgram
@@ -44,6 +45,7 @@ from zenith.runtime.plan import ExecutionPlan, PlannedPartition, tensor_specs
 
 if TYPE_CHECKING:
     from zenith.plugins import PluginManager
+    from zenith.runtime.quantizer import Quantizer
 
 __all__ = ["FallbackWarning", "Stages", "Unit"]
 
@@ -76,6 +78,7 @@ class Stages:
         targets: tuple[str, ...],
     ) -> None:
         self._plugins = plugins
+        self._registry = registry
         self._config = config
         self._targets = targets
         self._dispatcher = KernelDispatcher(registry, config.opt_level)
@@ -85,6 +88,7 @@ class Stages:
         self.passes: list[str] = []
         self.reports: list[NodeReport] = []
         self.copies: list[str] = []
+        self.quantizer: Quantizer | None = None
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -93,6 +97,7 @@ class Stages:
         graph.check_types()
         self.passes += [f"{where}{record}" for record in report.records]
         self._adapt(graph, where)
+        self._quantize(graph, where)
         found = assign_backends(graph, self._targets, self._dispatcher, self._planning)
         self._failures += found.failures
         bodies: dict[ir.Node, dict[str, tuple[Unit, list[ir.Value]]]] = {}
@@ -129,6 +134,15 @@ class Stages:
             for name, count in (("expand_functions", expanded), ("widen_half", widened))
             if count
         ]
+
+    def _quantize(self, graph: GraphIR, where: str) -> None:
+        if self.quantizer is None:
+            return
+        if where:  # a body: what its values are, only its own runs show
+            self.quantizer.keep(graph, "it is part of a loop or branch")
+            return
+        changed = self.quantizer.run(graph, self._registry, self._targets[0])
+        self.passes.append(f"quantize: {changed} changed")
 
     def _note_fallback(self, op: OpView, backend: str) -> None:
         first = self._targets[0]
@@ -343,7 +357,7 @@ def _node_reports(
                 backend=part.backend,
                 kernel=selection.spec.name if part.choice.call else backend.kernel_name(selection),
                 dtype=op.outputs[0].dtype if op.outputs else "",
-                why=selection.why,
+                why=_why(selection),
                 candidates=selection.lost,
                 flops=cost.flops,
                 bytes=cost.bytes,
@@ -351,6 +365,12 @@ def _node_reports(
             )
         )
     return reports
+
+
+def _why(selection: Selection) -> str:
+    """Why this kernel; and in a quantized model, why the node computes in float32."""
+    kept = selection.op.node.metadata_props.get(FLOAT_KEY)
+    return selection.why if kept is None else f"{selection.why}; float32: {kept}"
 
 
 class _Owned:

@@ -25,6 +25,7 @@ class CpuBackend(Backend):
     """Native kernels for the best instruction set here (`ZENITH_ISA` forces a lower one)."""
 
     name = "cpu"
+    precisions = frozenset({"fp32", "int8"})
     plans_sizes = True
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ FAMILIES = (
     "gemm",
     "rnn",
     "recurrent",
+    "int8",
     "quantize",
     "conv",
     "pool",

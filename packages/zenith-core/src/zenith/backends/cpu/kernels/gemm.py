@@ -24,7 +24,7 @@ from zenith.ir.dims import Dim, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
 from zenith.runtime.op_view import OpView
 
-__all__ = ["SPECS"]
+__all__ = ["SPECS", "as_matrix", "rows"]
 
 _MAX_RANK = 8
 
@@ -36,7 +36,7 @@ def _product_cost(depth: Dim, op: OpView) -> Cost:
 # Products with a constant matrix.
 
 
-def _matrix(operand: Operand) -> Operand | None:
+def as_matrix(operand: Operand) -> Operand | None:
     """A view as [rows, last axis] with stride 1 on the last axis, or None."""
     shape = (product(operand.shape[:-1]), operand.shape[-1])
     view = operand.reshape(shape)
@@ -45,15 +45,15 @@ def _matrix(operand: Operand) -> Operand | None:
     return view if view is not None and (view.strides[-1] == 1 or shape[-1] == 1) else None
 
 
-def _rows(e: Emit, index: int) -> Operand:
+def rows(e: Emit, index: int) -> Operand:
     """Input `index` as a matrix of its last axis, copied only when it must be."""
-    found = _matrix(e.inner(index)) or _matrix(e.dense(index))
+    found = as_matrix(e.inner(index)) or as_matrix(e.dense(index))
     assert found is not None
     return found
 
 
 def _output_rows(y: Operand) -> Operand:
-    found = _matrix(y)
+    found = as_matrix(y)
     assert found is not None
     return found
 
@@ -70,11 +70,11 @@ def _linear_reason(op: OpView) -> str | None:
 def _emit_linear(e: Emit) -> None:
     steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
     operands = [
-        e.inner(2 + i) if step == "bias" else _rows(e, 2 + i) for i, step in enumerate(steps)
+        e.inner(2 + i) if step == "bias" else rows(e, 2 + i) for i, step in enumerate(steps)
     ]
     e.step(
         "linear_f32",
-        [_rows(e, 0), e.packed(1, "linear_pack_f32", transposed=0), *operands],
+        [rows(e, 0), e.packed(1, "linear_pack_f32", transposed=0), *operands],
         [_output_rows(e.output(0))],
         epilogue=epilogue_codes(e.op.overload),
     )
@@ -95,7 +95,7 @@ def _packed_matmul_reason(op: OpView) -> str | None:
 
 
 def _emit_packed_matmul(e: Emit) -> None:
-    x, y = _rows(e, 0), e.output(0)
+    x, y = rows(e, 0), e.output(0)
     y = _output_rows(y if e.op.outputs[0].rank > 1 else y.unsqueeze(0))
     e.step("linear_f32", [x, e.packed(1, "linear_pack_f32", transposed=0)], [y], epilogue=[])
 

@@ -1,0 +1,105 @@
+// The product of the int8 family with AMX tiles (micro.h). The process has been allowed to use them
+// when the instruction set is chosen (isa/registry.cpp).
+#pragma once
+
+#include "cpu/isa/simd.h"
+#include "zenith/kernel.h"
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+using Left = uint8_t;
+using Right = int8_t;
+constexpr int64_t kGroup = 4, kDepthStep = 64;
+constexpr int kCols = 32;
+constexpr int64_t kTileRows = 32;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Tiles 0..3 are sums [2][2], 4 and 5 rows of the left side, 6 and 7 columns of the panel.
+struct TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+
+// clang-format off
+#define ZENITH_TILE_LOAD(tile, base, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(base), "r"(stride) : "memory")
+#define ZENITH_TILE_STORE(tile, base, stride) \
+  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(base), "r"(stride) : "memory")
+#define ZENITH_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : : : "memory")
+#define ZENITH_TILE_MULTIPLY(sum, a, b) \
+  asm volatile("tdpbusd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : : : "memory")
+// clang-format on
+
+struct Tiles {
+  int64_t configured = 0;  // rows
+
+  Tiles() = default;
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+  ~Tiles() {
+    if (configured != 0) asm volatile("tilerelease" : : : "memory");
+  }
+
+  void configure(int64_t rows) {
+    TileConfig config{};
+    config.palette = 1;
+    const int64_t first = rows < 16 ? rows : 16;
+    for (int t = 0; t < 8; ++t) {
+      const bool second = t == 2 || t == 3 || t == 5;
+      const int64_t used = t >= 6 ? 16 : second ? rows - first : first;
+      config.rows[t] = static_cast<uint8_t>(used);
+      config.row_bytes[t] = used == 0 ? 0 : 64;
+    }
+    asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+    configured = rows;
+  }
+
+  void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
+                const char* ahead, int32_t* sums) {
+    if (configured != rows) configure(rows);
+    if (rows > 16) {
+      multiply_rows<true>(a, a_row, depth, panel, ahead, sums);
+    } else {
+      multiply_rows<false>(a, a_row, depth, panel, ahead, sums);
+    }
+  }
+
+  template <bool kTwo>
+  void multiply_rows(const Left* a, int64_t a_row, int64_t depth, const Right* panel,
+                     const char* ahead, int32_t* sums) {
+    constexpr int64_t kPanelRow = kCols * 4;
+    ZENITH_TILE_ZERO(0);
+    ZENITH_TILE_ZERO(1);
+    if constexpr (kTwo) {
+      ZENITH_TILE_ZERO(2);
+      ZENITH_TILE_ZERO(3);
+    }
+    const Left* lower = a + 16 * a_row;
+    for (int64_t k = 0; k < depth; k += 64, a += 64, lower += 64, panel += 16 * kPanelRow) {
+      ZENITH_TILE_LOAD(6, panel, kPanelRow);
+      ZENITH_TILE_LOAD(4, a, a_row);
+      ZENITH_TILE_MULTIPLY(0, 4, 6);
+      ZENITH_TILE_LOAD(7, panel + 64, kPanelRow);
+      ZENITH_TILE_MULTIPLY(1, 4, 7);
+      if constexpr (kTwo) {
+        ZENITH_TILE_LOAD(5, lower, a_row);
+        ZENITH_TILE_MULTIPLY(2, 5, 6);
+        ZENITH_TILE_MULTIPLY(3, 5, 7);
+      }
+      for (int i = 0; i < 8; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    }
+    ZENITH_TILE_STORE(0, sums, kPanelRow);
+    ZENITH_TILE_STORE(1, sums + 16, kPanelRow);
+    if constexpr (kTwo) {
+      ZENITH_TILE_STORE(2, sums + 16 * kCols, kPanelRow);
+      ZENITH_TILE_STORE(3, sums + 16 * kCols + 16, kPanelRow);
+    }
+  }
+};
+[[maybe_unused]] const char* const kInt8Tile = "32x32";
+
+}  // namespace
+}  // namespace zenith::ZENITH_ISA
