@@ -27,7 +27,7 @@ constexpr int64_t kGroup = 2, kDepthStep = 2;
 constexpr int64_t kTileRows = kRows;
 
 // Scope in which tiles are computed, one per task.
-struct Tiles {
+struct TileProduct {
   // sums[rows][kCols] = rows of a (a_row elements apart) times one panel; depth in kDepthStep.
   void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
                 const char*, int32_t* sums) {

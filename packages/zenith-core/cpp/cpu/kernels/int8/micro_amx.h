@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/isa/simd.h"
+#include "cpu/isa/tiles.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
@@ -17,12 +18,6 @@ constexpr int64_t kTileRows = 32;
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Tiles 0..3 are sums [2][2], 4 and 5 rows of the left side, 6 and 7 columns of the panel.
-struct TileConfig {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-
 // clang-format off
 #define ZENITH_TILE_LOAD(tile, base, stride) \
   asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(base), "r"(stride) : "memory")
@@ -33,38 +28,38 @@ struct TileConfig {
   asm volatile("tdpbusd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : : : "memory")
 // clang-format on
 
-struct Tiles {
-  int64_t configured = 0;  // rows
-
-  Tiles() = default;
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-  ~Tiles() {
-    if (configured != 0) asm volatile("tilerelease" : : : "memory");
-  }
-
-  void configure(int64_t rows) {
-    TileConfig config{};
-    config.palette = 1;
-    const int64_t first = rows < 16 ? rows : 16;
-    for (int t = 0; t < 8; ++t) {
-      const bool second = t == 2 || t == 3 || t == 5;
-      const int64_t used = t >= 6 ? 16 : second ? rows - first : first;
-      config.rows[t] = static_cast<uint8_t>(used);
-      config.row_bytes[t] = used == 0 ? 0 : 64;
-    }
-    asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
-    configured = rows;
+class TileProduct {
+ public:
+  TileProduct() = default;
+  TileProduct(const TileProduct&) = delete;
+  TileProduct& operator=(const TileProduct&) = delete;
+  ~TileProduct() {
+    if (configured_ != 0) _tile_release();
   }
 
   void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
                 const char* ahead, int32_t* sums) {
-    if (configured != rows) configure(rows);
+    if (configured_ != rows) configure(rows);
     if (rows > 16) {
       multiply_rows<true>(a, a_row, depth, panel, ahead, sums);
     } else {
       multiply_rows<false>(a, a_row, depth, panel, ahead, sums);
     }
+  }
+
+ private:
+  int64_t configured_ = 0;  // rows
+
+  void configure(int64_t rows) {
+    TileConfig config;
+    const int first = static_cast<int>(rows < 16 ? rows : 16);
+    const int second = static_cast<int>(rows) - first;
+    for (int tile : {0, 1, 4, 6, 7}) config.set(tile, tile >= 6 ? 16 : first, 64);
+    if (second > 0) {
+      for (int tile : {2, 3, 5}) config.set(tile, second, 64);
+    }
+    Tiles::load(config);
+    configured_ = rows;
   }
 
   template <bool kTwo>

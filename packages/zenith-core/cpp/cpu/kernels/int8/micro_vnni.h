@@ -83,7 +83,7 @@ using RowsFn = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, const c
 constexpr RowsFn kRowsFns[] = {run_rows<1>, run_rows<2>, run_rows<3>, run_rows<4>,
                                run_rows<5>, run_rows<6>, run_rows<7>, run_rows<8>};
 
-struct Tiles {
+struct TileProduct {
   void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
                 const char* ahead, int32_t* sums) {
     kRowsFns[rows - 1](a, a_row, depth / 4, panel, ahead, sums);

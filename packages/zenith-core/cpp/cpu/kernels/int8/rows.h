@@ -93,7 +93,7 @@ void run_rows_product(const Call& call, const Product& p, const InPlace& in_plac
       left = reinterpret_cast<const Left*>(in_place.data + first * in_place.row);
       left_row = in_place.row;
     }
-    Tiles tiles;
+    TileProduct tiles;
     alignas(64) int32_t sums[kTileRows * kCols];
     const Right* panel = weights + g * packed_elements(p.depth, p.n);
     const int64_t end = panels * (range + 1) / blocks.ranges;
