@@ -40,5 +40,6 @@ def _lower(rw: Rewriter, node: ir.Node) -> bool:
         return False
     if not same_scale(x[1:], ends):
         return False
-    new = ir.node(node.op_type, [x[0], *node.inputs[1:]], list(node.attributes.values()))
+    attributes = {a.name: a.value for a in node.attributes.values()}
+    new = rw.op(node.op_type, [x[0], *node.inputs[1:]], attributes)
     return rw.replace([node, last], {last.outputs[0]: new.outputs[0]}, [new])

@@ -68,14 +68,15 @@ def plan(graph: GraphIR, form: Callable[[ir.Node], Form | str]) -> QuantizationP
         value = node.inputs[taken.activation]
         assert value is not None
         wanted.setdefault(value, []).append(node)
-    for value in list(wanted):
-        if source(value) is not value and _only_read_by(value, wanted[value]):
-            producer = value.producer()
-            assert producer is not None
-            wanted.setdefault(source(value), []).append(producer)
     chains = {node: _chain(node) for node in found.forms}
     ends = {chain.result for chain in chains.values()}
-    found.values = {v: None if v in ends else nodes for v, nodes in wanted.items()}
+    for value in list(wanted):
+        origin = source(value)
+        if origin is not value and (origin in ends or _only_read_by(value, wanted[value])):
+            producer = value.producer()
+            assert producer is not None
+            wanted.setdefault(origin, []).append(producer)
+    found.values = {v: None if source(v) in ends else nodes for v, nodes in wanted.items()}
     for value in _second_products(chains, found.values):
         found.values[value] = None
     return found

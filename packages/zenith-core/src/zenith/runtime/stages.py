@@ -141,7 +141,8 @@ class Stages:
         if where:  # a body: what its values are, only its own runs show
             self.quantizer.keep(graph, "it is part of a loop or branch")
             return
-        changed = self.quantizer.run(graph, self._registry, self._targets[0])
+        backends = (t for t in self._targets if "int8" in self._plugins.backend(t).precisions)
+        changed = self.quantizer.run(graph, self._registry, next(backends))
         self.passes.append(f"quantize: {changed} changed")
 
     def _note_fallback(self, op: OpView, backend: str) -> None:

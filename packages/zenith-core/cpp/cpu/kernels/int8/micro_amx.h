@@ -54,9 +54,10 @@ class TileProduct {
     TileConfig config;
     const int first = static_cast<int>(rows < 16 ? rows : 16);
     const int second = static_cast<int>(rows) - first;
-    for (int tile : {0, 1, 4, 6, 7}) config.set(tile, tile >= 6 ? 16 : first, 64);
-    if (second > 0) {
-      for (int tile : {2, 3, 5}) config.set(tile, second, 64);
+    for (int tile = 0; tile < 8; ++tile) {
+      const bool lower = tile == 2 || tile == 3 || tile == 5;
+      const int used = tile >= 6 ? 16 : lower ? second : first;
+      if (used > 0) config.set(tile, used, 64);
     }
     Tiles::load(config);
     configured_ = rows;

@@ -103,7 +103,9 @@ class PlanBuilder:
         data = _native.pack(self.isa, packer, array, params)
         operand = self._new("constant", -1, "uint8", data.shape, None, data)
         self._packed_storage[key] = operand
-        return operand, PackedConstant(data, packer, params, tuple(array.shape), self.isa)
+        return operand, PackedConstant(
+            data, packer, params, tuple(array.shape), array.dtype, self.isa
+        )
 
     def operand(self, value: ir.Value) -> Operand:
         """Where a value lies. Constants and known shape contents are materialised on first use."""

@@ -60,11 +60,12 @@ class PackedConstant:
     packer: str
     params: dict[str, Any]
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     isa: str
 
     def unpack(self) -> np.ndarray:
         """The weight as it was before packing."""
-        target = np.empty(self.shape, np.float32)
+        target = np.empty(self.shape, self.dtype)
         _native.unpack(self.isa, self.packer, self.array, target, self.params)
         return target
 

@@ -126,19 +126,37 @@ def _precision(op: OpView) -> int:
     return _PRECISIONS.get(op.required(1).dtype, 0)
 
 
+def _order(e: Emit) -> tuple[int, ...] | None:
+    """With one scale for all elements their order is free: that of the input's memory."""
+    x = e.operand(0)
+    return x.order() if x is not None and _is_single(e.op.required(1)) else None
+
+
+def _in_order(operand: Operand, order: Sequence[int] | None, shape: Sequence[Dim]) -> Operand:
+    """A tensor that is gapless in `order`, as `shape`."""
+    return _view(operand if order is None else operand.transpose(order), shape)
+
+
+def _flat(e: Emit, order: Sequence[int] | None, shape: Sequence[Dim]) -> Operand:
+    """Input 0 as `shape`, in `order` or row-major."""
+    x = e.operand(0) if order is not None else None
+    return _view(e.dense(0), shape) if x is None else _in_order(x, order, shape)
+
+
 def _emit_linear(kernel: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         op, grid, y = e.op, _grid(e.op), e.op.outputs[0]
+        order = _order(e)
         # Floats of a byte have no zero point but zero, which adding would take a sign from.
         has_zero = op.input(2) is not None and not y.dtype.startswith("float8")
         e.step(
             kernel,
             [
-                _view(e.dense(0), grid.shape),
+                _flat(e, order, grid.shape),
                 grid.lay(e.dense(1)),
                 grid.lay(e.dense(2)) if has_zero else None,
             ],
-            [_view(e.output(0), grid.shape)],
+            [_in_order(e.output(0, order), order, grid.shape)],
             block=grid.block,
             precision=_precision(op) if kernel == "quantize_linear" else 0,
             saturate=int(op.attr("saturate", 1)),
