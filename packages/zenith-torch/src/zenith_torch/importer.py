@@ -169,8 +169,11 @@ class _Importer:
                 state[str(spec.target)] = self.values[node]
                 continue
             if spec.kind is not OutputKind.USER_OUTPUT:
+                user = self.program.graph_signature.user_inputs
+                names_by_target = dict(zip(user, self.input_names, strict=True))
+                written = names_by_target.get(str(spec.target), spec.target)
                 raise CompilationError(
-                    f"the model writes to its input '{spec.target}' in forward",
+                    f"the model writes to its input '{written}' in forward",
                     next="return the new value, or keep it in a buffer of the model: then it is "
                     "state, see CompiledModel.new_state",
                 )

@@ -170,7 +170,8 @@ const char* run_scatter_elements(const Call& call) {
           __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
           return;
         }
-        combine(dst + i * to_step + index * scale, to_step, src + i * update_step, update_step, run);
+        combine(dst + i * to_step + index * scale, to_step, src + i * update_step, update_step,
+                run);
       }
     }
   });

@@ -183,9 +183,7 @@ class NativeProgram:
         """
         read, written = self._storage("input", source), self._storage("output", target)
         uses = [i for i, s in enumerate(self.steps) if _touches(s.inputs, read)]
-        begins = [
-            i for i, s in enumerate(self.steps) if _touches((*s.inputs, *s.outputs), written)
-        ]
+        begins = [i for i, s in enumerate(self.steps) if _touches((*s.inputs, *s.outputs), written)]
         if not uses or not begins or uses[-1] > begins[0]:
             return False
         step = self.steps[begins[0]]
