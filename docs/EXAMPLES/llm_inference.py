@@ -103,7 +103,7 @@ def eager_step(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def compiled_step(model: Any, length: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """torch.compile (inductor) of the decoder with fixed buffers."""
-    decoder = torch.compile(Decoder(model, length), dynamic=False)
+    decoder = torch.compile(Decoder(model, length).eval(), dynamic=False)
 
     def step(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[int]]:
     length = options.prompt + options.tokens
     started = time.perf_counter()
     compiled = zenith.compile(
-        Decoder(model, length),
+        Decoder(model, length).eval(),
         sample_input=(prompt,),
         dynamic={"input_ids": {1: "length"}},
         precision=options.precision,
