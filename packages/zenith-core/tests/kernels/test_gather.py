@@ -12,7 +12,7 @@ import pytest
 from zenith import _native
 from zenith.backends.cpu.kernels import gather, views
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 ITEMS = ["uint8", "float16", "float32", "int64"]
 SPECS = [*views.SPECS, *gather.SPECS]
 Array = np.ndarray[Any, Any]

@@ -30,10 +30,12 @@ Key = tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of every input
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself."""
+    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself; `isa` is
+    the instruction set whose row runs, which may lie below the plan's."""
 
     node: int
     kernel: str
+    isa: str
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand, ...]
     params: dict[str, Any]
@@ -209,6 +211,16 @@ class NativeProgram:
         """Values of the dynamic dims for these inputs."""
         return solve_dims(self.inputs, tuple((a.dtype.name, a.shape) for a in inputs))
 
+    def node_isas(self) -> list[str]:
+        """For every node, the best instruction set among its steps'; for one without steps, that of
+        the plan's own copies."""
+        ranks = {isa: rank for rank, isa in enumerate(_native.isas())}
+        isas = [_native.kernel_isa(self.isa, "copy")] * len(self._node_labels)
+        for step in self.steps:
+            if step.node >= 0 and ranks[step.isa] < ranks[isas[step.node]]:
+                isas[step.node] = step.isa
+        return isas
+
     @property
     def copies(self) -> list[str]:
         """Layout changes the plan added, with the reason."""
@@ -226,7 +238,7 @@ class NativeProgram:
         for index, step in enumerate(self.steps):
             ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
             outs = ", ".join(self._text(o) for o in step.outputs)
-            line = f"  {index:3d}  {step.kernel}_{self.isa}  ({ins}) -> {outs}"
+            line = f"  {index:3d}  {step.kernel}_{step.isa}  ({ins}) -> {outs}"
             lines.append(line + (f"    # {step.why}" if step.why else ""))
         return "\n".join(lines)
 
