@@ -112,7 +112,8 @@ def compile(
         signature = imported.signature
 
         def arrays(call: Any) -> list[Any]:
-            return [signature.to_numpy(t) for t in signature.flatten(*call)]
+            given = map(signature.to_numpy, signature.flatten(*call))
+            return [*given, *imported.state.values()]
 
         samples = []
         if config.tolerance is not None:
@@ -126,7 +127,12 @@ def compile(
         calibration = (arrays(split_sample(x)) for x in config.calibration_data or ())
         engine = ZenithEngine(plugins=plugins)
         return engine.compile(
-            imported.graph, config, signature, samples=samples, calibration=calibration
+            imported.graph,
+            config,
+            signature,
+            samples=samples,
+            calibration=calibration,
+            state=imported.state,
         )
 
 
