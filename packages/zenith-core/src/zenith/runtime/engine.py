@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +160,7 @@ class ZenithEngine:
                 for name in self._plugins.backends
                 if name not in ("cpu", "reference")
                 and self._plugins.status(name).state is State.READY
+                and config.precision in self._plugins.backends[name].precisions
             ]
         for name in names:
             self._plugins.backend(name)  # raises PluginError with the stored cause

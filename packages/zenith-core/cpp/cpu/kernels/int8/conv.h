@@ -12,8 +12,8 @@ struct ConvParams {
   int64_t group;
   FinishParams finish;
 };
-#define ZENITH_FINISH_FIELD(member, kind, capacity)                                  \
-  {#member, ::zenith::Field::kind,                                                   \
+#define ZENITH_FINISH_FIELD(member, kind, capacity) \
+  {#member, ::zenith::Field::kind,                  \
    static_cast<int32_t>(offsetof(ConvParams, finish) + offsetof(FinishParams, member)), capacity}
 [[maybe_unused]] const Field kConvFields[] = {
     ZENITH_FIELD(ConvParams, kernel_shape, kInts, 2),

@@ -10,7 +10,7 @@ Product product_of(const Call& call, const ConvShape& s) {
   const int64_t in_group = s.c / s.group;
   const bool pixels = s.kh * s.kw * s.sh * s.sw * s.group == 1 && s.ph == 0 && s.pw == 0 &&
                       s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw && s.xn == s.h * s.xh;
-  const bool bytes = sizeof(Left) == 1 && x.dtype == DType::kU8 && s.c % kDepthStep == 0;
+  const bool bytes = sizeof(Left) == 1 && x.dtype == DType::kU8 && in_place_pays(s.pixels(), s.c);
   return {s.pixels(), s.kh * s.kw * in_group, s.m / s.group, s.group, !(pixels && bytes)};
 }
 
@@ -25,6 +25,11 @@ int64_t scratch(const Call& call) { return rows_scratch(call, product_of(call, C
       for (; i + 64 <= n; i += 64) std::memcpy(to + i, from + i, 64);
       for (; i + 16 <= n; i += 16) std::memcpy(to + i, from + i, 16);
       std::memcpy(to + n - 16, from + n - 16, 16);
+      return;
+    }
+    if (flip == 0 && n >= 8) {
+      std::memcpy(to, from, 8);
+      std::memcpy(to + n - 8, from + n - 8, 8);
       return;
     }
   }
@@ -54,7 +59,8 @@ void fill_window(const ConvShape& s, int64_t g, int64_t pixel, Left* to) {
       const int64_t begin = least(s.kw, most(0, -left));
       const int64_t end = most(begin, least(s.kw, s.w - left));
       fill_zero(begin * in_group, s.zero, to);
-      copy_run(row + (left + begin) * s.xw, (end - begin) * in_group, s.flip, to + begin * in_group);
+      copy_run(row + (left + begin) * s.xw, (end - begin) * in_group, s.flip,
+               to + begin * in_group);
       fill_zero((s.kw - end) * in_group, s.zero, to + end * in_group);
       continue;
     }

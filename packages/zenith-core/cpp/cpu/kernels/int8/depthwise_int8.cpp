@@ -23,79 +23,66 @@ constexpr int kBits = 32 / kStack;
 constexpr int kPixels = 4;  // of one output row, computed together
 
 // One vector of channels of a column: kStack rows of bytes.
+template <bool kWhole>
 [[gnu::always_inline]] inline vi stack(const uint8_t* const* rows, int64_t at, int n,
                                        uint8_t flip) {
   vi all{};
 #pragma GCC unroll 4
   for (int r = 0; r < kStack; ++r) {
     vu8 bytes{};
-    if (n == kLanes) {
-      std::memcpy(&bytes, rows[r] + at, kLanes);
-    } else {
-      std::memcpy(&bytes, rows[r] + at, static_cast<size_t>(n));
-    }
+    std::memcpy(&bytes, rows[r] + at,
+                kWhole ? static_cast<size_t>(kLanes) : static_cast<size_t>(n));
     all |= __builtin_convertvector(bytes ^ flip, vi) << (r * kBits);
   }
   return all;
 }
 
-// Columns of the kernel's rows [kStack * q, kStack * (q + 1)): where the pixel of x is, or the
-// padding. Rows beyond the kernel have weights of zero and may be any.
-struct Columns8 {
-  const ConvShape& s;
-  const uint8_t* image;
-  const uint8_t* padding;  // s.c bytes of the zero point, as they are in x
-  const uint8_t* rows[kStack];
+// Where the bytes of a stack are: rows [kStack * q, kStack * (q + 1)) of the kernel at column iw of
+// x. Rows beyond the kernel have weights of zero and may be any.
+void stack_rows(const ConvShape& s, const uint8_t* image, const uint8_t* padding, int64_t top,
+                int64_t q, int64_t iw, const uint8_t** to) {
+  for (int r = 0; r < kStack; ++r) {
+    const int64_t i = least(q * kStack + r, s.kh - 1), ih = top + i * s.dh;
+    const bool inside = ih >= 0 && ih < s.h && iw >= 0 && iw < s.w;
+    to[r] = inside ? image + ih * s.xh + iw * s.xw : padding;
+  }
+}
 
-  void rows_from(int64_t top, int64_t q) {
-    for (int r = 0; r < kStack; ++r) {
-      const int64_t i = q * kStack + r < s.kh ? q * kStack + r : s.kh - 1;
-      const int64_t ih = top + i * s.dh;
-      rows[r] = ih < 0 || ih >= s.h ? nullptr : image + ih * s.xh;
-    }
-  }
-  void at(int64_t iw, const uint8_t** to) const {
-    for (int r = 0; r < kStack; ++r) {
-      to[r] = rows[r] == nullptr || iw < 0 || iw >= s.w ? padding : rows[r] + iw * s.xw;
-    }
-  }
+// sums[kPixels][kLanes] for one vector of channels. `columns` has the stacks of each group of rows:
+// kSpan of neighbouring columns that the pixels share, or (kWidth = 0) kw for each of the pixels.
+struct Stacks {
+  const uint8_t* const* columns;
+  int64_t groups, width;
+  const int32_t* weights;
+  int64_t weights_row;
+  uint8_t flip;
 };
 
-// sums[kPixels][kLanes] of `count` pixels from column `col` of an output row on, for one vector of
-// channels. kWidth and kStride are those of the kernel's columns if neighbouring outputs share
-// stacks; 0 is any.
-template <int kWidth, int kStride>
-void sum_pixels(Columns8& columns, int64_t top, int64_t col, int64_t count, int64_t channel, int n,
-                const int32_t* weights, int64_t weights_row, int32_t* sums) {
-  const ConvShape& s = columns.s;
+template <int kWidth, int kStride, bool kWhole>
+void sum_pixels(const Stacks& s, int64_t channel, int n, int32_t* sums) {
   vi sum[kPixels] = {};
-  const uint8_t* from[kStack];
-  const int64_t left = col * s.sw - s.pw;
-  for (int64_t q = 0; q * kStack < s.kh; ++q, weights += s.kw * weights_row) {
-    columns.rows_from(top, q);
-    const auto weight = [&](int64_t j) {
-      return *reinterpret_cast<const vi_u*>(weights + j * weights_row);
-    };
+  const uint8_t* const* from = s.columns;
+  const int32_t* weights = s.weights + channel;
+  for (int64_t q = 0; q < s.groups; ++q) {
     if constexpr (kWidth > 0) {
       constexpr int kSpan = (kPixels - 1) * kStride + kWidth;
       vi stacks[kSpan];
 #pragma GCC unroll 16
-      for (int x = 0; x < kSpan; ++x) {
-        columns.at(left + x, from);
-        stacks[x] = stack(from, channel, n, s.flip);
+      for (int x = 0; x < kSpan; ++x, from += kStack) {
+        stacks[x] = stack<kWhole>(from, channel, n, s.flip);
       }
 #pragma GCC unroll 8
-      for (int j = 0; j < kWidth; ++j) {
-        const vi w = weight(j);
+      for (int j = 0; j < kWidth; ++j, weights += s.weights_row) {
+        const vi w = *reinterpret_cast<const vi_u*>(weights);
 #pragma GCC unroll 8
         for (int p = 0; p < kPixels; ++p) add_products(sum[p], stacks[p * kStride + j], w);
       }
     } else {
-      for (int64_t j = 0; j < s.kw; ++j) {
-        const vi w = weight(j);
-        for (int64_t p = 0; p < count; ++p) {
-          columns.at(left + p * s.sw + j * s.dw, from);
-          add_products(sum[p], stack(from, channel, n, s.flip), w);
+      for (int64_t j = 0; j < s.width; ++j, weights += s.weights_row) {
+        const vi w = *reinterpret_cast<const vi_u*>(weights);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPixels; ++p, from += kStack) {
+          add_products(sum[p], stack<kWhole>(from, channel, n, s.flip), w);
         }
       }
     }
@@ -103,15 +90,52 @@ void sum_pixels(Columns8& columns, int64_t top, int64_t col, int64_t count, int6
   std::memcpy(sums, sum, sizeof(sum));
 }
 
-using SumFn = void (*)(Columns8&, int64_t, int64_t, int64_t, int64_t, int, const int32_t*, int64_t,
-                       int32_t*);
-SumFn sum_fn(const ConvShape& s) {
-  if (s.kw == 3 && s.dw == 1 && s.sw == 1) return sum_pixels<3, 1>;
-  if (s.kw == 3 && s.dw == 1 && s.sw == 2) return sum_pixels<3, 2>;
-  return sum_pixels<0, 0>;
+using SumFn = void (*)(const Stacks&, int64_t, int, int32_t*);
+
+// How the columns of a kernel are taken: `span` columns serve kPixels outputs together, or none.
+struct Method {
+  SumFn whole, tail;
+  int64_t span;
+};
+Method method_of(const ConvShape& s) {
+  if (s.kw == 3 && s.dw == 1 && s.sw == 1) {
+    return {sum_pixels<3, 1, true>, sum_pixels<3, 1, false>, kPixels + 2};
+  }
+  if (s.kw == 3 && s.dw == 1 && s.sw == 2) {
+    return {sum_pixels<3, 2, true>, sum_pixels<3, 2, false>, 2 * kPixels + 1};
+  }
+  return {sum_pixels<0, 0, true>, sum_pixels<0, 0, false>, 0};
 }
 
-int64_t scratch(const Call& call) { return round_up(call.in[0].shape[3], 64); }
+int64_t stacks_of_tile(const ConvShape& s, const Method& method) {
+  return ceil_div(s.kh, kStack) * (method.span > 0 ? method.span : s.kw * kPixels);
+}
+
+void find_stacks(const ConvShape& s, const Method& method, const uint8_t* image,
+                 const uint8_t* padding, int64_t top, int64_t left, const uint8_t** to) {
+  for (int64_t q = 0; q * kStack < s.kh; ++q) {
+    if (method.span > 0) {
+      for (int64_t x = 0; x < method.span; ++x, to += kStack) {
+        stack_rows(s, image, padding, top, q, left + x, to);
+      }
+      continue;
+    }
+    for (int64_t j = 0; j < s.kw; ++j) {
+      for (int64_t p = 0; p < kPixels; ++p, to += kStack) {
+        stack_rows(s, image, padding, top, q, left + p * s.sw + j * s.dw, to);
+      }
+    }
+  }
+}
+
+int64_t table_bytes(const ConvShape& s) {
+  return round_up(stacks_of_tile(s, method_of(s)) * kStack * 8, 64);
+}
+
+int64_t scratch(const Call& call) {
+  const ConvShape s(call);
+  return round_up(s.c, 64) + call.parallel.threads * table_bytes(s);
+}
 
 const char* run(const Call& call) {
   const ConvShape s(call);
@@ -119,22 +143,27 @@ const char* run(const Call& call) {
   const Finish finish(call, static_cast<const ConvParams*>(call.params)->finish);
   uint8_t* padding = reinterpret_cast<uint8_t*>(call.scratch);
   std::memset(padding, s.zero ^ s.flip, static_cast<size_t>(s.c));
-  const auto* weights = static_cast<const int32_t*>(call.in[1].data);
-  const int64_t weights_row = round_up(s.c, kLanes);
-  const SumFn sum = sum_fn(s);
-  const int64_t lines = s.n * s.oh;
+  const Method method = method_of(s);
+  const int64_t lines = s.n * s.oh, bytes = table_bytes(s);
   const int64_t tasks = least(lines, call.parallel.threads == 1 ? 1 : 4 * call.parallel.threads);
-  parallel_for(call, tasks, [&](int64_t task, int) {
+  parallel_for(call, tasks, [&](int64_t task, int worker) {
     alignas(64) int32_t sums[kPixels * kLanes];
+    auto** table =
+        reinterpret_cast<const uint8_t**>(call.scratch + round_up(s.c, 64) + worker * bytes);
+    const Stacks stacks{table,
+                        ceil_div(s.kh, kStack),
+                        s.kw,
+                        static_cast<const int32_t*>(call.in[1].data),
+                        round_up(s.c, kLanes),
+                        s.flip};
     for (int64_t line = lines * task / tasks; line < lines * (task + 1) / tasks; ++line) {
       const int64_t image = line / s.oh, top = line % s.oh * s.sh - s.ph;
-      Columns8 columns{s, s.x + image * s.xn, padding, {}};
-      for (int64_t channel = 0; channel < s.c; channel += kLanes) {
-        const int64_t n = least(kLanes, s.c - channel);
-        for (int64_t col = 0; col < s.ow; col += kPixels) {
-          const int64_t count = least(kPixels, s.ow - col);
-          sum(columns, top, col, count, channel, static_cast<int>(n), weights + channel,
-              weights_row, sums);
+      for (int64_t col = 0; col < s.ow; col += kPixels) {
+        const int64_t count = least(kPixels, s.ow - col);
+        find_stacks(s, method, s.x + image * s.xn, padding, top, col * s.sw - s.pw, table);
+        for (int64_t channel = 0; channel < s.c; channel += kLanes) {
+          const int64_t n = least(kLanes, s.c - channel);
+          (n == kLanes ? method.whole : method.tail)(stacks, channel, static_cast<int>(n), sums);
           finish.tile<kLanes>(sums, 0, channel, line * s.ow + col, channel, count, n);
         }
       }

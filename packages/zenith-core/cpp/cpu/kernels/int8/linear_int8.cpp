@@ -10,7 +10,7 @@ const Field kFields[] = {ZENITH_FINISH_FIELDS(FinishParams)};
 Product product_of(const Call& call) {
   const TensorRef &x = call.in[0], &y = call.out[0];
   const bool bytes = sizeof(Left) == 1 && x.dtype == DType::kU8;
-  return {x.shape[0], x.shape[1], y.shape[1], 1, !bytes || x.shape[1] % kDepthStep != 0};
+  return {x.shape[0], x.shape[1], y.shape[1], 1, !bytes || !in_place_pays(x.shape[0], x.shape[1])};
 }
 
 int64_t scratch(const Call& call) { return rows_scratch(call, product_of(call)); }

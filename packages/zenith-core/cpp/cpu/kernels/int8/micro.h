@@ -1,8 +1,9 @@
 // The innermost product of the int8 family: a few rows of bytes times one packed panel of weights.
 //
-// Note [Panels of bytes]: weights [K, N] are packed as [ceil(N / kCols)][K / kGroup][kCols][kGroup],
-// K padded with zeros to a multiple of kDepthStep. An instruction set multiplies groups of kGroup
-// neighbours along K and adds them up in 32 bits; all sums are exact and wrap around at 32 bits.
+// Note [Panels of bytes]: weights [K, N] are packed as [ceil(N / kCols)][K /
+// kGroup][kCols][kGroup], K padded with zeros to a multiple of kDepthStep. An instruction set
+// multiplies groups of kGroup neighbours along K and adds them up in 32 bits; all sums are exact
+// and wrap around at 32 bits.
 //   avx512_vnni  u8 x s8, four at a time (vpdpbusd), 8 x 48 sums in registers
 //   amx          u8 x s8, tiles of 16 x 64 bytes (tdpbusd), 32 x 32 sums
 //   the others   16-bit pairs (vpmaddwd): u8 x s8 pairs would saturate at 16 bits (vpmaddubsw)

@@ -56,43 +56,49 @@ struct Blocks {
   }
 };
 
+// Whether rows of `depth` bytes are read where they lie: the few behind the end would be copied.
+inline bool in_place_pays(int64_t rows, int64_t depth) {
+  return depth % kDepthStep == 0 || (rows > 2 * kTileRows && depth >= kDepthStep / 4);
+}
+// A worker's copy of a block, or of a last tile.
 inline int64_t left_bytes(const Product& p, const Blocks& b) {
-  return p.copied ? round_up(b.rows * p.padded() * static_cast<int64_t>(sizeof(Left)), 64) : 0;
+  const int64_t rows = p.copied ? b.rows : kTileRows;
+  return round_up(rows * p.padded() * static_cast<int64_t>(sizeof(Left)), 64);
 }
 inline int64_t rows_scratch(const Call& call, const Product& p) {
   return call.parallel.threads * left_bytes(p, Blocks(p, call.parallel.threads));
 }
 
-// A left side in place.
+// A left side in place. Tiles read its rows up to p.padded(), into the next row, which weights of
+// zero take out; those of the last rows, which have nothing behind them, are copied.
 struct InPlace {
   const uint8_t* data;
   int64_t row;
+
+  int64_t safe_rows(const Product& p) const {
+    const int64_t over = p.padded() - p.depth;
+    return over == 0 ? p.rows : most(0, p.rows - ceil_div(over, most(1, row)));
+  }
 };
 
-// in_place: where uncopied rows lie. fill(g, row, to): p.depth elements of a row of group g.
+// in_place: where uncopied rows lie. fill(g, row, to): p.depth elements of a row of group g; what
+// is behind them may be anything.
 template <typename Fill>
-void run_rows_product(const Call& call, const Product& p, const InPlace& in_place,
-                      const Fill& fill, const Finish& finish) {
+void run_rows_product(const Call& call, const Product& p, const InPlace& in_place, const Fill& fill,
+                      const Finish& finish) {
   const Blocks blocks(p, call.parallel.threads);
   const Right* weights = static_cast<const Right*>(call.in[1].data);
   const int64_t depth = p.padded(), panels = p.panels(), bytes = left_bytes(p, blocks);
+  const int64_t safe = p.copied ? p.rows : in_place.safe_rows(p);
   parallel_for(call, p.groups * blocks.count * blocks.ranges, [&](int64_t task, int worker) {
     const int64_t range = task % blocks.ranges, g = task / blocks.ranges / blocks.count;
     const int64_t first = task / blocks.ranges % blocks.count * blocks.rows;
     const int64_t rows = least(blocks.rows, p.rows - first);
-    const Left* left = nullptr;
-    int64_t left_row = depth;
-    if (p.copied) {
-      Left* to = reinterpret_cast<Left*>(call.scratch + worker * bytes);
-      left = to;
-      for (int64_t i = 0; i < rows; ++i, to += depth) {
-        fill(g, first + i, to);
-        std::memset(to + p.depth, 0, static_cast<size_t>(depth - p.depth) * sizeof(Left));
-      }
-    } else {
-      left = reinterpret_cast<const Left*>(in_place.data + first * in_place.row);
-      left_row = in_place.row;
-    }
+    // The copy: of all rows of the block, or of the last tile's if those cannot be read in place.
+    Left* copy = reinterpret_cast<Left*>(call.scratch + worker * bytes);
+    const int64_t last = (rows - 1) / kTileRows * kTileRows;
+    const int64_t copied = p.copied ? 0 : first + rows > safe ? last : rows;
+    for (int64_t i = copied; i < rows; ++i) fill(g, first + i, copy + (i - copied) * depth);
     TileProduct tiles;
     alignas(64) int32_t sums[kTileRows * kCols];
     const Right* panel = weights + g * packed_elements(p.depth, p.n);
@@ -101,12 +107,18 @@ void run_rows_product(const Call& call, const Product& p, const InPlace& in_plac
       const int64_t channel = j * kCols, cols = least(kCols, p.n - channel);
       const Right* from = panel + j * panel_elements(p.depth);
       // Tiles fetch the next panel, slice by slice.
-      const char* ahead = reinterpret_cast<const char*>(j + 1 < panels ? from + depth * kCols : from);
-      const int64_t slice = depth * kCols * static_cast<int64_t>(sizeof(Right)) /
-                            most(1, ceil_div(rows, kTileRows));
+      const char* ahead =
+          reinterpret_cast<const char*>(j + 1 < panels ? from + depth * kCols : from);
+      const int64_t slice =
+          depth * kCols * static_cast<int64_t>(sizeof(Right)) / most(1, ceil_div(rows, kTileRows));
       for (int64_t i = 0, t = 0; i < rows; i += kTileRows, ++t) {
         const int64_t count = least(kTileRows, rows - i);
-        tiles.multiply(left + i * left_row, left_row, count, depth, from, ahead + t * slice, sums);
+        const bool there = i < copied;
+        const Left* left =
+            there ? reinterpret_cast<const Left*>(in_place.data + (first + i) * in_place.row)
+                  : copy + (i - copied) * depth;
+        tiles.multiply(left, there ? in_place.row : depth, count, depth, from, ahead + t * slice,
+                       sums);
         finish.tile<kCols>(sums, g, channel, first + i, g * p.n + channel, count, cols);
       }
     }

@@ -46,8 +46,8 @@ void for_each_weight(const Weights& w, const F& visit) {
       for (int64_t a = 0; a < w.taps[0]; ++a) {
         for (int64_t b = 0; b < w.taps[1]; ++b) {
           for (int64_t c = 0; c < w.taps[2]; ++c) {
-            int64_t from = g * w.s_group + n * w.s_n + a * w.s_tap[0] + b * w.s_tap[1] +
-                           c * w.s_tap[2];
+            int64_t from =
+                g * w.s_group + n * w.s_n + a * w.s_tap[0] + b * w.s_tap[1] + c * w.s_tap[2];
             for (int64_t i = 0; i < w.channels; ++i, ++k, from += w.s_channel) {
               visit(from, panel + k / kGroup * kCols * kGroup + k % kGroup);
             }

@@ -47,6 +47,29 @@ float rounded_to(float x) {
   return decode(code);
 }
 
+// With one scale: the quotient without a division. The residual of a first guess, taken exactly,
+// corrects it to the number nearest to x / scale (Markstein, "Computation of elementary functions
+// on the IBM RISC System/6000 processor", 1990). A guess beyond the range of every integer type is
+// cut, so that infinities stay. False, with nothing done, where the steps could leave the normal
+// numbers.
+bool divide_run([[maybe_unused]] float* x, [[maybe_unused]] int64_t n,
+                [[maybe_unused]] float scale) {
+#ifdef __FMA__
+  constexpr float kBeyond = 1e6f, kLeast = 1e-20f, kMost = 1e20f;
+  if (!(scale > kLeast && scale < kMost)) return false;
+  const float inverse = 1.0f / scale;
+  for (int64_t i = 0; i < n; ++i) {
+    float guess = x[i] * inverse;
+    guess = guess > -kBeyond ? guess : -kBeyond;
+    guess = guess < kBeyond ? guess : kBeyond;
+    x[i] = __builtin_fmaf(__builtin_fmaf(-guess, scale, x[i]), inverse, guess);
+  }
+  return true;
+#else
+  return false;
+#endif
+}
+
 // kScaleStep and kZeroStep: 0 for one value per run, 1 for one per element.
 template <int kScaleStep, int kZeroStep>
 void quantize_run(float* x, int64_t n, const float* scale, const float* zero, Range range,
@@ -60,7 +83,7 @@ void quantize_run(float* x, int64_t n, const float* scale, const float* zero, Ra
     for (int64_t i = 0; i < n; ++i) {
       x[i] = rounded(rounded(x[i]) / rounded(scale[i * kScaleStep]));
     }
-  } else {
+  } else if (kScaleStep != 0 || !whole || !divide_run(x, n, s0)) {
     for (int64_t i = 0; i < n; ++i) x[i] = x[i] / (kScaleStep != 0 ? scale[i] : s0);
   }
   if (!whole) {
