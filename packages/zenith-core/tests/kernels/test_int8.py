@@ -41,7 +41,10 @@ def node_of(
     graph = onnx.helper.make_graph(
         [node],
         "g",
-        [onnx.helper.make_tensor_value_info(k, code(inputs[k].dtype), inputs[k].shape) for k in fed],
+        [
+            onnx.helper.make_tensor_value_info(k, code(inputs[k].dtype), inputs[k].shape)
+            for k in fed
+        ],
         [onnx.ValueInfoProto(name="y")],
         [onnx.numpy_helper.from_array(v, k) for k, v in inputs.items() if k not in fed],
     )

@@ -218,7 +218,9 @@ def test_intermediates_with_other_users_stay(check: Check) -> None:
     g = check(
         ["fuse_quantized", "dce"],
         "(float[2,6] x) => (y, r)",
-        BODY.format(axis=1, wz="", product="m = MatMul(d, e) r = Relu(m) y = QuantizeLinear(r, s, z)"),
+        BODY.format(
+            axis=1, wz="", product="m = MatMul(d, e) r = Relu(m) y = QuantizeLinear(r, s, z)"
+        ),
         weights,
     )
     assert check.ops(g) == ["QuantizeLinear", "zenith.QuantizedLinear:relu", "QuantizeLinear"]

@@ -68,6 +68,9 @@ class ZenithEngine:
         state: see `ImportedModel.state`.
         """
         config = config if config is not None else CompileConfig()
+        if self._target is not None:
+            config = replace(config, target=self._target)
+        self._plugins.check(config)
         started = time.perf_counter()
         name = graph.model.graph.name or "model"
         targets = self._targets(config)
@@ -152,8 +155,7 @@ class ZenithEngine:
 
     def _targets(self, config: CompileConfig) -> tuple[str, ...]:
         """Backend names in order of priority; CPU and reference are always last."""
-        asked = self._target if self._target is not None else config.target
-        names = [asked] if isinstance(asked, str) else list(asked)
+        names = list(config.target)
         if names == ["auto"]:
             names = [
                 name

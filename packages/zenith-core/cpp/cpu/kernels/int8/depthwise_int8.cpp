@@ -29,10 +29,7 @@ template <bool kWhole>
   vi all{};
 #pragma GCC unroll 4
   for (int r = 0; r < kStack; ++r) {
-    vu8 bytes{};
-    std::memcpy(&bytes, rows[r] + at,
-                kWhole ? static_cast<size_t>(kLanes) : static_cast<size_t>(n));
-    all |= __builtin_convertvector(bytes ^ flip, vi) << (r * kBits);
+    all |= wide_bytes(rows[r] + at, kWhole ? kLanes : n, flip) << (r * kBits);
   }
   return all;
 }

@@ -31,13 +31,26 @@ struct FinishParams {
 constexpr int kFinishFieldCount = 6;
 
 typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
-typedef int8_t vi8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
 
-[[gnu::always_inline]] inline vf floats_of_bytes(const uint8_t* p, int n, bool is_signed) {
-  vu8 bytes{};
+// Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
+// which GCC 12 does not make of a conversion of vectors.
+[[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
+  typedef char v16 __attribute__((vector_size(16)));
+  typedef uint8_t v16u __attribute__((vector_size(16)));
+  v16u bytes{};
   std::memcpy(&bytes, p, static_cast<size_t>(n));
-  return is_signed ? to_float(__builtin_convertvector((vi8)bytes, vi))
-                   : to_float(__builtin_convertvector(bytes, vi));
+  bytes ^= flip;
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  return (vi)__builtin_ia32_pmovzxbd512_mask((v16)bytes, vi{}, 0xffff);
+#elif defined(__AVX2__) && ZENITH_VEC_BYTES == 32
+  return (vi)__builtin_ia32_pmovzxbd256((v16)bytes);
+#elif defined(__SSE4_1__) && ZENITH_VEC_BYTES == 16
+  return (vi)__builtin_ia32_pmovzxbd128((v16)bytes);
+#else
+  vu8 some;
+  std::memcpy(&some, &bytes, kLanes);
+  return __builtin_convertvector(some, vi);
+#endif
 }
 
 // The first operand where it is larger (smaller), else the second: NaN gives the second. In one
@@ -110,9 +123,9 @@ struct Finish {
   const uint8_t* add8;   // at the output's first element, or null
   int64_t add8_row;
   float add_scale, add_zero;
-  bool add_signed;
-  StepOperand add;  // float32; data is null without one
-  float lo, hi;     // of a relu or relu6; part of the rounding where y is integers
+  uint8_t add_flip;  // of an int8 tensor, whose zero point moves along
+  StepOperand add;   // float32; data is null without one
+  float lo, hi;      // of a relu or relu6; part of the rounding where y is integers
   bool short_gelu;
   Epilogue rest;
   bool integers;
@@ -143,7 +156,7 @@ struct Finish {
         add8_row(0),
         add_scale(p.add_scale),
         add_zero(static_cast<float>(p.add_zero)),
-        add_signed(false),
+        add_flip(0),
         add{},
         lo(-__builtin_inff()),
         hi(__builtin_inff()),
@@ -156,7 +169,7 @@ struct Finish {
     if (call.in[5].rank >= 0) {
       add8 = static_cast<const uint8_t*>(call.in[5].data);
       add8_row = row_stride(call.in[5]);
-      add_signed = call.in[5].dtype == DType::kI8;
+      if (call.in[5].dtype == DType::kI8) add_flip = 0x80, add_zero += 128;
     }
     const StepCodes& codes = p.epilogue;
     const TensorRef* operand = call.in + kFirstOperand;
@@ -243,30 +256,43 @@ struct Finish {
     const vi off = *reinterpret_cast<const vi_u*>(offset + at);
     const vf factor = load(scale + at), shift = load(bias + at);
     const vf low = splat(lo), high = splat(hi);
-    for (int64_t i = 0; i < span.rows; ++i) {
-      const vi sum = *reinterpret_cast<const vi_u*>(sums + i * kLd + j);
+    // Copies: as far as the compiler can tell, bytes that are stored may be this object's.
+    const Rounding round = rounding;
+    const int64_t out_row = ldy, row8 = add8_row, row32 = add.row;
+    uint8_t* out = bytes_at(span.row, span.col + j);
+    const uint8_t* more8 = add8 == nullptr ? nullptr : add8 + span.row * row8 + span.col + j;
+    const float* more32 =
+        add.data == nullptr ? nullptr : add.data + span.row * row32 + span.col + j;
+    const vf zero8 = splat(add_zero), scale8 = splat(add_scale);
+    const uint8_t flip8 = add_flip;
+    const int64_t rows = span.rows;
+    sums += j;
+    if constexpr (kLast == Last::kFloats) to += j;
+    for (int64_t i = 0; i < rows; ++i, sums += kLd) {
+      const vi sum = *reinterpret_cast<const vi_u*>(sums);
       vf v = to_float((vi)((vu)sum + (vu)off)) * factor + shift;
       if constexpr (kAdds) {
-        if (add8 != nullptr) {
-          const uint8_t* from = add8 + (span.row + i) * add8_row + span.col + j;
-          v += (floats_of_bytes(from, n, add_signed) - add_zero) * add_scale;
+        if (more8 != nullptr) {
+          v += (to_float(wide_bytes(more8, n, flip8)) - zero8) * scale8;
+          more8 += row8;
         }
-        if (add.data != nullptr) {
-          const float* from = add.data + (span.row + i) * add.row + span.col + j;
-          v += n == kLanes ? load(from) : load_n(from, n);
+        if (more32 != nullptr) {
+          v += n == kLanes ? load(more32) : load_n(more32, n);
+          more32 += row32;
         }
       }
       if constexpr (kLast == Last::kFloats) {
         v = smaller(high, larger(low, v));
-        float* where = to + i * to_row + j;
         if (n == kLanes) {
-          store(where, v);
+          store(to, v);
         } else {
-          store_n(where, v, n);
+          store_n(to, v, n);
         }
+        to += to_row;
       } else {
         if constexpr (kLast == Last::kGeluBytes) v = gelu_for_bytes(v);
-        rounding.store(v, bytes_at(span.row + i, span.col + j), n);
+        round.store(v, out, n);
+        out += out_row;
       }
     }
   }

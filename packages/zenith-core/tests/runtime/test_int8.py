@@ -1,0 +1,180 @@
+"""precision="int8": what it computes, how near it comes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zenith
+from zenith.config import CompileConfig
+from zenith.errors import CompilationError, ConfigurationError, PrecisionError
+from zenith.runtime.calibration import MinMax
+from zenith.runtime.reference import evaluate_float64
+
+Array = np.ndarray[Any, Any]
+
+CONV_NET = """
+    a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w1, b1)
+    r = Relu(a)
+    p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r)
+    c = Conv<pads = [1, 1, 1, 1]>(p, w2, b2)
+    d = Relu(c)
+    e = Conv(d, w3)
+    s = Add(e, p)
+    t = Relu(s)
+    g = Conv<pads = [1, 1, 1, 1], group = 16>(t, w4)
+    h = Clip(g, zero, six)
+    i = Conv<strides = [2, 2]>(h, w5)
+    j = Conv<strides = [2, 2]>(t, w6)
+    k = Add(i, j)
+    l = Relu(k)
+    m = Conv(l, w7)
+    n = GlobalAveragePool(m)
+    o = Flatten(n)
+    y = Gemm<transB = 1>(o, w8, b8)
+"""
+
+
+def draw(*shape: int, seed: int = 0) -> Array:
+    rng = np.random.default_rng([seed, *shape])
+    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+@pytest.fixture
+def conv_net(graph_of: Any) -> Any:
+    weights = {
+        "w1": draw(16, 3, 3, 3), "b1": draw(16), "w2": draw(16, 16, 3, 3), "b2": draw(16),
+        "w3": draw(16, 16, 1, 1), "w4": draw(16, 1, 3, 3), "w5": draw(32, 16, 1, 1),
+        "w6": draw(32, 16, 1, 1, seed=1), "w7": draw(24, 32, 1, 1), "w8": draw(10, 24),
+        "b8": draw(10), "zero": np.float32(0).reshape(()), "six": np.float32(6).reshape(()),
+    }  # fmt: skip
+    return graph_of("(float[B,3,32,24] x) => (float[B,10] y)", CONV_NET, weights)
+
+
+def images(count: int, *, batch: int = 1) -> list[tuple[Array]]:
+    return [
+        (np.random.default_rng(i).standard_normal((batch, 3, 32, 24)).astype(np.float32),)
+        for i in range(count)
+    ]
+
+
+def cosine(a: Array, b: Array) -> float:
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+def test_a_conv_net(conv_net: Any) -> None:
+    fast = zenith.compile(conv_net, precision="int8", calibration_data=images(8), fallback="error")
+    nodes = fast.explain().nodes
+    products = [n for n in nodes if "Quantized" in n.op]
+    assert len(products) == 8 and all("int8" in n.kernel for n in products)
+    assert sum(n.dtype == "uint8" for n in products) == 6, "integers stay between convolutions"
+    pool = next(n for n in nodes if n.op.endswith("MaxPool"))
+    assert pool.dtype == "uint8"
+    (found,) = fast.explain().accuracy.values()
+    assert found.samples == 8 and found.cosine > 0.99 and found.error < 0.2
+    assert "accuracy of 'y': cosine" in str(fast.explain())
+    (x,) = images(1, batch=3)[0]
+    (want,) = evaluate_float64(conv_net, {"x": x}).values()
+    assert cosine(fast(x), want) > 0.99
+    assert fast.verify(x).worst < 1e-3, "against the quantized graph itself"
+
+
+def test_a_transformer_block(mlp: Any, array: Any) -> None:
+    fast = zenith.compile(
+        mlp(), precision="int8", calibration_data=[(array(2, 5, 24, seed=i),) for i in range(4)]
+    )
+    ops = [n.op for n in fast.explain().nodes]
+    assert "zenith:QuantizedLinear.bias.gelu.quantize" in ops
+    assert "zenith:QuantizedLinear.bias.add" in ops, "the residual stays float32"
+    x = array(3, 5, 24, seed=9)
+    (want,) = evaluate_float64(mlp(), {"x": x}).values()
+    assert cosine(fast(x), want) > 0.999
+
+
+def test_what_stays_float32_is_named(mlp: Any, array: Any) -> None:
+    fast = zenith.compile(mlp(), precision="int8", calibration_data=[(array(1, 5, 24),)])
+    kept = {n.op: n.why for n in fast.explain().nodes if "float32:" in n.why}
+    assert kept == {
+        "ai.onnx:LayerNormalization": kept["ai.onnx:LayerNormalization"],
+    } and kept["ai.onnx:LayerNormalization"].endswith("float32: no kernel over integers")
+
+
+def test_a_product_that_is_not_quantized_says_why(graph_of: Any, array: Any) -> None:
+    graph = graph_of(
+        "(float[B,4] x) => (float[B,B] y)", "t = Transpose<perm = [1, 0]>(x) y = MatMul(x, t)", {}
+    )
+    fast = zenith.compile(graph, precision="int8", calibration_data=[(array(2, 4),)])
+    why = next(n.why for n in fast.explain().nodes if n.op == "ai.onnx:MatMul")
+    assert "float32: its right side is not constant" in why
+
+
+def test_tolerance_is_kept(mlp: Any, array: Any) -> None:
+    sample = (array(2, 5, 24),)
+    data = [sample, (array(2, 5, 24, seed=1),)]
+    zenith.compile(
+        mlp(), sample_input=sample, precision="int8", calibration_data=data, tolerance=0.2
+    )
+    with pytest.raises(PrecisionError):
+        zenith.compile(
+            mlp(), sample_input=sample, precision="int8", calibration_data=data, tolerance=1e-6
+        )
+
+
+def test_calibration_data_is_read_once_and_may_be_a_generator(mlp: Any, array: Any) -> None:
+    read = []
+
+    def data() -> Any:
+        for i in range(20):
+            read.append(i)
+            yield array(1 + i % 3, 5, 24, seed=i)
+
+    fast = zenith.compile(mlp(), precision="int8", calibration_data=data())
+    assert read == list(range(20))
+    (found,) = fast.explain().accuracy.values()
+    assert found.samples == 8, "results of a few samples only are kept"
+
+
+def test_missing_calibration_data_shows_the_call() -> None:
+    with pytest.raises(ConfigurationError, match="calibration_data=\\[\\(x1,\\), \\(x2,\\)"):
+        CompileConfig(precision="int8")
+
+
+def test_empty_calibration_data_is_an_error(mlp: Any) -> None:
+    with pytest.raises(ConfigurationError, match="calibration_data is empty"):
+        zenith.compile(mlp(), precision="int8", calibration_data=[])
+
+
+def test_numbers_that_are_none_are_an_error(mlp: Any, array: Any) -> None:
+    bad = array(1, 5, 24)
+    bad[0, 0, 0] = np.nan
+    with pytest.raises(CompilationError, match="calibration: value 'x' has numbers from"):
+        zenith.compile(mlp(), precision="int8", calibration_data=[(bad,)])
+
+
+def test_a_target_without_integers_is_refused(mlp: Any, array: Any) -> None:
+    with pytest.raises(ConfigurationError, match="no kernel on target 'reference' can honour it"):
+        zenith.compile(
+            mlp(), target="reference", precision="int8", calibration_data=[(array(1, 5, 24),)]
+        )
+
+
+def test_min_max_takes_in_one_run_after_the_other() -> None:
+    seen = MinMax()
+    seen.observe("v", np.array([1.0, 2.0]))
+    seen.observe("v", np.array([-1.0, 1.5]))
+    seen.observe("v", np.zeros(0))
+    assert seen.ranges() == {"v": (-1.0, 2.0)}
+    seen.observe("v", np.array([np.nan]))
+    assert np.isnan(seen.ranges()["v"][0])
+
+
+def test_every_level_quantizes(mlp: Any, array: Any) -> None:
+    for level in (0, 1, 2, 3):
+        fast = zenith.compile(
+            mlp(), precision="int8", calibration_data=[(array(1, 5, 24),)], opt_level=level
+        )
+        kernels = [n.kernel for n in fast.explain().nodes]
+        assert sum(k.startswith("linear_int8") for k in kernels) == 2
