@@ -26,8 +26,8 @@ class Step:
 
 
 # "bias" adds one number per output channel ([N]); "add" and "mul" take a tensor of the output's
-# shape. "addq" takes a quantized tensor with its scale and zero point, "quantize" a scale and a zero
-# point, and comes last. The clip bounds are cast to the running dtype so one body serves every
+# shape. "addq" takes a quantized tensor with its scale and zero point; "quantize" a scale and a
+# zero point, and comes last. The clip bounds are cast to the running dtype so one body serves every
 # precision.
 _RELU6 = (
     "{y}_0 = Constant <value = float {{0}}> () "

@@ -1,9 +1,9 @@
-"""zenith.QuantizedLinear and zenith.QuantizedConv: `zenith.Linear` and `zenith.ConvBiasAct` of 8-bit
-operands, in the QDQ form of ONNX: what the integers stand for is multiplied.
+"""zenith.QuantizedLinear and zenith.QuantizedConv: `zenith.Linear` and `zenith.ConvBiasAct` of
+8-bit operands, in the QDQ form of ONNX: what the integers stand for is multiplied.
 
-(x, x_scale, x_zero, w, w_scale, operands...) -> y: x is uint8 or int8 with one scale and zero point,
-w int8 with a scale per output channel (or one), its zero points 0. The overload is the epilogue
-(`zenith.ops.epilogue`); one that ends in "quantize" gives 8-bit integers again.
+(x, x_scale, x_zero, w, w_scale, operands...) -> y: x is uint8 or int8 with one scale and zero
+point, w int8 with a scale per output channel (or one), its zero points 0. The overload is the
+epilogue (`zenith.ops.epilogue`); one that ends in "quantize" gives 8-bit integers again.
 """
 
 from __future__ import annotations

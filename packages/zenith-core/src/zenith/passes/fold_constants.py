@@ -138,7 +138,7 @@ class FoldDequantized(FoldConstants):
 
 
 def _quantized_weight(node: ir.Node) -> bool:
-    """Is it the DequantizeLinear of the weights of a product whose other side is dequantized too?"""
+    """Does it dequantize the weights of a product whose other side is dequantized too?"""
     return node.op_type == "DequantizeLinear" and any(
         use.idx == 1
         and is_op(use.node, "MatMul", "Gemm", "Conv")

@@ -1,4 +1,4 @@
-"""The QDQ form: what the passes for quantized graphs ask about QuantizeLinear and DequantizeLinear."""
+"""The QDQ form: what passes ask about QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from zenith.runtime.explain import Explanation
 from zenith.runtime.kernel_registry import KernelRegistry
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith.runtime.partition import EXECUTOR
-from zenith.runtime.quantizer import Quantizer
 from zenith.runtime.plan import ExecutionPlan
+from zenith.runtime.quantizer import Quantizer
 from zenith.runtime.reference import relative_error
 from zenith.runtime.stages import FallbackWarning, Stages
 from zenith.runtime.state import StateSpec

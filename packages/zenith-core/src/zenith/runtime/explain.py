@@ -51,8 +51,8 @@ class Accuracy:
 @dataclass(frozen=True)
 class Explanation:
     """`nodes` in execution order, `fallbacks` (nodes not on the first backend of the target),
-    `copies` (layout changes the plan added), `notes` (anything else that should be known), `accuracy`
-    (of a precision that calibrates: each output against float32 on the calibration data)."""
+    `copies` (layout changes the plan added), `notes` (anything else that should be known),
+    `accuracy` (of a precision that calibrates: each output against float32 on that data)."""
 
     target: str
     nodes: list[NodeReport]
