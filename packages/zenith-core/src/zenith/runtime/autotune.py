@@ -1,8 +1,9 @@
 """Select stage with ``mode="max-autotune"``: the kernels that could run a node are timed.
 
-A node is timed by itself, on random data of its own shapes, with every row of its backend that takes
-it; what the plan adds to change layouts does not count. Times are remembered on disk, so a node of
-the same shapes is timed once per machine, thread count and version. Nothing is timed at run time.
+A node is timed by itself, on random data of its own shapes, with every row of its backend that
+takes it; what the plan adds to change layouts does not count. Times are remembered on disk, so a
+node of the same shapes is timed once per machine, thread count and version. Nothing is timed at run
+time.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ def _is_static(op: OpView) -> bool:
 def _alone(graph: GraphIR, node: ir.Node) -> GraphIR:
     """A graph of this node only: its constants, and an input for every value computed elsewhere."""
     copies: dict[ir.Value, ir.Value] = {}
-    inputs, initializers = [], []
+    inputs: list[ir.Value] = []
+    initializers: list[ir.Value] = []
     for value in node.inputs:
         if value is None or value in copies:
             continue
