@@ -56,7 +56,8 @@ def compile(
         integers where a kernel does (static quantization; `explain` names what stays float32 and
         has the accuracy). A precision that no kernel of the target can honour is an error.
     opt_level: 0 to 3: which graph passes run; ``zenith passes`` lists them.
-    mode: ``"default"`` or ``"reduce-overhead"`` (device graphs, where a target has them).
+    mode: ``"default"``, ``"reduce-overhead"`` (device graphs, where a target has them), or
+        ``"max-autotune"``: every kernel that could run a node is timed, for up to a minute.
     tolerance: bound on max |T - F| / (|F| + rms F) per output, checked on ``sample_input`` against
         the source in float64; broken, it raises `PrecisionError`.
     dynamic: ``{input name or position: {axis: name}}``, e.g. ``{"input_ids": {0: "batch"}}``;
@@ -66,7 +67,7 @@ def compile(
     threads: how many threads this model may use; None means all cores the process may use.
     calibration_data: an iterable of typical inputs, each in the form of ``sample_input``; for
         ``precision="int8"``, which takes the ranges of its integers from them.
-    cache: whether results of compiling may be remembered.
+    cache: whether results of compiling (the times of max-autotune) may be kept on disk.
     backend_options: ``{backend name: {option: value}}``.
 
     Raises only subclasses of `zenith.errors.ZenithError`: `ConfigurationError` for a wrong option,

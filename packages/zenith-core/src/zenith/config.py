@@ -55,18 +55,12 @@ class CompileConfig:
             raise _wrong("cache", self.cache, (True, False))
         self._set("dynamic", _dynamic(self.dynamic))
         self._set("backend_options", _backend_options(self.backend_options))
-        self._refuse_what_no_kernel_honours()
+        self._check_calibration()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the way of a frozen dataclass
 
-    def _refuse_what_no_kernel_honours(self) -> None:
-        target = ", ".join(self.target)
-        if self.mode == "max-autotune":
-            raise ConfigurationError(
-                f"mode='max-autotune': no backend of target '{target}' times its kernels yet",
-                next='mode="default": the kernel is chosen by rule, see explain()',
-            )
+    def _check_calibration(self) -> None:
         if self.precision == "int8" and self.calibration_data is None:
             raise ConfigurationError(
                 "precision='int8' needs calibration_data: some typical inputs, from which the "

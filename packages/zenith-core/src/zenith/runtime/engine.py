@@ -122,7 +122,11 @@ class ZenithEngine:
             fallbacks=[r for r in stages.reports if r.backend not in (targets[0], EXECUTOR)],
             copies=stages.copies,
             passes=stages.passes,
-            notes=[*self._notes(targets, config), *_state_notes(specs)],
+            notes=[
+                *self._notes(targets, config),
+                *(stages.tuner.notes() if stages.tuner is not None else ()),
+                *_state_notes(specs),
+            ],
         )
         model = CompiledModel(
             graph,
@@ -140,7 +144,9 @@ class ZenithEngine:
         self, graph: GraphIR, config: CompileConfig, targets: tuple[str, ...]
     ) -> CompiledModel:
         """The model as it is, to calibrate with."""
-        plain = replace(config, precision="fp32", calibration_data=None, fallback="allow")
+        plain = replace(
+            config, precision="fp32", mode="default", calibration_data=None, fallback="allow"
+        )
         return self._compile(graph, plain, None, targets, {})
 
     def _add_bodies(self, graph: GraphIR) -> None:
