@@ -31,6 +31,8 @@ CONV = (
     "hardswish",
     "bias.sigmoid",
 )
+# Scales of quantized operators are powers of two: nothing is nearly half-way between two integers.
+QUANTIZED = ("", "bias", "bias.gelu", "bias.relu.quantize", "bias.addq.relu.quantize", "add")
 CHAINS = {
     "gelu by hand": (1, ["a = Erf (i0)", "y = Mul (a, i0)"], ["y"]),
     "three inputs": (3, ["a = Mul (i0, i1)", "b = Add (a, i2)", "y = Tanh (b)"], ["y"]),
@@ -64,6 +66,7 @@ def cases() -> Iterator[Case]:
                 dilations=[1, 1],
                 group=1,
             )
+    yield from _quantized()
     for what, size in {"odd": 37, "one": 1, "large": 1025}.items():
         a, b = random((3, 5, size)), random((3, 5, size), seed=1)
         row = [random((size,), low=0.5, seed=2), random((size,), seed=3)]
@@ -83,6 +86,51 @@ def cases() -> Iterator[Case]:
             function = pointwise.function(count, lines, results)
             name = f"{what}, {length}"
             yield make("Pointwise", name, inputs, outputs=len(results), function=function)
+
+
+def _quantized() -> Iterator[Case]:
+    for overload in QUANTIZED:
+        for what, rows in {"rows": (3, 7), "empty": (0,), "many": (70,)}.items():
+            x = random((*rows, 33), "uint8", 0, 255)
+            w = random((33, 20), "int8", -127, 127, seed=1)
+            yield _quantized_case("QuantizedLinear", overload, what, x, w, (*rows, 20))
+        for what, group, per_group in (("3x3", 1, 16), ("depthwise", 16, 1)):
+            x = random((2, 16, 9, 8), "uint8", 0, 255)
+            w = random((16, per_group, 3, 3), "int8", -127, 127, seed=1)
+            window = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": group}
+            yield _quantized_case("QuantizedConv", overload, what, x, w, x.shape, **window)
+
+
+def _quantized_case(
+    op: str,
+    overload: str,
+    what: str,
+    x: np.ndarray[Any, Any],
+    w: np.ndarray[Any, Any],
+    shape: tuple[int, ...],
+    **attributes: Any,
+) -> Case:
+    channels = w.shape[1] if op == "QuantizedLinear" else w.shape[0]
+
+    def pair(scale: float, zero: int) -> list[np.ndarray[Any, Any]]:
+        return [np.asarray(scale, np.float32), np.asarray(zero, np.uint8)]
+
+    operands: dict[str, list[np.ndarray[Any, Any]]] = {
+        "bias": [np.arange(channels, dtype=np.float32) - 3],
+        "add": [random(shape, seed=3)],
+        "addq": [random(shape, "uint8", 0, 255, seed=3), *pair(0.25, 9)],
+        "quantize": pair(0.5, 4),
+    }
+    inputs = [x, *pair(2**-6, 131), w, np.full(channels, 2**-5, np.float32)]
+    fed = {0}
+    for step in overload.split("."):
+        if step in ("add", "addq"):
+            fed.add(len(inputs))
+        inputs += operands.get(step, [])
+    function = OPERATORS[op](overload)
+    constants = {i for i in range(len(inputs)) if i not in fed}
+    name = f"{overload or 'plain'}, {what}"
+    return make(op, name, inputs, constants=constants, function=function, **attributes)
 
 
 def _steps(overload: str) -> list[str]:
