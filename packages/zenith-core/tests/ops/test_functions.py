@@ -63,7 +63,11 @@ def evaluate(op: str, overload: str, arrays: Sequence[Array], **attrs: object) -
     return result
 
 
-CASES = ["", "bias", *(n for n in epilogue.STEPS if n != "bias")]
+CASES = [
+    "",
+    "bias",
+    *(n for n, step in epilogue.STEPS.items() if n != "bias" and step.operands < 2),
+]
 CASES += ["bias.gelu", "bias.add.relu", "bias.silu.mul", "mul.add", "bias.relu6.add"]
 
 
@@ -75,7 +79,7 @@ def test_linear(overload: str, dtype: type) -> None:
     want, operands = 3 * x @ w, []
     for step in epilogue.parse(overload):
         more = []
-        if step.operand:
+        if step.operands:
             shape = (4,) if step.name == "bias" else want.shape
             more = [rng.standard_normal(shape).astype(dtype)]
         want = NUMPY[step.name](want, *more)
@@ -103,13 +107,32 @@ def test_conv(overload: str) -> None:
         if step.name == "bias":
             operands.append(rng.standard_normal(6))
             want = want + operands[-1][:, None, None]
-        elif step.operand:
+        elif step.operands:
             operands.append(rng.standard_normal(want.shape))
             want = want + operands[-1]
         else:
             want = np.maximum(want, 0)
     (got,) = evaluate("ConvBiasAct", overload, [x, w, *operands], **attrs)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_quantized_linear() -> None:
+    rng = np.random.default_rng(2)
+    x, r = (rng.integers(0, 256, s).astype(np.uint8) for s in ((2, 3, 5), (2, 3, 4)))
+    w = rng.integers(-127, 128, (5, 4)).astype(np.int8)
+    scales = np.array([0.5, 0.25, 0.125, 1], np.float32)
+    bias = rng.standard_normal(4).astype(np.float32)
+
+    def pair(scale: float, zero: int) -> list[np.ndarray]:
+        return [np.asarray(scale, np.float32), np.asarray(zero, np.uint8)]
+
+    operands = [bias, r, *pair(0.5, 7), *pair(2.0, 9)]
+    inputs = [x, *pair(0.25, 100), w, scales, *operands]
+    (got,) = evaluate("QuantizedLinear", "bias.addq.relu.quantize", inputs)
+    sums = (x.astype(np.int64) - 100) @ w.astype(np.int64)
+    want = np.maximum(sums * 0.25 * scales + bias + (r.astype(np.int64) - 7) * 0.5, 0)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, np.clip(np.rint(want / 2) + 9, 0, 255))
 
 
 def test_norms() -> None:
