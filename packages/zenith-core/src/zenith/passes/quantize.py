@@ -106,7 +106,7 @@ def _second_products(
     """Where two products are added and the sum becomes integers: one of the two, which is stored as
     integers until the other one takes it in."""
     inside = {
-        v: node
+        v
         for node, chain in chains.items()
         for v in (node.outputs[0], *(step.outputs[0] for step in chain.nodes))
     }
@@ -115,10 +115,10 @@ def _second_products(
     )
     found = []
     for node in sums:
-        sides = [v for v in node.inputs if v in inside]
+        sides = [v for v in node.inputs if v is not None and v in inside]
         if not is_op(node, "Add") or len(set(sides)) != 2 or any(v in values for v in sides):
             continue
-        found += [v for v in sides[1:] if v is not None]
+        found.append(sides[1])
     return found
 
 

@@ -10,14 +10,15 @@ __all__ = ["BYTES", "MOVES", "dequantized", "quantizer", "same_scale", "weight"]
 
 # Operators whose results are elements of their first input, chosen by place or as the largest.
 MOVES = ("Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-BYTES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
+BYTES: frozenset[ir.DataType | None] = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 
 
 def dequantized(value: ir.Value | None) -> list[ir.Value] | None:
     """[integers, scale, zero point] when `value` is a DequantizeLinear of 8-bit integers with one
     constant scale and zero point, to float32."""
     node = produced_by(value, "DequantizeLinear")
-    if node is None or not _per_tensor(node) or node.inputs[0].dtype not in BYTES:
+    q = node.inputs[0] if node is not None else None
+    if node is None or q is None or q.dtype not in BYTES or not _per_tensor(node):
         return None
     return [v for v in node.inputs if v is not None]
 
