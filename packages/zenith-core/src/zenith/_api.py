@@ -101,7 +101,7 @@ def compile(
 
     with _only_our_errors():
         if isinstance(model, GraphIR):
-            graph = model.clone().forget_results()
+            graph = model.clone().verify(types=False).forget_results()
             imported = ImportedModel(graph, NumpySignature(graph))
         elif isinstance(model, ImportedModel):
             imported = model

@@ -54,6 +54,24 @@ class BoundPlan:
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, str] | None: ...
     def profile(self, inputs: Sequence[int], outputs: Sequence[int], n_steps: int) -> list[int]: ...
 
+class Caller:
+    def __init__(
+        self,
+        plan: BoundPlan,
+        inputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+        outputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+    ) -> None: ...
+    def __call__(self, arrays: Sequence[_Array]) -> list[_Array] | tuple[int, str] | None: ...
+    def repeat(
+        self,
+        arrays: Sequence[_Array],
+        sliced: Sequence[bool],
+        states: Sequence[int],
+        stacked: Sequence[int],
+        condition: int,
+        count: int,
+    ) -> tuple[int, bool, list[_Array], list[_Array]] | tuple[int, str] | None: ...
+
 class Plan:
     def __init__(self, n_symbols: int) -> None: ...
     def input(self, index: int, bytes: _Size) -> int: ...

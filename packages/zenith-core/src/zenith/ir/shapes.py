@@ -210,6 +210,11 @@ class _Bodies:
             self._type(formal, value)
             dims = self._dims(value)
             if dims is not None:
+                if not -len(dims) <= axis < len(dims):
+                    raise ValidationError(
+                        f"a scanned input of rank {len(dims)} has no axis {axis}\n"
+                        f"  {describe(node)}"
+                    )
                 at = axis % len(dims)
                 length = length if isinstance(length, int) else dims[at]
                 self._set(formal, (*dims[:at], *dims[at + 1 :]))
@@ -219,7 +224,12 @@ class _Bodies:
             self._type(value, result)
             if self._settled(result):
                 dims = self._dims(result)
-                at = axis % (len(dims) + 1) if dims is not None else 0
+                rank = len(dims) + 1 if dims is not None else abs(axis) + 1
+                if not -rank <= axis < rank:
+                    raise ValidationError(
+                        f"a stacked output of rank {rank} has no axis {axis}\n  {describe(node)}"
+                    )
+                at = axis % rank
                 whole = None if dims is None else (*dims[:at], length, *dims[at:])
                 self._shape(node, value, whole)
 

@@ -194,7 +194,7 @@ class Stages:
         for value in results:  # weights that no partition computes
             if value not in slots and value.const_value is not None:
                 slots[value] = len(slots)
-                constants[slots[value]] = value.const_value.numpy()
+                constants[slots[value]] = value.const_value.numpy().view()
         plan = ExecutionPlan(
             tensor_specs(graph.inputs),
             tensor_specs(graph.outputs),

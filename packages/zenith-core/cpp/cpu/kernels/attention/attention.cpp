@@ -9,10 +9,11 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 // in: q[B, H, S, D], k[B, G, T, D], v[B, G, T, E], mask[B, H, S, <= T] (f32 added, or bool: true
-// takes part; keys beyond its last column do not) or missing. out: y[B, H, S, E]. H is a multiple
-// of G. Last axes of q, k, v and y have stride 1; all other strides are free. Query row s stands at
-// position p = offset + s and sees the keys [p - left, p + right], up to p when causal; a negative
-// left or right is no bound. A row that sees no key is 0.
+// takes part; keys beyond its last column do not) or missing, lengths[B] (i64: so many keys of a
+// batch are there) or missing. out: y[B, H, S, E]. H is a multiple of G. Last axes of q, k, v and y
+// have stride 1; all other strides are free. Query row s stands at position p = offset + s, with
+// lengths at p = lengths[b] - S + s, and sees the keys [p - left, p + right], up to p when causal;
+// a negative left or right is no bound. A row that sees no key is 0.
 struct Params {
   float scale;
   float softcap;  // softcap * tanh(score / softcap) before the mask; 0 is off
@@ -167,7 +168,8 @@ struct Work {
 
 struct Task {
   int64_t batch, group, head0, head1, row0, row1;
-  int64_t keys;  // those behind are hidden from every row
+  int64_t keys;  // those behind are hidden from every row, or are not there in this batch
+  Params how;    // with this batch's offset
 };
 
 bool shows(const TensorRef& mask, int64_t at) {
@@ -195,7 +197,7 @@ int64_t shown_keys(const TensorRef& mask, const Task& task, int64_t keys) {
 // One tile of m query rows, first one `row` of head h, against the keys [t0, t0 + n).
 void run_tile(const Call& call, const Plan& p, const Task& task, const Work& work, int64_t h,
               int64_t row, int m, int64_t t0, int64_t n) {
-  const Params& w = *static_cast<const Params*>(call.params);
+  const Params& w = task.how;
   const TensorRef &q = call.in[0], &mask = call.in[3], &y = call.out[0];
   const bool masked = call.n_in > 3 && mask.data != nullptr;
   const int64_t keys = task.keys;
@@ -275,12 +277,11 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
 }
 
 void run_task(const Call& call, const Plan& p, const Task& task, const Work& work) {
-  const Params& w = *static_cast<const Params*>(call.params);
   const TensorRef &k = call.in[1], &v = call.in[2];
   const int64_t rows = task.row1 - task.row0;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   // Key blocks beyond the last visible key are never touched; rows without any key need one round.
-  const int64_t seen = at_least(visible(w, task.row1 - 1, task.keys).to, 1);
+  const int64_t seen = at_least(visible(task.how, task.row1 - 1, task.keys).to, 1);
   for (int64_t t0 = 0; t0 < seen; t0 += p.block) {
     const int64_t n = at_most(p.block, at_least(at_most(seen, task.keys) - t0, 0));
     if (!p.direct) {
@@ -302,6 +303,7 @@ const char* run_attention(const Call& call) {
   const Plan p = plan_of(call);
   if (element_count(call.out[0]) == 0) return nullptr;
   const int64_t cuts = p.head_cuts * p.row_cuts;
+  const int64_t* lengths = call.n_in > 4 ? static_cast<const int64_t*>(call.in[4].data) : nullptr;
   parallel_for(call, call.in[0].shape[0] * p.groups * cuts, [&](int64_t index, int worker) {
     Work work{};
     work.scores = reinterpret_cast<float*>(call.scratch) + worker * p.worker_size;
@@ -318,9 +320,16 @@ const char* run_attention(const Call& call) {
               group * p.heads + at_most(head + p.task_heads, p.heads),
               row,
               at_most(row + p.task_rows, p.rows),
-              p.keys};
+              p.keys,
+              *static_cast<const Params*>(call.params)};
+    if (lengths != nullptr) {
+      const int64_t length = lengths[task.batch * call.in[4].strides[0]];
+      task.keys = at_least(at_most(length, p.keys), 0);
+      // No position is beyond this, and sums with it stay in range.
+      task.how.offset = at_least(at_most(length, p.keys + p.rows), -p.rows) - p.rows;
+    }
     if (call.n_in > 3 && call.in[3].data != nullptr) {
-      task.keys = shown_keys(call.in[3], task, at_most(p.keys, call.in[3].shape[3]));
+      task.keys = shown_keys(call.in[3], task, at_most(task.keys, call.in[3].shape[3]));
     }
     run_task(call, p, task, work);
   });

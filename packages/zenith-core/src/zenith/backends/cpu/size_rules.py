@@ -132,6 +132,8 @@ def _attention(op: OpView) -> Iterator[_Rule]:
     for other in (k, v):
         yield from _equal(other[0], q[0], "the batch of Attention")
     yield from _equal(k[-2], v[-2], "keys and values of Attention")
+    if (lengths := op.input(6)) is not None:
+        yield from _same(lengths.shape, q[:1], "nonpad_kv_seqlen of Attention")
     if len(q) == 4:
         yield from _equal(q[-1], k[-1], "the head sizes of Attention")
         yield from _equal(k[1], v[1], "the heads of Attention")

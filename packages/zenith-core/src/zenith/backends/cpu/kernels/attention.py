@@ -55,8 +55,9 @@ def _supports(op: OpView) -> str | None:
     _, keys, d, e = _sizes(op)
     if not (isinstance(d, int) and isinstance(e, int)):
         return "the head size is dynamic"
-    if op.input(6) is not None:
-        return "nonpad_kv_seqlen is given"
+    lengths = op.input(6)
+    if lengths is not None and (lengths.rank != 1 or op.input(4) is not None):
+        return "nonpad_kv_seqlen is not a vector, or stands beside past keys"
     if (op.input(4) is None) != (op.input(5) is None):
         return "only one of past_key and past_value is given"
     if _used(op, 3):
@@ -125,7 +126,7 @@ def _emit(e: Emit) -> None:
     scale = op.attr("scale")
     e.step(
         "attention_f32",
-        [q, k, v, mask],
+        [q, k, v, mask, e.operand(6)],
         [y],
         scale=max(q.shape[3], 1) ** -0.5 if scale is None else scale,
         softcap=float(op.attr("softcap", 0.0)),
@@ -141,7 +142,7 @@ SPECS = [
         "attention_f32",
         "ai.onnx:Attention",
         _emit,
-        dtypes={0: F32, 1: F32, 2: F32, 4: F32, 5: F32},
+        dtypes={0: F32, 1: F32, 2: F32, 4: F32, 5: F32, 6: frozenset({"int64"})},
         supports=_supports,
         cost=_cost,
     )
