@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -139,18 +139,27 @@ class NativeProgram:
         seconds = time.perf_counter() - started
         return BoundProgram(native, {s.name: n for s, n in dims.items()}, seconds, outputs, empties)
 
-    def run_pointers(
-        self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """The hot path: dense row-major memory in, caller's memory out, one native call."""
-        try:
-            error = bound.native.run(inputs, outputs)
-        except MemoryError as cause:
-            raise _no_arena(bound) from cause
-        if error is not None:
-            self._fail(*error)
+    def caller(
+        self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
+    ) -> Callable[[list[Any]], list[Any]]:
+        """The hot path: dense tensors in the order of the inputs -> results, new tensors.
 
-    def _fail(self, index: int, message: str) -> None:
+        maker: see `zenith.runtime.adapter.Signature.maker`.
+
+        Tensors are numpy's, or of a framework whose type has DLPack's exchange table in C.
+        """
+
+        def bind(key: Key) -> tuple[Any, list[Callable[[], Any]]]:
+            bound = self.bound(key, threads)
+            return bound.native, [maker(dtype, shape) for dtype, shape in bound.outputs]
+
+        call: Callable[[list[Any]], list[Any]] = _native.Caller(bind, self._fail).call
+        return call
+
+    def _fail(self, native: Any, index: int, message: str | None) -> NoReturn:
+        """message: of the kernel; None where there was no memory for the arena."""
+        if message is None:
+            raise _no_arena(native)
         step = self.steps[index]
         where = self._node_labels[step.node] if step.node >= 0 else "the plan's own copies"
         raise KernelError(f"kernel '{step.kernel}' failed: {message}\n  at     {where}")
@@ -170,9 +179,9 @@ class NativeProgram:
         try:
             error = bound.native.run_arrays(dense, results)
         except MemoryError as cause:
-            raise _no_arena(bound) from cause
+            raise _no_arena(bound.native) from cause
         if error is not None:
-            self._fail(*error)
+            self._fail(bound.native, *error)
         return results
 
     def node_times(self, step_times: Sequence[int]) -> list[int]:
@@ -219,9 +228,9 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def _no_arena(bound: BoundProgram) -> DeviceOutOfMemoryError:
+def _no_arena(native: Any) -> DeviceOutOfMemoryError:
     return DeviceOutOfMemoryError(
-        f"no memory for an arena of {bound.native.arena_bytes} bytes", next="use a smaller batch"
+        f"no memory for an arena of {native.arena_bytes} bytes", next="use a smaller batch"
     )
 
 
