@@ -1,6 +1,6 @@
 """The compiled part: kernel tables, execution plans. See cpp/bindings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,14 @@ class BoundPlan:
     def shape_of(self, tensor: int) -> list[int]: ...
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, str] | None: ...
     def profile(self, inputs: Sequence[int], outputs: Sequence[int], n_steps: int) -> list[int]: ...
+
+class Caller:
+    def __init__(
+        self,
+        bind: Callable[[Any], tuple[BoundPlan, Sequence[Callable[[], Any]]]],
+        fail: Callable[[BoundPlan, int, str | None], Any],
+    ) -> None: ...
+    def call(self, tensors: list[Any]) -> list[Any]: ...
 
 class Plan:
     def __init__(self, n_symbols: int) -> None: ...

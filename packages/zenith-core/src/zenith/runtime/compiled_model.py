@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +67,9 @@ class CompiledModel:
         self._threads = threads
         self._executor = GraphExecutor()
         self._program: Any = plan.partitions[0].program if plan.native else None
+        self._call: Callable[[list[Any]], list[Any]] | None = (
+            self._program.caller(signature.maker, threads) if plan.native else None
+        )
         self._staged: Any = getattr(signature, "staged", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,16 +80,14 @@ class CompiledModel:
                 return traced
         signature = self._signature
         tensors = signature.flatten(args, kwargs)
-        if self._program is None:
-            arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
-            return signature.unflatten([signature.from_numpy(a) for a in arrays])
-        described = [signature.describe(t) for t in tensors]
-        bound = self._program.bound(tuple((d[1], d[2]) for d in described), self._threads)
-        results = [signature.empty(dtype, shape) for dtype, shape in bound.outputs]
-        self._program.run_pointers(
-            bound, [d[0] for d in described], [signature.pointer(r) for r in results]
-        )
+        results = self._in_arrays(tensors) if self._call is None else self._call(tensors)
         return signature.unflatten(results)
+
+    def _in_arrays(self, tensors: list[Any]) -> list[Any]:
+        """The way of models that are not one native program."""
+        signature = self._signature
+        arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
+        return [signature.from_numpy(a) for a in arrays]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run on numpy arrays by input name; results by output name."""
