@@ -36,19 +36,20 @@ def main() -> None:
         for position, cell in enumerate(cells):
             left = end - time.perf_counter()
             if left <= 0 and not options.prepare:
-                report["left_out"] = [str(c) for c in cells[position:]]
                 print(f"no time left for {len(cells) - position} cells")
                 break
             seconds = 0.0 if options.prepare else left / (len(cells) - position)
             measured = fleet.measure(cell, seconds)
             report["rows"].append(compare(cell, measured))
+            report["left_out"] = [str(c) for c in cells[position + 1 :]]
+            if not options.prepare:  # after every cell: a long run may be cut short
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                options.out.write_text(json.dumps(report, indent=1) + "\n")
             for m in measured:
                 shown = m.status if m.median is None else f"{m.median:.3g} ms"
                 took = "" if m.prepare_s is None else f"{m.prepare_s:.1f} s"
                 print(f"{cell!s:36} {m.engine:18} {shown:12} {took:8} {m.message[:80]}", flush=True)
     if not options.prepare:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
         _print_table(report)
 
 
