@@ -38,7 +38,8 @@ class Caller {
  public:
   Caller(py::function bind, py::function fail) : bind_(std::move(bind)), fail_(std::move(fail)) {}
 
-  py::list call(const py::list& tensors) {
+  // targets: where the last results are written; they are not among those returned.
+  py::list call(const py::list& tensors, const py::list& targets) {
     std::vector<uintptr_t> from(tensors.size()), to;
     std::shared_ptr<const Bound> bound = last_;
     bool fits = bound != nullptr && bound->inputs.size() == tensors.size();
@@ -49,12 +50,16 @@ class Caller {
       fits = fits && bound->fits(i, tensor, view);
     }
     if (!fits) last_ = bound = bind(tensors);
-    py::list results(bound->make.size());
+    if (targets.size() > bound->make.size()) throw py::value_error("more targets than results");
+    py::list results(bound->make.size() - targets.size());
     to.reserve(bound->make.size());
-    for (size_t i = 0; i < bound->make.size(); ++i) {
+    for (size_t i = 0; i < results.size(); ++i) {
       py::object made = bound->make[i]();
       to.push_back(reinterpret_cast<uintptr_t>(view_of(made).data));
       results[i] = std::move(made);
+    }
+    for (const py::handle target : targets) {
+      to.push_back(reinterpret_cast<uintptr_t>(view_of(target).data));
     }
     run(*bound, from, to);
     return results;
@@ -109,7 +114,7 @@ class Caller {
 void bind_call(py::module_& m) {
   py::class_<Caller>(m, "Caller")
       .def(py::init<py::function, py::function>(), py::arg("bind"), py::arg("fail"))
-      .def("call", &Caller::call, py::arg("tensors"),
+      .def("call", &Caller::call, py::arg("tensors"), py::arg("targets") = py::list(),
            "New tensors for dense ones in the order of the inputs, by one run of the bound plan.");
 }
 

@@ -116,9 +116,12 @@ def compile(
                     "tolerance is checked on sample_input, and there is none",
                     next="zenith.compile(model, sample_input=(x,), tolerance=...)",
                 )
-            samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+            given = map(signature.to_numpy, signature.flatten(*call))
+            samples = [[*given, *imported.state.values()]]
         engine = ZenithEngine(plugins=plugins)
-        return engine.compile(imported.graph, config, signature, samples=samples)
+        return engine.compile(
+            imported.graph, config, signature, samples=samples, state=imported.state
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes, epilogue_reason, epilogue_steps
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray[Any, Any]
 
 _erf = np.vectorize(math.erf, otypes=[float])

@@ -51,7 +51,7 @@ def test_text_lists_every_step(mlp: Any) -> None:
     assert isinstance(partition.program, NativeProgram)
     assert text == compiled.plan.to_text() and "partition cpu" in text
     for step in partition.program.steps:
-        assert f"{step.kernel}_{partition.program.isa}" in text
+        assert f"{step.kernel}_{step.isa}" in text
     assert "float32[B,5,24]" in text
 
 

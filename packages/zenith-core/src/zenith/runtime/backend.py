@@ -68,9 +68,9 @@ class Backend:
         """Names of the lowering passes for partitions of this backend."""
         return ()
 
-    def kernel_name(self, selection: Selection) -> str:
-        """The kernel's full name as explain() shows it."""
-        return selection.spec.name
+    def kernel_names(self, selections: Sequence[Selection], program: Program) -> list[str]:
+        """The full name of each node's kernel in `program`, as explain() shows it."""
+        return [selection.spec.name for selection in selections]
 
     def build(
         self, graph: GraphIR, selections: Sequence[Selection], config: CompileConfig

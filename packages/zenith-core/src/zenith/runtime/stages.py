@@ -213,7 +213,12 @@ class Stages:
             if part.choice.call
             else backend.build(part.graph, selections, self._config)
         )
-        self.reports += _node_reports(part, backend, selections, where)
+        names = (
+            [s.spec.name for s in selections]
+            if part.choice.call
+            else backend.kernel_names(selections, program)
+        )
+        self.reports += _node_reports(part, selections, names, where)
         self.copies += getattr(program, "copies", [])
         return program, selections
 
@@ -330,10 +335,10 @@ def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: Kernel
 
 
 def _node_reports(
-    part: Partition, backend: Backend, selections: Sequence[Selection], where: str
+    part: Partition, selections: Sequence[Selection], kernels: Sequence[str], where: str
 ) -> list[NodeReport]:
     reports = []
-    for selection in selections:
+    for selection, kernel in zip(selections, kernels, strict=True):
         op = selection.op
         cost = selection.spec.cost(op)
         reports.append(
@@ -341,7 +346,7 @@ def _node_reports(
                 name=f"{where}{op.node.name or ''}",
                 op=op.key + (f".{op.overload}" if op.overload else ""),
                 backend=part.backend,
-                kernel=selection.spec.name if part.choice.call else backend.kernel_name(selection),
+                kernel=kernel,
                 dtype=op.outputs[0].dtype if op.outputs else "",
                 why=selection.why,
                 candidates=selection.lost,

@@ -168,7 +168,10 @@ class PlanBuilder:
         for operand in inputs:
             if operand is not None:
                 self.guards.update(dict.fromkeys(operand.guards))
-        self.steps.append(Step(self.current, kernel, tuple(inputs), tuple(outputs), params, why))
+        isa = _native.kernel_isa(self.isa, kernel)
+        self.steps.append(
+            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why)
+        )
 
     def node(self, index: int, op: OpView, run: Any) -> None:
         """Let a kernel row emit its steps for one node."""

@@ -30,10 +30,12 @@ Key = tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of every input
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself."""
+    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself; `isa` is
+    the instruction set whose row runs, which may lie below the plan's."""
 
     node: int
     kernel: str
+    isa: str
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand, ...]
     params: dict[str, Any]
@@ -141,8 +143,9 @@ class NativeProgram:
 
     def caller(
         self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
-    ) -> Callable[[list[Any]], list[Any]]:
-        """The hot path: dense tensors in the order of the inputs -> results, new tensors.
+    ) -> Callable[..., list[Any]]:
+        """The hot path, ``call(tensors, targets)``: dense tensors in the order of the inputs ->
+        results, new tensors but for the last of them, which are written to `targets`.
 
         maker: see `zenith.runtime.adapter.Signature.maker`.
 
@@ -153,7 +156,7 @@ class NativeProgram:
             bound = self.bound(key, threads)
             return bound.native, [maker(dtype, shape) for dtype, shape in bound.outputs]
 
-        call: Callable[[list[Any]], list[Any]] = _native.Caller(bind, self._fail).call
+        call: Callable[..., list[Any]] = _native.Caller(bind, self._fail).call
         return call
 
     def _fail(self, native: Any, index: int, message: str | None) -> NoReturn:
@@ -184,6 +187,28 @@ class NativeProgram:
             self._fail(bound.native, *error)
         return results
 
+    def updates_in_place(self, source: int, target: int) -> bool:
+        """Whether output `target` may be written where input `source` lies.
+
+        So it is when the output begins as a copy of the input in the same layout (which then has
+        nothing to do), and nobody reads the input after that.
+        """
+        read, written = self._storage("input", source), self._storage("output", target)
+        uses = [i for i, s in enumerate(self.steps) if _touches(s.inputs, read)]
+        begins = [i for i, s in enumerate(self.steps) if _touches((*s.inputs, *s.outputs), written)]
+        if not uses or not begins or uses[-1] > begins[0]:
+            return False
+        step = self.steps[begins[0]]
+        if step.kernel != "copy" or not _touches(step.inputs, read):
+            return False
+        (held,), (kept,) = step.inputs, step.outputs
+        assert held is not None
+        return held.is_dense() and kept.is_dense() and held.shape == kept.shape
+
+    def _storage(self, place: str, index: int) -> int:
+        places = [(storage.place, storage.index) for storage in self.storages]
+        return places.index((place, index))
+
     def node_times(self, step_times: Sequence[int]) -> list[int]:
         """Nanoseconds per node from nanoseconds per step; the plan's own copies go to the node
         before them."""
@@ -195,6 +220,16 @@ class NativeProgram:
     def dims_of(self, inputs: Sequence[np.ndarray]) -> dict[sympy.Symbol, int]:
         """Values of the dynamic dims for these inputs."""
         return solve_dims(self.inputs, tuple((a.dtype.name, a.shape) for a in inputs))
+
+    def node_isas(self) -> list[str]:
+        """For every node, the best instruction set among its steps'; for one without steps, that of
+        the plan's own copies."""
+        ranks = {isa: rank for rank, isa in enumerate(_native.isas())}
+        isas = [_native.kernel_isa(self.isa, "copy")] * len(self._node_labels)
+        for step in self.steps:
+            if step.node >= 0 and ranks[step.isa] < ranks[isas[step.node]]:
+                isas[step.node] = step.isa
+        return isas
 
     @property
     def copies(self) -> list[str]:
@@ -213,13 +248,17 @@ class NativeProgram:
         for index, step in enumerate(self.steps):
             ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
             outs = ", ".join(self._text(o) for o in step.outputs)
-            line = f"  {index:3d}  {step.kernel}_{self.isa}  ({ins}) -> {outs}"
+            line = f"  {index:3d}  {step.kernel}_{step.isa}  ({ins}) -> {outs}"
             lines.append(line + (f"    # {step.why}" if step.why else ""))
         return "\n".join(lines)
 
     def _text(self, operand: Operand) -> str:
         place = self.storages[operand.storage].place[0]
         return f"%{place}{operand.storage}:{_type_text(operand)}"
+
+
+def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
+    return any(o is not None and o.storage == storage for o in operands)
 
 
 @functools.cache
