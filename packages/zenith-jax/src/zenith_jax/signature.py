@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,19 +119,16 @@ class JaxSignature:
 
     # --- tensors ------------------------------------------------------------------------------
 
-    def describe(self, tensor: Array) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], Array]:
+        return functools.partial(self._buffer, dtype, tuple(shape))
 
-    def empty(self, dtype: str, shape: Sequence[int]) -> Array:
+    def _buffer(self, dtype: str, shape: tuple[int, ...]) -> Array:
         """A buffer that JAX takes over without a copy."""
         kind = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
-        return raw[start : start + size].view(kind).reshape(tuple(shape))
-
-    def pointer(self, tensor: Array) -> int:
-        return int(tensor.ctypes.data)
+        return raw[start : start + size].view(kind).reshape(shape)
 
     def to_numpy(self, tensor: Array) -> Array:
         return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from zenith.errors import ValidationError
-from zenith_torch.dtypes import FROM_NUMPY_NAME, NUMPY_NAME, array_view, tensor_view
+from zenith_torch.dtypes import FROM_NUMPY_NAME, array_view, tensor_view
 
 __all__ = ["TensorAccess", "TorchSignature", "leaf_names"]
 
@@ -21,14 +22,8 @@ Build = Callable[[Sequence[Any]], Any]
 class TensorAccess:
     """What `zenith.runtime.adapter.Signature` asks of single tensors."""
 
-    def describe(self, tensor: Tensor) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.data_ptr(), NUMPY_NAME[tensor.dtype], tuple(tensor.shape)
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> Tensor:
-        return torch.empty(shape, dtype=FROM_NUMPY_NAME[dtype])
-
-    def pointer(self, tensor: Tensor) -> int:
-        return tensor.data_ptr()
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], Tensor]:
+        return functools.partial(torch.empty, tuple(shape), dtype=FROM_NUMPY_NAME[dtype])
 
     def to_numpy(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         return array_view(tensor)

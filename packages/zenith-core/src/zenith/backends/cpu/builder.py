@@ -111,8 +111,9 @@ class PlanBuilder:
         if found is not None:
             return found
         view = self.view(value)
-        if view.const is not None:
-            operand = self.constant(view.const)
+        content = view.const
+        if content is not None:
+            operand = self.constant(content)
             array = self.storages[operand.storage].array
             assert array is not None
             self.constants[value] = array

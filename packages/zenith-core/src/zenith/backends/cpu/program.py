@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -154,25 +154,35 @@ class NativeProgram:
             outputs,
             empties,
             threads,
-            _native.Caller(
+            _native.ArrayCaller(
                 native,
                 [(numpy_dtype(dtype), shape) for dtype, shape in key],
                 [(dtype, shape) for shape, dtype in empties],
             ),
         )
 
-    def run_pointers(
-        self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """The hot path: dense row-major memory in, caller's memory out, one native call."""
-        try:
-            error = bound.native.run(inputs, outputs)
-        except MemoryError as cause:
-            raise _no_arena(bound) from cause
-        if error is not None:
-            self._fail(*error)
+    def caller(
+        self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
+    ) -> Callable[..., list[Any]]:
+        """The hot path, ``call(tensors, targets)``: dense tensors in the order of the inputs ->
+        results, new tensors but for the last of them, which are written to `targets`.
 
-    def _fail(self, index: int, message: str) -> None:
+        maker: see `zenith.runtime.adapter.Signature.maker`.
+
+        Tensors are numpy's, or of a framework whose type has DLPack's exchange table in C.
+        """
+
+        def bind(key: Key) -> tuple[Any, list[Callable[[], Any]]]:
+            bound = self.bound(key, threads)
+            return bound.native, [maker(dtype, shape) for dtype, shape in bound.outputs]
+
+        call: Callable[..., list[Any]] = _native.Caller(bind, self._fail).call
+        return call
+
+    def _fail(self, native: Any, index: int, message: str | None) -> NoReturn:
+        """message: of the kernel; None where there was no memory for the arena."""
+        if message is None:
+            raise _no_arena(native)
         step = self.steps[index]
         where = self._node_labels[step.node] if step.node >= 0 else "the plan's own copies"
         raise KernelError(f"kernel '{step.kernel}' failed: {message}\n  at     {where}")
@@ -203,9 +213,9 @@ class NativeProgram:
         try:
             found = bound.call(inputs)
         except MemoryError as cause:
-            raise _no_arena(bound) from cause
+            raise _no_arena(bound.native) from cause
         if isinstance(found, tuple):
-            self._fail(*found)
+            self._fail(bound.native, *found)
         return found  # type: ignore[no-any-return]
 
     def repeat(
@@ -234,11 +244,11 @@ class NativeProgram:
                 inputs, wiring.sliced, wiring.states, wiring.stacked, wiring.condition, count
             )
         except MemoryError as cause:
-            raise _no_arena(bound) from cause
+            raise _no_arena(bound.native) from cause
         if found is None:
             return None
         if len(found) == 2:
-            self._fail(*found)
+            self._fail(bound.native, *found)
         steps, going, states, blocks = found
         return Repeated(steps, going, states, [block[:steps] for block in blocks])
 
@@ -334,9 +344,9 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def _no_arena(bound: BoundProgram) -> DeviceOutOfMemoryError:
+def _no_arena(native: Any) -> DeviceOutOfMemoryError:
     return DeviceOutOfMemoryError(
-        f"no memory for an arena of {bound.native.arena_bytes} bytes", next="use a smaller batch"
+        f"no memory for an arena of {native.arena_bytes} bytes", next="use a smaller batch"
     )
 
 

@@ -60,7 +60,7 @@ def _output_rows(y: Operand) -> Operand:
 
 def _linear_reason(op: OpView) -> str | None:
     weights = op.required(1)
-    if weights.const is None:
+    if not weights.is_const:
         return "the weights are not constant"
     if weights.rank != 2:
         return f"the weights have rank {weights.rank}, not 2"
@@ -85,7 +85,7 @@ def _emit_linear(e: Emit) -> None:
 
 def _constant_matrix(op: OpView) -> bool:
     right = op.required(1)
-    return right.const is not None and right.rank == 2
+    return right.is_const and right.rank == 2
 
 
 def _packed_matmul_reason(op: OpView) -> str | None:
@@ -181,7 +181,7 @@ def _emit_gemm(e: Emit) -> None:
         e.copy(a, copy)
         a = copy
     steps, operands = _gemm_tail(e, alpha)
-    if op.required(1).const is not None:
+    if op.required(1).is_const:
         kernel, right = "linear_f32", e.packed(1, "linear_pack_f32", transposed=trans_b)
     else:
         b = e.operand(1)
