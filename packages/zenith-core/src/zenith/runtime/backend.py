@@ -83,6 +83,8 @@ class Backend:
     owner: str = ""  # the distribution it comes from; the plugin manager fills it in
     # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
     plans_sizes: bool = False
+    # Values of `zenith.compile(precision=)` that its kernels honour.
+    precisions: frozenset[str] = frozenset({"fp32"})
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""

@@ -2,37 +2,17 @@
 // softmax"), one block when all keys fit; no score outside a causal or sliding window is computed.
 #include "cpu/isa/vecmath.h"
 #include "cpu/kernels/attention/products.h"
+#include "cpu/kernels/attention/scores.h"
 #include "cpu/kernels/softmax/exp_down.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
 
-// in: q[B, H, S, D], k[B, G, T, D], v[B, G, T, E], mask[B, H, S, <= T] (f32 added, or bool: true
-// takes part; keys beyond its last column do not) or missing, lengths[B] (i64: so many keys of a
-// batch are there) or missing. out: y[B, H, S, E]. H is a multiple of G. Last axes of q, k, v and y
-// have stride 1; all other strides are free. Query row s stands at position p = offset + s, with
-// lengths at p = lengths[b] - S + s, and sees the keys [p - left, p + right], up to p when causal;
-// a negative left or right is no bound. A row that sees no key is 0.
-struct Params {
-  float scale;
-  float softcap;  // softcap * tanh(score / softcap) before the mask; 0 is off
-  int64_t causal, offset, left, right;
-};
-const Field kFields[] = {
-    ZENITH_FIELD(Params, scale, kFloat, 1), ZENITH_FIELD(Params, softcap, kFloat, 1),
-    ZENITH_FIELD(Params, causal, kInt, 1),  ZENITH_FIELD(Params, offset, kInt, 1),
-    ZENITH_FIELD(Params, left, kInt, 1),    ZENITH_FIELD(Params, right, kInt, 1),
-};
-
 constexpr int64_t kWholeKeys = 1024;  // up to so many keys are one block
 constexpr int64_t kBlockKeys = 512;   // else a block is this long
 constexpr int64_t kBlockRows = 256;  // query rows that share a packed block, when there are several
 constexpr int64_t kDirectRows = 4;   // up to so many query rows packing does not pay
-
-int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // How the work is cut, from shapes and the thread count alone. A task is some heads of one group
 // times some query rows; sizes of scratch are in floats.
@@ -84,75 +64,6 @@ Plan plan_of(const Call& call) {
                   (p.direct ? 0 : p.e_padded / kPanel * p.v_stride) + p.state_size;
   p.worker_size = round_up(p.worker_size, 16);
   return p;
-}
-
-int64_t attention_scratch(const Call& call) {
-  return plan_of(call).worker_size * 4 * call.parallel.threads;
-}
-
-struct Span {
-  int64_t from, to;
-};
-
-// Keys that query row `row` may see by position: none if from >= to. Both ends grow with the row.
-Span visible(const Params& w, int64_t row, int64_t keys) {
-  const int64_t p = w.offset + row;
-  Span s{0, keys};
-  if (w.causal != 0) s.to = at_most(s.to, p + 1);
-  if (w.right >= 0 && w.right < keys) s.to = at_most(s.to, p + w.right + 1);
-  if (w.left >= 0) s.from = at_least(0, p - w.left);
-  return s;
-}
-
-void cap_scores(float* s, int64_t n, float cap) {
-  const float inverse = 1.0f / cap;
-  for (int64_t j = 0; j < n; j += kLanes) store(s + j, cap * vtanh(load(s + j) * inverse));
-}
-
-// Adds row (b, h, row) of the mask to the scores of keys [from, to).
-void mask_scores(const TensorRef& mask, int64_t b, int64_t h, int64_t row, int64_t from, int64_t to,
-                 float* s) {
-  const int64_t at = b * mask.strides[0] + h * mask.strides[1] + row * mask.strides[2];
-  const int64_t step = mask.strides[3];
-  if (mask.dtype == DType::kBool) {
-    const uint8_t* m = static_cast<const uint8_t*>(mask.data) + at;
-    if (step == 1) {
-      for (int64_t j = from; j < to; ++j) s[j - from] = m[j] != 0 ? s[j - from] : -__builtin_inff();
-    } else {
-      for (int64_t j = from; j < to; ++j) {
-        if (m[j * step] == 0) s[j - from] = -__builtin_inff();
-      }
-    }
-    return;
-  }
-  const float* m = static_cast<const float*>(mask.data) + at;
-  if (step == 1) {
-    for (int64_t j = from; j < to; ++j) s[j - from] += m[j];
-  } else {
-    for (int64_t j = from; j < to; ++j) s[j - from] += m[j * step];
-  }
-}
-
-float row_max(const float* s, int64_t n) {
-  vf a = splat(-__builtin_inff()), b = a;
-  for (int64_t j = 0; j < n; j += kPanel) {
-    a = vmax(a, load(s + j));
-    b = vmax(b, load(s + j + kLanes));
-  }
-  return max_lanes(vmax(a, b));
-}
-
-// s -> e^(s - base); the sum of the results.
-float row_exp(float* s, int64_t n, float base) {
-  vf a{}, b{};
-  for (int64_t j = 0; j < n; j += kPanel) {
-    const vf x = exp_down(load(s + j) - base), y = exp_down(load(s + j + kLanes) - base);
-    store(s + j, x);
-    store(s + j + kLanes, y);
-    a += x;
-    b += y;
-  }
-  return sum_lanes(a + b);
 }
 
 const float* rows_at(const TensorRef& t, int64_t b, int64_t h, int64_t row) {
@@ -299,6 +210,12 @@ void run_task(const Call& call, const Plan& p, const Task& task, const Work& wor
   }
 }
 
+}  // namespace
+
+int64_t attention_scratch(const Call& call) {
+  return plan_of(call).worker_size * 4 * call.parallel.threads;
+}
+
 const char* run_attention(const Call& call) {
   const Plan p = plan_of(call);
   if (element_count(call.out[0]) == 0) return nullptr;
@@ -336,12 +253,14 @@ const char* run_attention(const Call& call) {
   return nullptr;
 }
 
+namespace {
+
+constexpr const char* kTileName = kLanes == 16 ? "14x32" : kLanes == 8 ? "6x16" : "6x8";
 const Kernel kKernels[] = {
-    {"attention_f32",
-     kLanes == 16  ? "14x32"
-     : kLanes == 8 ? "6x16"
-                   : "6x8",
-     kFields, sizeof(kFields) / sizeof(*kFields), sizeof(Params), attention_scratch, run_attention},
+    {"attention_f32", kTileName, kParamFields, kParamCount, sizeof(Params), attention_scratch,
+     run_attention},
+    {"attention_bf16", kTileName, kParamFields, kParamCount, sizeof(Params), half_attention_scratch,
+     run_half_attention},
 };
 
 }  // namespace

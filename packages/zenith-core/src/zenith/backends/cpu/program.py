@@ -25,7 +25,7 @@ from zenith.runtime.memory_manager import MemoryManager, memory_bytes
 from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import TensorSpec
 
-__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage"]
+__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage", "native_view"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class PackedConstant:
     packer: str
     params: dict[str, Any]
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     isa: str
 
     def unpack(self) -> np.ndarray:
         """The weight as it was before packing."""
-        target = np.empty(self.shape, np.float32)
-        _native.unpack(self.isa, self.packer, self.array, target, self.params)
+        target = np.empty(self.shape, self.dtype)
+        _native.unpack(self.isa, self.packer, self.array, native_view(target), self.params)
         return target
 
 
@@ -336,6 +337,13 @@ def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
 def _dense(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Row-major, in this machine's byte order."""
     return [np.asarray(a, numpy_dtype(_name(a.dtype)), order="C") for a in arrays]
+
+
+def native_view(array: np.ndarray) -> np.ndarray:
+    """The same bytes under a dtype numpy itself knows (those of ml_dtypes are not)."""
+    if array.dtype.num < 256:  # user-defined types come after
+        return array
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
 
 @functools.cache
