@@ -58,8 +58,6 @@ def test_wrong_value_names_the_option_and_what_is_allowed(
     assert said in str(caught.value)
 
 
-
-
 def test_good_values_are_kept_and_normalised() -> None:
     config = CompileConfig(
         target=["npu", "cpu"],

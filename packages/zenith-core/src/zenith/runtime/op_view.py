@@ -70,11 +70,6 @@ class ValueView:
         tensor = self.value.const_value
         return None if tensor is None else tensor.numpy()
 
-    @property
-    def is_const(self) -> bool:
-        """Whether it is a constant; does not make its data."""
-        return self.value.const_value is not None
-
     @functools.cached_property
     def known(self) -> tuple[Dim, ...] | None:
         """A small integer tensor's content as dims, flattened, where it can be told at compile
