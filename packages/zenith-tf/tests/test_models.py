@@ -35,7 +35,8 @@ def test_mobilenet_v2() -> None:
     """Batch norm, relu6 and the residuals are inside the convolutions: nothing is left between."""
     compiled = check(application("MobileNetV2"), image(64))
     found = kernels(compiled)
-    assert sum(n for op, n in found.items() if op.startswith("ConvBiasAct")) == 52
+    count = lambda name: sum(n for op, n in found.items() if op.startswith(name))  # noqa: E731
+    assert count("Bottleneck") == 2 and count("ConvBiasAct") + 3 * count("Bottleneck") == 52
     assert not any(op.startswith(("Pointwise", "BatchNorm", "Add", "Mul", "Clip")) for op in found)
     assert not copies(compiled) and found["Transpose"] <= 2
     larger = image(64, batch=3)

@@ -50,6 +50,7 @@ CANONICALIZE: tuple[tuple[str, ...], ...] = (
 _FUSE = (
     "unflatten_linear",
     "fuse_conv",
+    "fuse_bottleneck",
     "fuse_linear",
     "merge_qkv",
     "fuse_add_norm",
