@@ -188,7 +188,8 @@ LOOP = """
   }>
 """
 SCAN = """
-  y, z = Scan<num_scan_inputs = 1, scan_input_axes = [1], body = b (float[4] v, float[B] s) => (w, t)
+  y, z = Scan<num_scan_inputs = 1, scan_input_axes = [1],
+    body = b (float[4] v, float[B] s) => (w, t)
   { w = Relu(v) t = Relu(s) }>(v0, x)
 """
 CONTROL = {
