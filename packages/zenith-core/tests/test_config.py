@@ -64,11 +64,6 @@ def test_no_silent_fp32(precision: str) -> None:
         CompileConfig(target="cpu", precision=precision)
 
 
-def test_max_autotune_is_refused_while_nothing_is_timed() -> None:
-    with pytest.raises(ConfigurationError, match="max-autotune"):
-        CompileConfig(mode="max-autotune")
-
-
 def test_good_values_are_kept_and_normalised() -> None:
     config = CompileConfig(
         target=["npu", "cpu"],

@@ -107,7 +107,11 @@ class ZenithEngine:
             fallbacks=[r for r in stages.reports if r.backend not in (targets[0], EXECUTOR)],
             copies=stages.copies,
             passes=stages.passes,
-            notes=[*self._notes(targets, config), *_state_notes(specs)],
+            notes=[
+                *self._notes(targets, config),
+                *(stages.tuner.notes() if stages.tuner is not None else ()),
+                *_state_notes(specs),
+            ],
         )
         return CompiledModel(
             graph,
