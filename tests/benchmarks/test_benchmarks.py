@@ -173,6 +173,7 @@ def test_blocks_in_turns_and_a_process_that_dies(
     monkeypatch.setattr(runner, "BLOCK_S", (0.0, 0.0))
     log = tmp_path / "log"
     good = """
+        answer(status="ready")
         for line in sys.stdin:
             if "cell" in line:
                 answer(status="ok", flops=1.0, accuracy={"rms": 0.0}, version=os.environ["N"])
@@ -181,6 +182,7 @@ def test_blocks_in_turns_and_a_process_that_dies(
                 answer(seconds=[0.001, 0.003, 0.002])
     """
     dies = """
+        answer(status="ready")
         for number, line in enumerate(sys.stdin):
             if number == 2:
                 os._exit(3)

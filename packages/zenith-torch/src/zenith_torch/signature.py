@@ -16,6 +16,7 @@ from zenith_torch.dtypes import FROM_NUMPY_NAME, array_view, tensor_view
 __all__ = ["TensorAccess", "TorchSignature", "leaf_names"]
 
 Tensor = torch.Tensor
+_STRIDED = torch.strided  # a global of this module is found faster
 Build = Callable[[Sequence[Any]], Any]
 
 
@@ -85,20 +86,19 @@ class TorchSignature(TensorAccess):
             leaves = tuple(kwargs.values())
         else:
             leaves = self._bind(args, kwargs)
-        result = []
-        for i, dtype in enumerate(self._dtypes):
-            leaf = leaves[i]
+        result: list[Tensor] = []
+        for leaf, dtype in zip(leaves, self._dtypes, strict=False):
             if (
                 type(leaf) is Tensor
                 and leaf.dtype is dtype
                 and leaf.is_cpu
-                and leaf.layout is torch.strided
+                and leaf.layout is _STRIDED
                 and leaf.is_contiguous()
                 and not leaf.is_neg()
             ):
                 result.append(leaf)
             else:
-                result.append(self._convert(i, leaf))
+                result.append(self._convert(len(result), leaf))
         return result
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
