@@ -80,6 +80,21 @@ def test_unet_joins_channels() -> None:
     assert not [k for k in copies(compiled) if "concat" not in k]
 
 
+def test_convnext_normalises_channels() -> None:
+    """It normalises over channels, between convolutions: one kernel each, nothing moved."""
+    x = keras.Input((8, 8, 6))
+    y = L.Conv2D(8, 3, padding="same")(x)
+    z = L.LayerNormalization(epsilon=1e-6)(L.DepthwiseConv2D(7, padding="same")(y))
+    z = L.Dense(8)(L.Dense(16, activation="gelu")(z))
+    y = L.LayerNormalization(epsilon=1e-6)(L.Add()([y, z]))
+    y = L.Conv2D(8, 2, strides=2)(y)
+    data = np.random.default_rng(4).normal(size=(2, 8, 8, 6)).astype(np.float32)
+    compiled = check(randomise(keras.Model(x, y)), data)
+    found = kernels(compiled)
+    assert sum(n for op, n in found.items() if "LayerNorm" in op) == 2
+    assert not copies(compiled) and not any(op.startswith("Reduce") for op in found)
+
+
 def encoder_block(x: Any) -> Any:
     y = L.MultiHeadAttention(2, 8)(x, x)
     x = L.LayerNormalization(epsilon=1e-6)(L.Add()([x, y]))

@@ -40,6 +40,7 @@ PASSES: dict[str, str] = {
     "lower_einsum": "lower_einsum:LowerEinsum",
     "lower_global_pool": "lower_global_pool:LowerGlobalPool",
     "lower_gradient": "lower_gradient:LowerGradient",
+    "lower_precision": "lower_precision:LowerPrecision",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }
