@@ -59,11 +59,15 @@ class ImportedModel:
     """A model as GraphIR, with nothing of its source kept alive but the weights' data.
 
     ranges: smallest and largest value of a dimension the model was captured for (None: no bound).
+    state: what the inputs of `graph.state` hold before the first call, by name. They are the last
+        inputs of the graph, in this order, and their outputs the last outputs; the signature does
+        not know of either.
     """
 
     graph: GraphIR
     signature: Signature
     ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Adapter(Protocol):

@@ -26,6 +26,7 @@ from zenith.passes.base import Pass
 from zenith.passes.expand_functions import expand_functions
 from zenith.passes.lower_precision import LowerPrecision
 from zenith.passes.widen_half import widen_half
+from zenith.runtime.autotune import Autotuner
 from zenith.runtime.backend import Backend, CallableProgram, Program
 from zenith.runtime.control import Body, ControlProgram
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
@@ -82,6 +83,7 @@ class Stages:
         self._targets = targets
         self._dispatcher = KernelDispatcher(registry, config.opt_level)
         self._planning = [t for t in targets if plugins.backend(t).plans_sizes]
+        self.tuner = Autotuner(config) if config.mode == "max-autotune" else None
         self._fallbacks: list[str] = []
         self._failures: list[str] = []
         self.passes: list[str] = []
@@ -211,6 +213,9 @@ class Stages:
         if not part.choice.call:
             self._lower(part, backend, where)
         selections = self._select(part, backend)
+        if self.tuner is not None and not part.choice.call:
+            rows = self._dispatcher.accepting
+            selections = self.tuner.choose(backend, part.graph, selections, rows)
         program = (
             CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call

@@ -79,7 +79,30 @@ struct Work {
 
 struct Task {
   int64_t batch, group, head0, head1, row0, row1;
+  int64_t keys;  // those behind are hidden from every row
 };
+
+bool shows(const TensorRef& mask, int64_t at) {
+  if (mask.dtype == DType::kBool) return static_cast<const uint8_t*>(mask.data)[at] != 0;
+  return static_cast<const float*>(mask.data)[at] != -__builtin_inff();
+}
+
+// One past the last key that the mask shows to any row of the task. In a cache with room for more
+// keys than there are, and in padded batches, that is far less than all; looking costs what is
+// hidden only.
+int64_t shown_keys(const TensorRef& mask, const Task& task, int64_t keys) {
+  const int64_t heads = mask.strides[1] == 0 ? 1 : task.head1 - task.head0;
+  const int64_t rows = mask.strides[2] == 0 ? 1 : task.row1 - task.row0;
+  int64_t shown = 0;
+  for (int64_t i = 0; i < heads * rows; ++i) {
+    const int64_t at = task.batch * mask.strides[0] + (task.head0 + i / rows) * mask.strides[1] +
+                       (task.row0 + i % rows) * mask.strides[2];
+    int64_t last = keys;
+    while (last > shown && !shows(mask, at + (last - 1) * mask.strides[3])) --last;
+    shown = last;
+  }
+  return shown;
+}
 
 // One tile of m query rows, first one `row` of head h, against the keys [t0, t0 + n).
 void run_tile(const Call& call, const Plan& p, const Task& task, const Work& work, int64_t h,
@@ -87,7 +110,7 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
   const Params& w = *static_cast<const Params*>(call.params);
   const TensorRef &q = call.in[0], &mask = call.in[3], &y = call.out[0];
   const bool masked = call.n_in > 3 && mask.data != nullptr;
-  const int64_t keys = masked ? at_most(p.keys, mask.shape[3]) : p.keys;
+  const int64_t keys = task.keys;
   float* to = const_cast<float*>(rows_at(y, task.batch, h, row));
 
   const Span seen{visible(w, row, keys).from, visible(w, row + m - 1, keys).to};
@@ -169,9 +192,9 @@ void run_task(const Call& call, const Plan& p, const Task& task, const Work& wor
   const int64_t rows = task.row1 - task.row0;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   // Key blocks beyond the last visible key are never touched; rows without any key need one round.
-  const int64_t seen = at_least(visible(w, task.row1 - 1, p.keys).to, 1);
+  const int64_t seen = at_least(visible(w, task.row1 - 1, task.keys).to, 1);
   for (int64_t t0 = 0; t0 < seen; t0 += p.block) {
-    const int64_t n = at_most(p.block, at_least(at_most(seen, p.keys) - t0, 0));
+    const int64_t n = at_most(p.block, at_least(at_most(seen, task.keys) - t0, 0));
     if (!p.direct) {
       pack_keys({rows_at(k, task.batch, task.group, t0), k.strides[2]}, n, p.d, work.k);
       pack_values({rows_at(v, task.batch, task.group, t0), v.strides[2]}, n, p.e, work.v,
@@ -207,12 +230,16 @@ const char* run_attention(const Call& call) {
     work.total = work.max + p.state_rows;
     const int64_t part = index % cuts, group = index / cuts % p.groups;
     const int64_t head = part / p.row_cuts * p.task_heads, row = part % p.row_cuts * p.task_rows;
-    const Task task{index / cuts / p.groups,
-                    group,
-                    group * p.heads + head,
-                    group * p.heads + at_most(head + p.task_heads, p.heads),
-                    row,
-                    at_most(row + p.task_rows, p.rows)};
+    Task task{index / cuts / p.groups,
+              group,
+              group * p.heads + head,
+              group * p.heads + at_most(head + p.task_heads, p.heads),
+              row,
+              at_most(row + p.task_rows, p.rows),
+              p.keys};
+    if (call.n_in > 3 && call.in[3].data != nullptr) {
+      task.keys = shown_keys(call.in[3], task, at_most(p.keys, call.in[3].shape[3]));
+    }
     run_task(call, p, task, work);
   });
   return nullptr;

@@ -178,6 +178,35 @@ class NativeProgram:
             self._fail(*error)
         return results
 
+    def kernel_seconds(self, inputs: Sequence[np.ndarray], threads: int) -> float:
+        """Seconds of one run, without the copies that change layouts between nodes."""
+        context = ExecutionContext(threads=threads, profile=True)
+        self.run_arrays(inputs, context)
+        steps = zip(self.steps, context.times[0], strict=True)
+        return sum(taken for step, taken in steps if not step.why) * 1e-9
+
+    def updates_in_place(self, source: int, target: int) -> bool:
+        """Whether output `target` may be written where input `source` lies.
+
+        So it is when the output begins as a copy of the input in the same layout (which then has
+        nothing to do), and nobody reads the input after that.
+        """
+        read, written = self._storage("input", source), self._storage("output", target)
+        uses = [i for i, s in enumerate(self.steps) if _touches(s.inputs, read)]
+        begins = [i for i, s in enumerate(self.steps) if _touches((*s.inputs, *s.outputs), written)]
+        if not uses or not begins or uses[-1] > begins[0]:
+            return False
+        step = self.steps[begins[0]]
+        if step.kernel != "copy" or not _touches(step.inputs, read):
+            return False
+        (held,), (kept,) = step.inputs, step.outputs
+        assert held is not None
+        return held.is_dense() and kept.is_dense() and held.shape == kept.shape
+
+    def _storage(self, place: str, index: int) -> int:
+        places = [(storage.place, storage.index) for storage in self.storages]
+        return places.index((place, index))
+
     def node_times(self, step_times: Sequence[int]) -> list[int]:
         """Nanoseconds per node from nanoseconds per step; the plan's own copies go to the node
         before them."""
@@ -231,6 +260,10 @@ def native_view(array: np.ndarray) -> np.ndarray:
     if array.dtype.num < 256:  # user-defined types come after
         return array
     return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
+
+
+def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
+    return any(o is not None and o.storage == storage for o in operands)
 
 
 @functools.cache
