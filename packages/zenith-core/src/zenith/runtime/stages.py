@@ -270,7 +270,8 @@ class Stages:
     def _pass(self, name: str, part: Partition) -> str | Pass:
         """The pass of this name, told what it has to know of this compilation."""
         if name != LowerPrecision.name or self._config.precision != "bf16":
-            return self._plugins.passes.get(name, name)
+            step: str | Pass = self._plugins.passes.get(name, name)
+            return step
 
         def ask(node: ir.Node) -> frozenset[str] | None:
             answer = self._dispatcher.select(part.backend, op_view(part.graph, node))
