@@ -34,6 +34,7 @@ FAMILIES = (
     "composed",
     "late",
     "sequence",
+    "trees",
 )
 
 
