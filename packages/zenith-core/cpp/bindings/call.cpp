@@ -1,186 +1,121 @@
-// zenith._native.Caller: calls of a bound plan on numpy arrays, once or as the body of a loop.
+// zenith._native.Caller: a model's calls, from the tensors of a framework to new ones.
 #include <algorithm>
+#include <new>
+#include <vector>
 
 #include "bindings/convert.h"
+#include "bindings/tensors.h"
 #include "zenith/plan.h"
-#include "zenith/repeat.h"
 
 namespace py = pybind11;
 
 namespace zenith {
 namespace {
 
-// dtype and shape of an array.
-struct Form {
-  py::dtype dtype;
-  std::vector<py::ssize_t> shape;
+// A bound plan, the inputs it is for, and the functions that make its results.
+struct Bound {
+  struct Input {
+    uint64_t kind;
+    std::vector<int64_t> shape;
+    py::object type;  // Python's: kinds are comparable within one
+  };
+  std::vector<Input> inputs;
+  std::shared_ptr<BoundPlan> plan;
+  std::vector<py::object> make;
 
-  explicit Form(const py::handle& pair)
-      : dtype(pair.cast<py::tuple>()[0].cast<py::dtype>()),
-        shape(pair.cast<py::tuple>()[1].cast<std::vector<py::ssize_t>>()) {}
-
-  py::ssize_t bytes() const {
-    py::ssize_t total = dtype.itemsize();
-    for (const py::ssize_t n : shape) total *= n;
-    return total;
-  }
-
-  // Whether `object` is a row-major array like this, or at least `rows` of them one after the
-  // other. dtypes are compared by identity: numpy's own are singletons, and another object only
-  // means a slower way.
-  bool fits(const py::handle& object, int64_t rows = -1) const {
-    if (!py::isinstance<py::array>(object)) return false;
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    const py::ssize_t more = rows < 0 ? 0 : 1;
-    return (array.flags() & py::array::c_style) != 0 && array.dtype().is(dtype) &&
-           array.ndim() == static_cast<py::ssize_t>(shape.size()) + more &&
-           (rows < 0 || array.shape(0) >= rows) &&
-           std::equal(shape.begin(), shape.end(), array.shape() + more);
-  }
-
-  bool equals(const Form& other) const { return dtype.is(other.dtype) && shape == other.shape; }
-
-  py::array empty() const { return py::array(dtype, shape); }
-
-  py::array rows(int64_t count) const {
-    std::vector<py::ssize_t> whole{count};
-    whole.insert(whole.end(), shape.begin(), shape.end());
-    return py::array(dtype, whole);
+  bool fits(size_t index, py::handle tensor, const TensorView& view) const {
+    const Input& input = inputs[index];
+    return view.kind == input.kind && static_cast<size_t>(view.rank) == input.shape.size() &&
+           std::equal(input.shape.begin(), input.shape.end(), view.shape) &&
+           reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())) == input.type.ptr();
   }
 };
 
-constexpr py::ssize_t kBlock = 64 << 20;  // bytes of stacked rows for one call
-
-uintptr_t address(const py::handle& array) {
-  return reinterpret_cast<uintptr_t>(py::reinterpret_borrow<py::array>(array).data());
-}
-
-py::object failure(const RunError& error) { return py::make_tuple(error.step, error.message); }
-
+// Most calls have the sizes of the call before: those need neither a key nor a lookup. Any other
+// asks `bind`, which keeps the plans bound to sizes of before. State is replaced as a whole, under
+// the GIL, so that many threads may call at once.
 class Caller {
  public:
-  Caller(std::shared_ptr<BoundPlan> plan, const py::sequence& inputs, const py::sequence& outputs)
-      : plan_(std::move(plan)) {
-    for (const py::handle& pair : inputs) inputs_.emplace_back(pair);
-    for (const py::handle& pair : outputs) outputs_.emplace_back(pair);
-  }
+  Caller(py::function bind, py::function fail) : bind_(std::move(bind)), fail_(std::move(fail)) {}
 
-  // Results as a list; None where the arrays are not of the plan's dtypes and shapes or not
-  // row-major; (step, message) of a kernel that failed.
-  py::object call(const py::sequence& arrays) const {
-    if (arrays.size() != inputs_.size()) return py::none();
-    std::vector<uintptr_t> from(inputs_.size()), to(outputs_.size());
-    std::vector<py::object> alive(inputs_.size());
-    for (size_t k = 0; k < from.size(); ++k) {
-      alive[k] = arrays[k];
-      if (!inputs_[k].fits(alive[k])) return py::none();
-      from[k] = address(alive[k]);
+  // targets: where the last results are written; they are not among those returned.
+  py::list call(const py::list& tensors, const py::list& targets) {
+    std::vector<uintptr_t> from(tensors.size()), to;
+    std::shared_ptr<const Bound> bound = last_;
+    bool fits = bound != nullptr && bound->inputs.size() == tensors.size();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const py::handle tensor = tensors[i];
+      const TensorView view = view_of(tensor);
+      from[i] = reinterpret_cast<uintptr_t>(view.data);
+      fits = fits && bound->fits(i, tensor, view);
     }
-    py::list results(outputs_.size());
-    for (size_t k = 0; k < to.size(); ++k) {
-      py::array result = outputs_[k].empty();
-      to[k] = address(result);
-      results[k] = std::move(result);
+    if (!fits) last_ = bound = bind(tensors);
+    if (targets.size() > bound->make.size()) throw py::value_error("more targets than results");
+    py::list results(bound->make.size() - targets.size());
+    to.reserve(bound->make.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+      py::object made = bound->make[i]();
+      to.push_back(reinterpret_cast<uintptr_t>(view_of(made).data));
+      results[i] = std::move(made);
     }
-    RunError error;
-    {
-      const py::gil_scoped_release released;
-      error = plan_->run(from, to, nullptr);
+    for (const py::handle target : targets) {
+      to.push_back(reinterpret_cast<uintptr_t>(view_of(target).data));
     }
-    return error.message == nullptr ? py::object(std::move(results)) : failure(error);
-  }
-
-  // At most `count` iterations of the plan as a loop's body. Of its inputs, those in `sliced` are
-  // the next row of what is given, and `states` says which output of the iteration before one is
-  // (-1: it stays as given); rows of the outputs in `stacked` are kept; `condition` is the output
-  // that says whether to go on (-1: always). (iterations, last condition, states in the order of
-  // inputs, blocks of rows); None where sizes do not fit or would change; (step, message).
-  py::object repeat(const py::sequence& arrays, const std::vector<bool>& sliced,
-                    const std::vector<int32_t>& states, const std::vector<int32_t>& stacked,
-                    int32_t condition, int64_t count) const {
-    if (count < 1 || !repeats(arrays, sliced, states, stacked, condition, count)) return py::none();
-    py::ssize_t row = 1;
-    for (const int32_t k : stacked) row += at(k).bytes();
-    count = std::max<int64_t>(std::min<int64_t>(count, kBlock / row), 1);
-
-    Repeat how;
-    how.condition = condition;
-    std::vector<py::object> alive;
-    for (size_t k = 0; k < inputs_.size(); ++k) {
-      alive.push_back(arrays[k]);
-      how.inputs.push_back({address(alive.back()), sliced[k] ? inputs_[k].bytes() : 0, states[k]});
-    }
-    std::vector<bool> read_next(outputs_.size(), false), placed(outputs_.size(), false);
-    for (const int32_t k : states) {
-      if (k >= 0) read_next[static_cast<size_t>(k)] = true;
-    }
-    how.outputs.resize(outputs_.size());
-    py::list blocks;
-    for (const int32_t k : stacked) {
-      const auto index = static_cast<size_t>(k);
-      const py::array block = at(k).rows(count);
-      blocks.append(block);
-      if (read_next[index] || placed[index]) {
-        how.copies.push_back({k, address(block), at(k).bytes()});
-      } else {
-        how.outputs[index] = {{address(block), address(block)}, at(k).bytes()};
-        placed[index] = true;
-      }
-    }
-    std::vector<py::array> pairs[2];
-    for (auto& side : pairs) side.resize(outputs_.size());
-    for (size_t k = 0; k < outputs_.size(); ++k) {
-      if (placed[k]) continue;
-      for (int side = 0; side < 2; ++side) {
-        pairs[side][k] = outputs_[k].empty();
-        how.outputs[k].base[side] = address(pairs[side][k]);
-      }
-    }
-    RepeatEnd end;
-    {
-      const py::gil_scoped_release released;
-      end = run_repeatedly(*plan_, how, count);
-    }
-    if (end.error.message != nullptr) return failure(end.error);
-    py::list last;
-    for (const int32_t k : states) {
-      if (k >= 0) last.append(pairs[(end.steps - 1) % 2][static_cast<size_t>(k)]);
-    }
-    return py::make_tuple(end.steps, end.going, last, blocks);
+    run(*bound, from, to);
+    return results;
   }
 
  private:
-  const Form& at(int32_t output) const { return outputs_.at(static_cast<size_t>(output)); }
-
-  // Whether the arrays are what the plan takes, and what it gives is what the next iteration takes.
-  bool repeats(const py::sequence& arrays, const std::vector<bool>& sliced,
-               const std::vector<int32_t>& states, const std::vector<int32_t>& stacked,
-               int32_t condition, int64_t count) const {
-    const size_t n = inputs_.size();
-    if (arrays.size() != n || sliced.size() != n || states.size() != n) return false;
-    for (size_t k = 0; k < n; ++k) {
-      if (!inputs_[k].fits(arrays[k], sliced[k] ? count : -1)) return false;
-      if (states[k] >= 0 && !at(states[k]).equals(inputs_[k])) return false;
+  std::shared_ptr<const Bound> bind(const py::list& tensors) const {
+    auto bound = std::make_shared<Bound>();
+    py::tuple key(tensors.size());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const py::handle tensor = tensors[i];
+      const TensorView view = view_of(tensor);
+      py::tuple shape(static_cast<size_t>(view.rank));
+      for (int axis = 0; axis < view.rank; ++axis) {
+        shape[static_cast<size_t>(axis)] = py::int_(view.shape[axis]);
+      }
+      key[i] = py::make_tuple(dtype_name(tensor), shape);
+      bound->inputs.push_back(
+          {view.kind,
+           {view.shape, view.shape + view.rank},
+           py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())))});
     }
-    for (const int32_t k : stacked) at(k);
-    if (condition < 0) return true;
-    const Form& form = at(condition);
-    return form.dtype.kind() == 'b' && form.bytes() == 1;
+    const auto found = bind_(key).cast<py::tuple>();
+    bound->plan = found[0].cast<std::shared_ptr<BoundPlan>>();
+    bound->make = found[1].cast<std::vector<py::object>>();
+    return bound;
   }
 
-  std::shared_ptr<BoundPlan> plan_;
-  std::vector<Form> inputs_, outputs_;
+  void run(const Bound& bound, const std::vector<uintptr_t>& from,
+           const std::vector<uintptr_t>& to) const {
+    RunError error;
+    bool memory = true;
+    {
+      const py::gil_scoped_release released;
+      try {
+        error = bound.plan->run(from, to, nullptr);
+      } catch (const std::bad_alloc&) {
+        memory = false;
+      }
+    }
+    if (memory && error.message == nullptr) return;
+    fail_(bound.plan, error.step, memory ? py::object(py::str(error.message)) : py::none());
+    throw std::logic_error("a failed call must raise");
+  }
+
+  const py::function bind_, fail_;
+  std::shared_ptr<const Bound> last_;
 };
 
 }  // namespace
 
 void bind_call(py::module_& m) {
   py::class_<Caller>(m, "Caller")
-      .def(py::init<std::shared_ptr<BoundPlan>, const py::sequence&, const py::sequence&>(),
-           py::arg("plan"), py::arg("inputs"), py::arg("outputs"))
-      .def("__call__", &Caller::call, py::arg("arrays"))
-      .def("repeat", &Caller::repeat, py::arg("arrays"), py::arg("sliced"), py::arg("states"),
-           py::arg("stacked"), py::arg("condition"), py::arg("count"));
+      .def(py::init<py::function, py::function>(), py::arg("bind"), py::arg("fail"))
+      .def("call", &Caller::call, py::arg("tensors"), py::arg("targets") = py::list(),
+           "New tensors for dense ones in the order of the inputs, by one run of the bound plan.");
 }
 
 }  // namespace zenith

@@ -1,6 +1,6 @@
 """The compiled part: kernel tables, execution plans. See cpp/bindings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ _Size = int | Sequence[int]  # a number, or a postfix program over the plan's sy
 _Params = Mapping[str, int | float | Sequence[int] | Sequence[float]]
 
 def isas() -> list[str]: ...
+def complete_isas() -> list[str]: ...
 def built_isas() -> list[str]: ...
 def available_threads() -> int: ...
 def kernels(isa: str) -> dict[str, str]: ...
+def kernel_isa(isa: str, kernel: str) -> str: ...
 def call(
     isa: str,
     kernel: str,
@@ -53,6 +55,14 @@ class BoundPlan:
     def profile(self, inputs: Sequence[int], outputs: Sequence[int], n_steps: int) -> list[int]: ...
 
 class Caller:
+    def __init__(
+        self,
+        bind: Callable[[Any], tuple[BoundPlan, Sequence[Callable[[], Any]]]],
+        fail: Callable[[BoundPlan, int, str | None], Any],
+    ) -> None: ...
+    def call(self, tensors: list[Any], targets: list[Any] = ...) -> list[Any]: ...
+
+class ArrayCaller:
     def __init__(
         self,
         plan: BoundPlan,

@@ -28,6 +28,13 @@ def graph(body: str, signature: str = "(float[B,4] x) => (y)") -> GraphIR:
     return GraphIR.from_text(f"{HEAD}g {signature} {{ {body} }}")
 
 
+def test_state_pairs_go_with_the_graph() -> None:
+    g = GraphIR.from_text(SMALL)
+    assert g.state == {}
+    g.state = {"x": "y"}
+    assert g.clone().state == GraphIR.from_onnx(g.to_onnx()).state == {"x": "y"}
+
+
 def test_views() -> None:
     g = GraphIR.from_text(SMALL)
     assert [v.name for v in g.inputs] == ["x"]

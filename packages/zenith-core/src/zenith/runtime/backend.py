@@ -83,6 +83,8 @@ class Backend:
     owner: str = ""  # the distribution it comes from; the plugin manager fills it in
     # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
     plans_sizes: bool = False
+    # Values of `zenith.compile(precision=)` that its kernels honour.
+    precisions: frozenset[str] = frozenset({"fp32"})
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
@@ -102,9 +104,9 @@ class Backend:
         """Names of the lowering passes for partitions of this backend."""
         return ()
 
-    def kernel_name(self, selection: Selection) -> str:
-        """The kernel's full name as explain() shows it."""
-        return selection.spec.name
+    def kernel_names(self, selections: Sequence[Selection], program: Program) -> list[str]:
+        """The full name of each node's kernel in `program`, as explain() shows it."""
+        return [selection.spec.name for selection in selections]
 
     def build(
         self, graph: GraphIR, selections: Sequence[Selection], config: CompileConfig

@@ -93,7 +93,9 @@ class ControlProgram:
         self.node = node
         self.bodies = bodies
         self._where = [None if v is None else position.get(v) for v in node.inputs]
-        self._fixed = [constants[v].view() if v in constants else None for v in node.inputs]
+        self._fixed = [
+            constants[v].view() if v is not None and v in constants else None for v in node.inputs
+        ]
         self._wanted = [list(node.outputs).index(v) for v in outputs]
         self._run = getattr(self, f"_{node.op_type.lower()}")
         self._executor = GraphExecutor()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,8 @@ class NumpySignature:
             for name, kind in zip(self.input_names, self._types, strict=True)
         ]
 
-    def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-        return np.empty(tuple(shape), numpy_dtype(dtype))
-
-    def pointer(self, tensor: NDArray[Any]) -> int:
-        return int(tensor.ctypes.data)
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], NDArray[Any]]:
+        return functools.partial(np.empty, tuple(shape), numpy_dtype(dtype))
 
     def to_numpy(self, tensor: NDArray[Any]) -> NDArray[Any]:
         return tensor

@@ -43,7 +43,7 @@ def run_late(*parameters: int) -> Callable[[OpView, Sequence[Array | None]], lis
     """
 
     def run(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
-        weights = {k for k, v in enumerate(op.inputs) if v is not None and v.const is not None}
+        weights = {k for k, v in enumerate(op.inputs) if v is not None and v.is_const}
         key = tuple(
             None
             if x is None or k in weights

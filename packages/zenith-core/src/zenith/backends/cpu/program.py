@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -25,15 +25,17 @@ from zenith.runtime.memory_manager import MemoryManager, memory_bytes
 from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import TensorSpec
 
-__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage"]
+__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage", "native_view"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself."""
+    """One kernel call. `node` is the index of the node it serves, -1 for the plan itself; `isa` is
+    the instruction set whose row runs, which may lie below the plan's."""
 
     node: int
     kernel: str
+    isa: str
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand, ...]
     params: dict[str, Any]
@@ -58,12 +60,13 @@ class PackedConstant:
     packer: str
     params: dict[str, Any]
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     isa: str
 
     def unpack(self) -> np.ndarray:
         """The weight as it was before packing."""
-        target = np.empty(self.shape, np.float32)
-        _native.unpack(self.isa, self.packer, self.array, target, self.params)
+        target = np.empty(self.shape, self.dtype)
+        _native.unpack(self.isa, self.packer, self.array, native_view(target), self.params)
         return target
 
 
@@ -152,25 +155,35 @@ class NativeProgram:
             outputs,
             empties,
             threads,
-            _native.Caller(
+            _native.ArrayCaller(
                 native,
                 [(numpy_dtype(dtype), shape) for dtype, shape in key],
                 [(dtype, shape) for shape, dtype in empties],
             ),
         )
 
-    def run_pointers(
-        self, bound: BoundProgram, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """The hot path: dense row-major memory in, caller's memory out, one native call."""
-        try:
-            error = bound.native.run(inputs, outputs)
-        except MemoryError as cause:
-            raise _no_arena(bound) from cause
-        if error is not None:
-            self._fail(*error)
+    def caller(
+        self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
+    ) -> Callable[..., list[Any]]:
+        """The hot path, ``call(tensors, targets)``: dense tensors in the order of the inputs ->
+        results, new tensors but for the last of them, which are written to `targets`.
 
-    def _fail(self, index: int, message: str) -> None:
+        maker: see `zenith.runtime.adapter.Signature.maker`.
+
+        Tensors are numpy's, or of a framework whose type has DLPack's exchange table in C.
+        """
+
+        def bind(key: Key) -> tuple[Any, list[Callable[[], Any]]]:
+            bound = self.bound(key, threads)
+            return bound.native, [maker(dtype, shape) for dtype, shape in bound.outputs]
+
+        call: Callable[..., list[Any]] = _native.Caller(bind, self._fail).call
+        return call
+
+    def _fail(self, native: Any, index: int, message: str | None) -> NoReturn:
+        """message: of the kernel; None where there was no memory for the arena."""
+        if message is None:
+            raise _no_arena(native)
         step = self.steps[index]
         where = self._node_labels[step.node] if step.node >= 0 else "the plan's own copies"
         raise KernelError(f"kernel '{step.kernel}' failed: {message}\n  at     {where}")
@@ -201,9 +214,9 @@ class NativeProgram:
         try:
             found = bound.call(inputs)
         except MemoryError as cause:
-            raise _no_arena(bound) from cause
+            raise _no_arena(bound.native) from cause
         if isinstance(found, tuple):
-            self._fail(*found)
+            self._fail(bound.native, *found)
         return found  # type: ignore[no-any-return]
 
     def repeat(
@@ -232,13 +245,42 @@ class NativeProgram:
                 inputs, wiring.sliced, wiring.states, wiring.stacked, wiring.condition, count
             )
         except MemoryError as cause:
-            raise _no_arena(bound) from cause
+            raise _no_arena(bound.native) from cause
         if found is None:
             return None
         if len(found) == 2:
-            self._fail(*found)
+            self._fail(bound.native, *found)
         steps, going, states, blocks = found
         return Repeated(steps, going, states, [block[:steps] for block in blocks])
+
+    def kernel_seconds(self, inputs: Sequence[np.ndarray], threads: int) -> float:
+        """Seconds of one run, without the copies that change layouts between nodes."""
+        context = ExecutionContext(threads=threads, profile=True)
+        self.run_arrays(inputs, context)
+        steps = zip(self.steps, context.times[0], strict=True)
+        return sum(taken for step, taken in steps if not step.why) * 1e-9
+
+    def updates_in_place(self, source: int, target: int) -> bool:
+        """Whether output `target` may be written where input `source` lies.
+
+        So it is when the output begins as a copy of the input in the same layout (which then has
+        nothing to do), and nobody reads the input after that.
+        """
+        read, written = self._storage("input", source), self._storage("output", target)
+        uses = [i for i, s in enumerate(self.steps) if _touches(s.inputs, read)]
+        begins = [i for i, s in enumerate(self.steps) if _touches((*s.inputs, *s.outputs), written)]
+        if not uses or not begins or uses[-1] > begins[0]:
+            return False
+        step = self.steps[begins[0]]
+        if step.kernel != "copy" or not _touches(step.inputs, read):
+            return False
+        (held,), (kept,) = step.inputs, step.outputs
+        assert held is not None
+        return held.is_dense() and kept.is_dense() and held.shape == kept.shape
+
+    def _storage(self, place: str, index: int) -> int:
+        places = [(storage.place, storage.index) for storage in self.storages]
+        return places.index((place, index))
 
     def node_times(self, step_times: Sequence[int]) -> list[int]:
         """Nanoseconds per node from nanoseconds per step; the plan's own copies go to the node
@@ -251,6 +293,16 @@ class NativeProgram:
     def dims_of(self, inputs: Sequence[np.ndarray]) -> dict[sympy.Symbol, int]:
         """Values of the dynamic dims for these inputs."""
         return solve_dims(self.inputs, tuple((a.dtype.name, a.shape) for a in inputs))
+
+    def node_isas(self) -> list[str]:
+        """For every node, the best instruction set among its steps'; for one without steps, that of
+        the plan's own copies."""
+        ranks = {isa: rank for rank, isa in enumerate(_native.isas())}
+        isas = [_native.kernel_isa(self.isa, "copy")] * len(self._node_labels)
+        for step in self.steps:
+            if step.node >= 0 and ranks[step.isa] < ranks[isas[step.node]]:
+                isas[step.node] = step.isa
+        return isas
 
     @property
     def copies(self) -> list[str]:
@@ -269,7 +321,7 @@ class NativeProgram:
         for index, step in enumerate(self.steps):
             ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
             outs = ", ".join(self._text(o) for o in step.outputs)
-            line = f"  {index:3d}  {step.kernel}_{self.isa}  ({ins}) -> {outs}"
+            line = f"  {index:3d}  {step.kernel}_{step.isa}  ({ins}) -> {outs}"
             lines.append(line + (f"    # {step.why}" if step.why else ""))
         return "\n".join(lines)
 
@@ -278,9 +330,20 @@ class NativeProgram:
         return f"%{place}{operand.storage}:{_type_text(operand)}"
 
 
+def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
+    return any(o is not None and o.storage == storage for o in operands)
+
+
 def _dense(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Row-major, in this machine's byte order."""
     return [np.asarray(a, numpy_dtype(_name(a.dtype)), order="C") for a in arrays]
+
+
+def native_view(array: np.ndarray) -> np.ndarray:
+    """The same bytes under a dtype numpy itself knows (those of ml_dtypes are not)."""
+    if array.dtype.num < 256:  # user-defined types come after
+        return array
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
 
 @functools.cache
@@ -289,9 +352,9 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def _no_arena(bound: BoundProgram) -> DeviceOutOfMemoryError:
+def _no_arena(native: Any) -> DeviceOutOfMemoryError:
     return DeviceOutOfMemoryError(
-        f"no memory for an arena of {bound.native.arena_bytes} bytes", next="use a smaller batch"
+        f"no memory for an arena of {native.arena_bytes} bytes", next="use a smaller batch"
     )
 
 

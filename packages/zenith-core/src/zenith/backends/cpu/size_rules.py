@@ -13,6 +13,7 @@ import sympy
 
 from zenith.backends.cpu.epilogue import OPERAND_STEPS, epilogue_steps
 from zenith.ir.dims import Dim, product
+from zenith.ops.conv import split
 from zenith.runtime.op_view import OpView
 
 __all__ = ["size_rules"]
@@ -90,6 +91,19 @@ def _convolution(x: int, w: int, bias: int) -> Callable[[OpView], Iterator[_Rule
             yield from _same(value.shape, (results,), "the bias of a convolution")
 
     return rule
+
+
+def _bottleneck(op: OpView) -> Iterator[_Rule]:
+    expand, depthwise, project = (op.required(i).shape for i in (1, 2, 3))
+    channels = op.required(0).shape[1], expand[0], depthwise[0]
+    for have, want in zip(channels, (expand[1], depthwise[0], project[1]), strict=True):
+        yield from _equal(have, want, "the input channels of a convolution")
+    results = iter(op.inputs[4:])
+    for weights, each in zip((expand, depthwise, project), split(op.overload), strict=True):
+        for step in (s for s in epilogue_steps(each) if s in OPERAND_STEPS):
+            value = next(results)
+            if step == "bias" and value is not None:
+                yield from _same(value.shape, (weights[0],), "the bias of a convolution")
 
 
 def _deform(op: OpView) -> Iterator[_Rule]:
@@ -239,6 +253,7 @@ _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "Linear": _linear,
     "Conv": _convolution(0, 1, 2),
     "ConvBiasAct": _convolution(0, 1, 2),
+    "Bottleneck": _bottleneck,
     "ConvTranspose": _convolution(0, 1, 2),
     "ConvInteger": _convolution(0, 1, 99),
     "QLinearConv": _convolution(0, 3, 8),

@@ -133,7 +133,7 @@ def _planned(op_type: str, *fixed: int) -> KernelSpec:
         if x is None or not any(x.dtype in spec.dtypes.get(0, {x.dtype}) for spec in rows):
             return f"no native {op.type} for this type"
         late = [op.input(i) for i in fixed]
-        if not any(v is not None and v.known is None and v.const is None for v in late):
+        if not any(v is not None and v.known is None and not v.is_const for v in late):
             return "its parameters are known: it can be planned, or not at all"
         return None
 

@@ -117,7 +117,7 @@ def _emit_deform(e: Emit) -> None:
 
 
 def _weights(e: Emit, results: int, depth: int, group: int) -> Operand:
-    if e.op.required(1).const is not None:
+    if e.op.required(1).is_const:
         return e.packed(1, "conv_weights_f32", group=group)
     padded = ceil_div(results // group, _MOST_LANES) * _MOST_LANES
     packed = e.temp("uint8", (4 * group * padded * depth,))
