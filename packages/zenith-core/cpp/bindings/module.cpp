@@ -5,4 +5,5 @@ PYBIND11_MODULE(_native, m) {
   zenith::bind_kernels(m);
   zenith::bind_plan(m);
   zenith::bind_host(m);
+  zenith::bind_snapshot(m);
 }

@@ -15,6 +15,7 @@ from torch.export.graph_signature import (
 )
 
 from zenith.errors import CompilationError
+from zenith_torch.lower.complexes import Complex
 from zenith_torch.lowering import Lowering
 
 __all__ = ["Imported", "import_program"]
@@ -93,12 +94,17 @@ class _Importer:
                 self.values[node] = val
                 continue
             self.lowering.check_type(val, f"input '{name}'")
+            if val.is_complex():
+                raise CompilationError(
+                    f"input '{name}' is {val.dtype}",
+                    next="give torch.view_as_real of it, and use torch.view_as_complex inside",
+                )
             value = builder.input(name, val.dtype, self.symbols.shape(val.shape))
             self.result.inputs.append(("tensor", len(graph_inputs)))
             self.result.input_types.append((str(value.name), val.dtype, val.dim()))
             graph_inputs.append(value)
             self.values[node] = value
-        shared: dict[tuple[Any, ...], ir.Value] = {}
+        shared: dict[tuple[Any, ...], Any] = {}
         for node, spec in zip(nodes, specs, strict=True):
             if spec.kind is InputKind.USER_INPUT:
                 continue
@@ -110,7 +116,7 @@ class _Importer:
             self.values[node] = self._weight(str(spec.target), shared)
         return graph_inputs
 
-    def _weight(self, name: str, shared: dict[tuple[Any, ...], ir.Value]) -> ir.Value | None:
+    def _weight(self, name: str, shared: dict[tuple[Any, ...], Any]) -> Any:
         """A parameter, buffer or lifted constant; tied ones are one value."""
         state, constants = self.program.state_dict, self.program.constants
         tensor: Any = state[name] if name in state else constants[name]
@@ -119,7 +125,7 @@ class _Importer:
         self.lowering.check_type(tensor, f"'{name}'")
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() == 0 or key not in shared:
-            shared[key] = self.builder.weight(tensor, name)
+            shared[key] = self.lowering.weight(tensor, name)
         return shared[key]
 
     def _outputs(self) -> list[ir.Value]:
@@ -142,6 +148,10 @@ class _Importer:
                 self.result.outputs.append(("constant", constant))
                 continue
             value = self.values[node] if isinstance(node, torch.fx.Node) else node
+            if isinstance(value, Complex):
+                raise CompilationError(
+                    f"output '{name}' is complex", next="return torch.view_as_real of it"
+                )
             kind = "tensor" if isinstance(spec.arg, TensorArgument) else "size"
             if isinstance(spec.arg, SymIntArgument) and isinstance(value, int):
                 self.result.outputs.append(("constant", value))
