@@ -48,7 +48,7 @@ def _offset() -> int | None:
     """Where in a Python tensor its `at::Tensor` lies, behind the object's own head."""
     tensor = torch.empty(1)
     head, word = object.__basicsize__, ctypes.sizeof(ctypes.c_void_p)
-    for offset in range(head, torch.Tensor.__base__.__basicsize__, word):
+    for offset in range(head, torch.Tensor.__mro__[1].__basicsize__, word):
         if ctypes.c_void_p.from_address(id(tensor) + offset).value == tensor._cdata:
             return offset
     return None
