@@ -35,7 +35,8 @@ def test_mobilenet_v2() -> None:
     """Batch norm, relu6 and the residuals are inside the convolutions: nothing is left between."""
     compiled = check(application("MobileNetV2"), image(64))
     found = kernels(compiled)
-    assert sum(n for op, n in found.items() if op.startswith("ConvBiasAct")) == 52
+    count = lambda name: sum(n for op, n in found.items() if op.startswith(name))  # noqa: E731
+    assert count("Bottleneck") == 2 and count("ConvBiasAct") + 3 * count("Bottleneck") == 52
     assert not any(op.startswith(("Pointwise", "BatchNorm", "Add", "Mul", "Clip")) for op in found)
     assert not copies(compiled) and found["Transpose"] <= 2
     larger = image(64, batch=3)
@@ -77,6 +78,21 @@ def test_unet_joins_channels() -> None:
     y = L.Conv2D(2, 1, activation="sigmoid")(L.Concatenate()([down, up]))
     compiled = check(randomise(keras.Model(x, y)), image(16))
     assert not [k for k in copies(compiled) if "concat" not in k]
+
+
+def test_convnext_normalises_channels() -> None:
+    """It normalises over channels, between convolutions: one kernel each, nothing moved."""
+    x = keras.Input((8, 8, 6))
+    y = L.Conv2D(8, 3, padding="same")(x)
+    z = L.LayerNormalization(epsilon=1e-6)(L.DepthwiseConv2D(7, padding="same")(y))
+    z = L.Dense(8)(L.Dense(16, activation="gelu")(z))
+    y = L.LayerNormalization(epsilon=1e-6)(L.Add()([y, z]))
+    y = L.Conv2D(8, 2, strides=2)(y)
+    data = np.random.default_rng(4).normal(size=(2, 8, 8, 6)).astype(np.float32)
+    compiled = check(randomise(keras.Model(x, y)), data)
+    found = kernels(compiled)
+    assert sum(n for op, n in found.items() if "LayerNorm" in op) == 2
+    assert not copies(compiled) and not any(op.startswith("Reduce") for op in found)
 
 
 def encoder_block(x: Any) -> Any:

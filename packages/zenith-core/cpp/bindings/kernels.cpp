@@ -164,6 +164,16 @@ void bind_kernels(py::module_& m) {
         return names;
       },
       "Instruction sets this machine runs and ZENITH_ISA allows, best first.");
+  m.def(
+      "complete_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const Isa& isa : usable_isas()) {
+          if (isa.base == nullptr) names.emplace_back(isa.name);
+        }
+        return names;
+      },
+      "Those of isas() that have every kernel; the others overlay some on one of these.");
   m.def("built_isas", &built_isas, "Instruction sets compiled into this build, best first.");
   m.def("available_threads", &available_threads);
   m.def(
@@ -181,7 +191,15 @@ void bind_kernels(py::module_& m) {
         }
         return rows;
       },
-      py::arg("isa"), "Kernel rows of one ISA: name -> variant.");
+      py::arg("isa"), "Kernel rows of one ISA, without those of its base: name -> variant.");
+  m.def(
+      "kernel_isa",
+      [](const std::string& isa, const std::string& kernel) {
+        kernel_or_throw(isa, kernel);
+        return kernel_owner(isa, kernel)->name;
+      },
+      py::arg("isa"), py::arg("kernel"),
+      "Whose row runs when `isa` is asked for a kernel: its own, or one below it.");
   m.def("call", &call_kernel, py::arg("isa"), py::arg("kernel"), py::arg("inputs"),
         py::arg("outputs"), py::arg("params"), py::arg("threads") = 0, py::arg("repeat") = 1,
         "Runs one kernel on numpy arrays, writing into outputs. None is a missing operand.");

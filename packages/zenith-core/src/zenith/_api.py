@@ -52,10 +52,12 @@ def compile(
         dict is written ``(d,)``.)
     target: ``"auto"``, a backend's name, or a list of names in priority order. The CPU is always
         the last resort.
-    precision: ``"fp32"`` keeps every type as the model declares it. A precision that no kernel of
-        the target can honour is an error.
+    precision: ``"fp32"`` keeps every type as the model declares it. ``"bf16"``: products, attention
+        and what lies between them in bfloat16, with float32 sums; `explain()` says which nodes. A
+        precision that no kernel of the target can honour is an error.
     opt_level: 0 to 3: which graph passes run; ``zenith passes`` lists them.
-    mode: ``"default"`` or ``"reduce-overhead"`` (device graphs, where a target has them).
+    mode: ``"default"``, ``"reduce-overhead"`` (device graphs, where a target has them), or
+        ``"max-autotune"``: every kernel that could run a node is timed, for up to a minute.
     tolerance: bound on max |T - F| / (|F| + rms F) per output, checked on ``sample_input`` against
         the source in float64; broken, it raises `PrecisionError`.
     dynamic: ``{input name or position: {axis: name}}``, e.g. ``{"input_ids": {0: "batch"}}``;
@@ -64,7 +66,7 @@ def compile(
         names all such nodes, ``"error"`` raises naming them, ``"allow"`` is quiet.
     threads: how many threads this model may use; None means all cores the process may use.
     calibration_data: inputs for the precisions that need some.
-    cache: whether results of compiling may be remembered.
+    cache: whether results of compiling (the times of max-autotune) may be kept on disk.
     backend_options: ``{backend name: {option: value}}``.
 
     Raises only subclasses of `zenith.errors.ZenithError`: `ConfigurationError` for a wrong option,
@@ -100,7 +102,7 @@ def compile(
 
     with _only_our_errors():
         if isinstance(model, GraphIR):
-            graph = model.clone().forget_results()
+            graph = model.clone().verify(types=False).forget_results()
             imported = ImportedModel(graph, NumpySignature(graph))
         elif isinstance(model, ImportedModel):
             imported = model
@@ -116,9 +118,12 @@ def compile(
                     "tolerance is checked on sample_input, and there is none",
                     next="zenith.compile(model, sample_input=(x,), tolerance=...)",
                 )
-            samples = [[signature.to_numpy(t) for t in signature.flatten(*call)]]
+            given = map(signature.to_numpy, signature.flatten(*call))
+            samples = [[*given, *imported.state.values()]]
         engine = ZenithEngine(plugins=plugins)
-        return engine.compile(imported.graph, config, signature, samples=samples)
+        return engine.compile(
+            imported.graph, config, signature, samples=samples, state=imported.state
+        )
 
 
 @contextmanager

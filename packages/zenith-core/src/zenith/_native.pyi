@@ -1,6 +1,6 @@
 """The compiled part: kernel tables, execution plans. See cpp/bindings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ _Size = int | Sequence[int]  # a number, or a postfix program over the plan's sy
 _Params = Mapping[str, int | float | Sequence[int] | Sequence[float]]
 
 def isas() -> list[str]: ...
+def complete_isas() -> list[str]: ...
 def built_isas() -> list[str]: ...
 def available_threads() -> int: ...
 def kernels(isa: str) -> dict[str, str]: ...
+def kernel_isa(isa: str, kernel: str) -> str: ...
 def call(
     isa: str,
     kernel: str,
@@ -51,6 +53,32 @@ class BoundPlan:
     def shape_of(self, tensor: int) -> list[int]: ...
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, str] | None: ...
     def profile(self, inputs: Sequence[int], outputs: Sequence[int], n_steps: int) -> list[int]: ...
+
+class Caller:
+    def __init__(
+        self,
+        bind: Callable[[Any], tuple[BoundPlan, Sequence[Callable[[], Any]]]],
+        fail: Callable[[BoundPlan, int, str | None], Any],
+    ) -> None: ...
+    def call(self, tensors: list[Any], targets: list[Any] = ...) -> list[Any]: ...
+
+class ArrayCaller:
+    def __init__(
+        self,
+        plan: BoundPlan,
+        inputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+        outputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+    ) -> None: ...
+    def __call__(self, arrays: Sequence[_Array]) -> list[_Array] | tuple[int, str] | None: ...
+    def repeat(
+        self,
+        arrays: Sequence[_Array],
+        sliced: Sequence[bool],
+        states: Sequence[int],
+        stacked: Sequence[int],
+        condition: int,
+        count: int,
+    ) -> tuple[int, bool, list[_Array], list[_Array]] | tuple[int, str] | None: ...
 
 class Plan:
     def __init__(self, n_symbols: int) -> None: ...

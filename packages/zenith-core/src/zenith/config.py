@@ -61,17 +61,6 @@ class CompileConfig:
         object.__setattr__(self, name, value)  # the way of a frozen dataclass
 
     def _refuse_what_no_kernel_honours(self) -> None:
-        target = ", ".join(self.target)
-        if self.precision != "fp32":
-            raise ConfigurationError(
-                f"precision={self.precision!r}: no kernel on target '{target}' can honour it yet",
-                next='precision="fp32"; tensors the model itself declares in another type keep it',
-            )
-        if self.mode == "max-autotune":
-            raise ConfigurationError(
-                f"mode='max-autotune': no backend of target '{target}' times its kernels yet",
-                next='mode="default": the kernel is chosen by rule, see explain()',
-            )
         if self.calibration_data is not None:
             raise ConfigurationError(
                 f"calibration_data is read by precision='int8' and 'auto' only, not by "

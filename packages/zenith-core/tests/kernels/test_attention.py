@@ -9,7 +9,7 @@ import pytest
 
 from zenith import _native
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray[Any, Any]
 
 
@@ -154,6 +154,22 @@ def test_masks(isa: str, rows: int, mask_shape: tuple[int, ...], kind: str) -> N
         "lowest": np.where(keep, 0, np.finfo(np.float32).min).astype(np.float32),
     }[kind]
     check(run(isa, q, k, v, mask), reference(q, k, v, mask))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 7, 70])
+@pytest.mark.parametrize("dtype", [np.bool_, np.float32])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_keys_behind_the_last_shown_one(isa: str, rows: int, dtype: type, per_head: bool) -> None:
+    """A cache with room for 1,100 keys of which each row (and head) sees another number."""
+    q, k, v = qkv(2, 4, 2, rows, 1100, 16, 16)
+    heads = 4 if per_head else 1
+    shown = np.random.default_rng(8).integers(0, 90, (2, heads, rows, 1))
+    mask: Array = np.arange(1100) < shown
+    if dtype is np.float32:
+        mask = np.where(mask, 0, -np.inf).astype(np.float32)
+    check(run(isa, q, k, v, mask), reference(q, k, v, mask))
+    check(run(isa, q, k, v, mask[:, :, :1]), reference(q, k, v, mask[:, :, :1]))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -18,7 +18,7 @@ from zenith.ir import GraphIR
 
 Array = np.ndarray[Any, Any]
 Maker = Callable[..., Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 NUMBERS = [*(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)), "float16", "float32",
            "float64"]  # fmt: skip
 X = np.arange(2 * 5 * 7, dtype=np.float32).reshape(2, 5, 7)

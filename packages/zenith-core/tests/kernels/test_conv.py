@@ -12,7 +12,7 @@ from zenith.backends.cpu.epilogue import epilogue_codes, epilogue_steps
 
 torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 FUNCTIONS = {
     "relu": torch.relu,
     "relu6": torch.nn.functional.relu6,

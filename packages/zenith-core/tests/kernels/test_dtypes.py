@@ -18,7 +18,7 @@ from zenith.backends.cpu.kernels.pointwise_program import TYPES
 from zenith.ir import OPSET, GraphIR
 
 Array = np.ndarray[Any, Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 SIGNED = ("int8", "int16", "int32", "int64")
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 INTEGERS = (*SIGNED, *UNSIGNED)

@@ -12,7 +12,7 @@ import pytest
 from zenith import _native
 from zenith.backends.cpu.kernels import gather, views
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 ITEMS = ["uint8", "float16", "float32", "int64"]
 SPECS = [*views.SPECS, *gather.SPECS]
 Array = np.ndarray[Any, Any]
@@ -154,6 +154,23 @@ def test_scatter_elements(isa: str, dtype: str, reduction: str) -> None:
             params = {"axis": axis, "reduction": gather.REDUCTIONS[reduction]}
             call(isa, "scatter_elements", [make(at), make(updates)], [out], **params)
             np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("reduction", ["none", "add"])
+def test_scatter_of_whole_rows(isa: str, reduction: str) -> None:
+    """One index for a row: what a list of places on an inner axis expands to."""
+    for dtype in ("float32", "uint8"):
+        places, updates = np.array([4, -1, 0, 4]), numbers((2, 4, 7), dtype, 2)
+        out, expected = numbers((2, 5, 7), dtype), numbers((2, 5, 7), dtype)
+        for j, place in enumerate(places):
+            expected[:, place] = REDUCE[reduction](expected[:, place], updates[:, j])
+        at, outside = (np.broadcast_to(i[:, None], updates.shape) for i in (places, places + 5))
+        params = {"axis": 1, "reduction": gather.REDUCTIONS[reduction]}
+        call(isa, "scatter_elements", [at, updates], [out], **params)
+        np.testing.assert_array_equal(out, expected)
+        with pytest.raises(RuntimeError, match="outside"):
+            call(isa, "scatter_elements", [outside, updates], [out], **params)
 
 
 @pytest.mark.parametrize("isa", ISAS)

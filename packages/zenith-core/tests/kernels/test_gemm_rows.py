@@ -18,7 +18,7 @@ from zenith.runtime.kernel_registry import KernelRegistry
 from zenith.runtime.op_view import OpView
 
 Array = np.ndarray[Any, Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 
 REGISTRY = KernelRegistry()
 REGISTRY.add("cpu", *gemm.SPECS, *views.SPECS)

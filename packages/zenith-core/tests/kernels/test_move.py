@@ -13,7 +13,7 @@ import pytest
 from zenith import _native
 from zenith.backends.cpu.kernels import generate, move, views
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 ITEMS = ["uint8", "float16", "float32", "int64"]
 SPECS = [*views.SPECS, *move.SPECS, *generate.SPECS]
 Array = np.ndarray[Any, Any]

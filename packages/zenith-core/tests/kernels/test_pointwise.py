@@ -23,7 +23,7 @@ from zenith.backends.cpu.kernels.pointwise_program import (
 )
 from zenith.runtime.op_view import OpView
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray
 OPSET = 26
 

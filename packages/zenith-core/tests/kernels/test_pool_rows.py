@@ -28,7 +28,7 @@ def _draw(*shape: int, dtype: Any = np.float32) -> np.ndarray:
 
 def _check(row: Any, *wanted: np.ndarray, tolerance: float = 0) -> None:
     assert row.reason() is None, row.reason()
-    for isa, threads in itertools.product(_native.isas(), (1, 2)):
+    for isa, threads in itertools.product(_native.complete_isas(), (1, 2)):
         got, _ = row.run(isa, threads)
         for y, w in zip(got, wanted, strict=True):
             assert y.shape == w.shape
@@ -74,8 +74,8 @@ def test_max_counts_columns_first(make_row: Callable[..., Any]) -> None:
     kw: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2], "outputs": 2}
     rows = make_row(ROWS["max_pool_any"], "MaxPool", [x], **kw)
     columns = make_row(ROWS["max_pool_any"], "MaxPool", [x], storage_order=1, **kw)
-    (_, place), _ = rows.run(_native.isas()[0])
-    (_, other), _ = columns.run(_native.isas()[0])
+    (_, place), _ = rows.run(_native.complete_isas()[0])
+    (_, other), _ = columns.run(_native.complete_isas()[0])
     image, at = np.divmod(place, 30)
     np.testing.assert_array_equal(other, image * 30 + at // 5 + at % 5 * 6)
 
@@ -114,7 +114,7 @@ def test_norms(make_row: Callable[..., Any], axes: int, p: int) -> None:
     average = make_row(
         ROWS["average_pool_f32"], "AveragePool", [np.abs(x) ** p], count_include_pad=1, **kw
     )
-    (mean,), _ = average.run(_native.isas()[0])
+    (mean,), _ = average.run(_native.complete_isas()[0])
     wanted = (mean.astype(np.float64) * np.prod(kw["kernel_shape"])) ** (1 / p)
     _check(make_row(ROWS["lp_pool_f32"], "LpPool", [x], p=p, **kw), wanted, tolerance=3e-6)
     every = np.sum(np.abs(x.astype(np.float64)) ** p, tuple(range(2, x.ndim)), keepdims=True)
@@ -139,7 +139,7 @@ def test_unpool(make_row: Callable[..., Any], axes: int) -> None:
     x = _draw(*(2, 3, 6, 4, 8)[: axes + 2])
     kw: dict[str, Any] = {"kernel_shape": [2] * axes, "strides": [2] * axes}
     pooled = make_row(ROWS["max_pool_any"], "MaxPool", [x], outputs=2, **kw)
-    (y, place), _ = pooled.run(_native.isas()[0])
+    (y, place), _ = pooled.run(_native.complete_isas()[0])
     wanted = np.zeros(x.size, np.float32)
     wanted[place.ravel()] = y.ravel()
     row = make_row(ROWS["max_unpool_f32"], "MaxUnpool", [y, place], **kw)
@@ -147,4 +147,4 @@ def test_unpool(make_row: Callable[..., Any], axes: int) -> None:
     place.flat[0] = x.size
     row = make_row(ROWS["max_unpool_f32"], "MaxUnpool", [y, place], **kw)
     with pytest.raises(Exception, match="outside the output"):
-        row.run(_native.isas()[0])
+        row.run(_native.complete_isas()[0])

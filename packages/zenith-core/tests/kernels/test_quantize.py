@@ -18,7 +18,7 @@ from zenith.ir import OPSET, GraphIR
 torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 Array = np.ndarray[Any, Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 SPECS = [*quantize.SPECS, *views.SPECS]
 CODES = {"int8": 3, "uint8": 2, "int16": 5, "uint16": 4}
 

@@ -17,7 +17,7 @@ from zenith.ir import OPSET, GraphIR
 
 Array = np.ndarray[Any, Any]
 Maker = Callable[..., Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 N = 200_000
 
 

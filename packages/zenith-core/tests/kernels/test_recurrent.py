@@ -11,7 +11,7 @@ from zenith import _native
 from zenith.backends.cpu.kernels import recurrent, views
 
 Array = np.ndarray[Any, Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 SPECS = [*recurrent.SPECS, *views.SPECS]
 
 

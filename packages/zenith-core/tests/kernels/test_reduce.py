@@ -13,7 +13,7 @@ from zenith.backends.cpu.kernels.reduce import REDUCTIONS, SPECS
 from zenith.backends.cpu.operand import Operand, dense_strides
 from zenith.runtime.op_view import OpView
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray
 NUMPY = {
     "ReduceSum": np.sum,

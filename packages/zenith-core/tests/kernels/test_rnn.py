@@ -16,7 +16,7 @@ from zenith.backends.cpu.kernels import rnn, views
 from zenith.ir import OPSET, GraphIR
 
 Array = np.ndarray[Any, Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 SPECS = [*rnn.SPECS, *views.SPECS]
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 DEFAULT = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}

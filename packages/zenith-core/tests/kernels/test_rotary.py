@@ -9,7 +9,7 @@ import pytest
 
 from zenith import _native
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray[Any, Any]
 
 

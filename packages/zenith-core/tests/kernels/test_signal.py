@@ -13,7 +13,7 @@ from zenith.backends.cpu.kernels.signal import SPECS
 
 Array = np.ndarray[Any, Any]
 Maker = Callable[..., Any]
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 25, 30, 31, 32, 37, 49, 60, 64, 74, 97, 100, 121,
            128, 210, 243, 256, 331, 400, 512, 961, 1000, 1009, 1024, 2049]  # fmt: skip
 

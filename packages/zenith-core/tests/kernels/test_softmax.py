@@ -9,7 +9,7 @@ import pytest
 
 from zenith import _native
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 KERNELS = ["softmax_f32", "log_softmax_f32"]
 Array = np.ndarray[Any, Any]
 

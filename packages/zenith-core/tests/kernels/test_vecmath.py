@@ -12,7 +12,7 @@ from zenith.backends.cpu.kernels.pointwise_program import OPS, TYPES
 
 torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
-ISAS = _native.isas()
+ISAS = _native.complete_isas()
 Array = np.ndarray
 
 

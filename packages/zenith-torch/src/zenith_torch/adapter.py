@@ -22,14 +22,11 @@ def import_model(
     """GraphIR and call signature of a module, exported program or FX graph."""
     device = _device_of(model)
     captured = capture(model, sample_input, dynamic)
-    graph, signature, ranges = import_captured(captured, device)
-    return ImportedModel(graph=GraphIR(graph), signature=signature, ranges=ranges)
+    return import_captured(captured, device)
 
 
-def import_captured(
-    captured: Captured, device: torch.device
-) -> tuple[Any, TorchSignature, dict[str, tuple[int, int | None]]]:
-    """The onnx_ir model, signature and ranges; nothing of them refers to the program."""
+def import_captured(captured: Captured, device: torch.device) -> ImportedModel:
+    """Graph and call signature of a captured program; nothing of them refers to the program."""
     names = leaf_names(captured.out_spec)
     imported = import_program(captured.program, captured.axis_names, captured.leaf_names, names)
     signature = TorchSignature(
@@ -45,7 +42,14 @@ def import_captured(
         output_names=[str(v.name) for v in imported.model.graph.outputs],
         device=device,
     )
-    return imported.model, signature, imported.ranges
+    graph = GraphIR(imported.model)
+    graph.state = {source: target for source, target, _ in imported.state}
+    return ImportedModel(
+        graph=graph,
+        signature=signature,
+        ranges=imported.ranges,
+        state={source: initial for source, _, initial in imported.state},
+    )
 
 
 def _device_of(model: Any) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch.export.graph_signature import (
@@ -15,6 +16,7 @@ from torch.export.graph_signature import (
 )
 
 from zenith.errors import CompilationError
+from zenith_torch.dtypes import array_view
 from zenith_torch.lower.complexes import Complex
 from zenith_torch.lowering import Lowering
 
@@ -26,6 +28,7 @@ class Imported:
 
     inputs: per user input leaf, the graph input's index, or the constant it was captured with.
     outputs: per user output leaf, ("tensor", i), ("size", i) or ("constant", value).
+    state: of each buffer that forward changes, its input's and output's name and its value.
     """
 
     def __init__(self) -> None:
@@ -34,6 +37,7 @@ class Imported:
         self.outputs: list[tuple[str, Any]] = []
         self.input_types: list[tuple[str, torch.dtype, int]] = []
         self.ranges: dict[str, tuple[int, int | None]] = {}
+        self.state: list[tuple[str, str, np.ndarray[Any, Any]]] = []
 
 
 def import_program(
@@ -104,9 +108,14 @@ class _Importer:
             self.result.input_types.append((str(value.name), val.dtype, val.dim()))
             graph_inputs.append(value)
             self.values[node] = value
+        changed = set(program.graph_signature.buffers_to_mutate.values())
+        for node, spec in zip(nodes, specs, strict=True):
+            if spec.target in changed:
+                self.values[node] = self._state_input(str(spec.target))
+                graph_inputs.append(self.values[node])
         shared: dict[tuple[Any, ...], Any] = {}
         for node, spec in zip(nodes, specs, strict=True):
-            if spec.kind is InputKind.USER_INPUT:
+            if node in self.values:
                 continue
             if spec.kind is InputKind.TOKEN:  # orders side effects; they are reported where used
                 self.values[node] = None
@@ -116,10 +125,39 @@ class _Importer:
             self.values[node] = self._weight(str(spec.target), shared)
         return graph_inputs
 
+    def _state_input(self, name: str) -> ir.Value:
+        """A buffer that forward changes: an input, whose next value is an output."""
+        tensor = self._held(name)
+        assert isinstance(tensor, torch.Tensor)
+        self.lowering.check_type(tensor, f"'{name}'")
+        if tensor.is_complex():
+            raise CompilationError(
+                f"the model changes its buffer '{name}' in forward, which is {tensor.dtype}",
+                next="keep torch.view_as_real of it",
+            )
+        sharers = [
+            other
+            for other, held in (*self.program.state_dict.items(), *self.program.constants.items())
+            if other != name and isinstance(held, torch.Tensor) and _same_memory(held, tensor)
+        ]
+        if sharers:
+            raise CompilationError(
+                f"the model changes its buffer '{name}' in forward, which shares memory with "
+                f"{', '.join(sharers)}",
+                next="give each buffer memory of its own",
+            )
+        value = self.builder.input(name, tensor.dtype, tuple(tensor.shape))
+        dense = array_view(tensor.detach().cpu().contiguous())
+        self.result.state.append((str(value.name), "", np.array(dense)))
+        return value
+
+    def _held(self, name: str) -> Any:
+        state, constants = self.program.state_dict, self.program.constants
+        return state[name] if name in state else constants[name]
+
     def _weight(self, name: str, shared: dict[tuple[Any, ...], Any]) -> Any:
         """A parameter, buffer or lifted constant; tied ones are one value."""
-        state, constants = self.program.state_dict, self.program.constants
-        tensor: Any = state[name] if name in state else constants[name]
+        tensor = self._held(name)
         if not isinstance(tensor, torch.Tensor):
             return None
         self.lowering.check_type(tensor, f"'{name}'")
@@ -133,14 +171,22 @@ class _Importer:
         specs = self.program.graph_signature.output_specs
         graph_outputs: list[ir.Value] = []
         names = iter(self.output_names)
+        state: dict[str, ir.Value] = {}  # the next values of buffers, by the input's name
         used = {v.name for n in self.builder.nodes for v in n.inputs if v is not None}
         for node, spec in zip(output_node.args[0], specs, strict=True):
             if spec.kind is OutputKind.TOKEN:
                 continue
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                state[str(spec.target)] = self.values[node]
+                continue
             if spec.kind is not OutputKind.USER_OUTPUT:
+                user = self.program.graph_signature.user_inputs
+                names_by_target = dict(zip(user, self.input_names, strict=True))
+                written = names_by_target.get(str(spec.target), spec.target)
                 raise CompilationError(
-                    f"the model changes its own state '{spec.target}' in forward",
-                    next="return the new state instead of writing it in place",
+                    f"the model writes to its input '{written}' in forward",
+                    next="return the new value, or keep it in a buffer of the model: then it is "
+                    "state, see CompiledModel.new_state",
                 )
             name = next(names)
             if isinstance(spec.arg, ConstantArgument) or node is None:
@@ -158,14 +204,24 @@ class _Importer:
                 continue
             if not isinstance(value, ir.Value):
                 value = self.builder.size_scalar(value)
-            fresh = value.producer() is not None and value not in graph_outputs
-            if not fresh or value.name in used and kind == "size":
-                self.builder.label, self.builder.source = "", ""
-                value = self.builder.op("Identity", value)
-            self.builder.rename(value, name)
+            own = value.name in used and kind == "size"
             self.result.outputs.append((kind, len(graph_outputs)))
+            graph_outputs.append(self._output(value, name, graph_outputs, own=own))
+        for i, (name, _, initial) in enumerate(self.result.state):
+            value = self._output(state[name], f"{name}.next", graph_outputs)
+            self.result.state[i] = (name, str(value.name), initial)
             graph_outputs.append(value)
         return graph_outputs
+
+    def _output(
+        self, value: ir.Value, name: str, taken: list[ir.Value], *, own: bool = False
+    ) -> ir.Value:
+        """`value` as a graph output of this name; an Identity of it where it cannot be renamed."""
+        if own or value.producer() is None or value in taken:
+            self.builder.label, self.builder.source = "", ""
+            value = self.builder.op("Identity", value)
+        self.builder.rename(value, name)
+        return value
 
     def _ranges(self) -> None:
         for symbol, bounds in self.program.range_constraints.items():
@@ -175,6 +231,10 @@ class _Importer:
             low = int(lower) if lower.is_Integer and int(lower) > 2 else 0
             high = int(upper) if upper.is_Integer and int(upper) < 2**31 else None
             self.result.ranges[self.symbols.named(symbol).name] = (low, high)
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() and a.numel() > 0
 
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)

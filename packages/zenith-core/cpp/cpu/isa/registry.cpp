@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/isa/amx.h"
+
 namespace zenith {
 
 #define ZENITH_DECLARE_ISA(name) \
@@ -12,6 +14,12 @@ namespace zenith {
   }
 
 // The build defines ZENITH_HAVE_<isa> for every instruction set it compiled.
+#ifdef ZENITH_HAVE_amx
+ZENITH_DECLARE_ISA(amx)
+#endif
+#ifdef ZENITH_HAVE_avx512_vnni
+ZENITH_DECLARE_ISA(avx512_vnni)
+#endif
 #ifdef ZENITH_HAVE_avx512
 ZENITH_DECLARE_ISA(avx512)
 #endif
@@ -39,25 +47,40 @@ namespace {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+[[maybe_unused]] bool has_avx512_vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512bf16");
+}
+[[maybe_unused]] bool has_amx() {
+  return has_avx512_vnni() && __builtin_cpu_supports("amx-tile") &&
+         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && request_amx();
+}
 #endif
 
 // Best first. "wide" is the 64-byte source on AVX2 hardware: for tests of the AVX-512 code on
-// machines without it, so it comes last and is only ever chosen by name.
+// machines without it, so it comes last and is only ever chosen by name. An overlay comes before
+// its base (Note [Overlays]).
 const Isa kIsas[] = {
+#ifdef ZENITH_HAVE_amx
+    {"amx", "avx512_vnni", 64, has_amx, amx::tables},
+#endif
+#ifdef ZENITH_HAVE_avx512_vnni
+    {"avx512_vnni", "avx512", 64, has_avx512_vnni, avx512_vnni::tables},
+#endif
 #ifdef ZENITH_HAVE_avx512
-    {"avx512", 64, has_avx512, avx512::tables},
+    {"avx512", nullptr, 64, has_avx512, avx512::tables},
 #endif
 #ifdef ZENITH_HAVE_avx2
-    {"avx2", 32, has_avx2, avx2::tables},
+    {"avx2", nullptr, 32, has_avx2, avx2::tables},
 #endif
 #ifdef ZENITH_HAVE_sse4
-    {"sse4", 16, always, sse4::tables},
+    {"sse4", nullptr, 16, always, sse4::tables},
 #endif
 #ifdef ZENITH_HAVE_neon
-    {"neon", 16, always, neon::tables},
+    {"neon", nullptr, 16, always, neon::tables},
 #endif
 #ifdef ZENITH_HAVE_wide
-    {"wide", 64, has_avx2, wide::tables},
+    {"wide", nullptr, 64, has_avx2, wide::tables},
 #endif
 };
 
@@ -85,19 +108,27 @@ const Isa* find_isa(const std::string& name) {
   return nullptr;
 }
 
+const Isa* base_of(const Isa& isa) { return isa.base == nullptr ? nullptr : find_isa(isa.base); }
+
 template <typename Row>
-const Row* find_row(const std::string& isa_name, const std::string& name, const Row* Table::* rows,
+struct Found {
+  const Isa* owner;
+  const Row* row;
+};
+
+template <typename Row>
+Found<Row> find_row(const std::string& isa_name, const std::string& name, const Row* Table::* rows,
                     int Table::* count) {
-  const Isa* isa = find_isa(isa_name);
-  if (isa == nullptr) return nullptr;
-  const IsaTables tables = isa->tables();
-  for (int f = 0; f < tables.n_families; ++f) {
-    const Table table = tables.families[f]();
-    for (int i = 0; i < table.*count; ++i) {
-      if (name == (table.*rows)[i].name) return &(table.*rows)[i];
+  for (const Isa* isa = find_isa(isa_name); isa != nullptr; isa = base_of(*isa)) {
+    const IsaTables tables = isa->tables();
+    for (int f = 0; f < tables.n_families; ++f) {
+      const Table table = tables.families[f]();
+      for (int i = 0; i < table.*count; ++i) {
+        if (name == (table.*rows)[i].name) return {isa, &(table.*rows)[i]};
+      }
     }
   }
-  return nullptr;
+  return {nullptr, nullptr};
 }
 
 }  // namespace
@@ -114,11 +145,15 @@ std::vector<std::string> built_isas() {
 }
 
 const Kernel* find_kernel(const std::string& isa, const std::string& name) {
-  return find_row(isa, name, &Table::kernels, &Table::n_kernels);
+  return find_row(isa, name, &Table::kernels, &Table::n_kernels).row;
+}
+
+const Isa* kernel_owner(const std::string& isa, const std::string& name) {
+  return find_row(isa, name, &Table::kernels, &Table::n_kernels).owner;
 }
 
 const Packer* find_packer(const std::string& isa, const std::string& name) {
-  return find_row(isa, name, &Table::packers, &Table::n_packers);
+  return find_row(isa, name, &Table::packers, &Table::n_packers).row;
 }
 
 }  // namespace zenith

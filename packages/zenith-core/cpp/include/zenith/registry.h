@@ -13,8 +13,12 @@ struct IsaTables {
   int n_families;
 };
 
+// Note [Overlays]: an instruction set with a base is an overlay. It compiles only the sources that
+// gain by its instructions (families marked so in cpu/families.inc) and has every other row from
+// its base. So a set of instructions for one type of number costs a few kernels, not a library.
 struct Isa {
   const char* name;
+  const char* base;  // nullptr: complete, every source was compiled for it
   int vec_bytes;
   bool (*runs_here)();
   IsaTables (*tables)();
@@ -25,8 +29,10 @@ const std::vector<Isa>& usable_isas();
 // Names of every ISA in this build, best first.
 std::vector<std::string> built_isas();
 
-// nullptr when the ISA has no such row.
+// The row of the ISA, or of the nearest below it that has one; nullptr when none has.
 const Kernel* find_kernel(const std::string& isa, const std::string& name);
 const Packer* find_packer(const std::string& isa, const std::string& name);
+// Whose row find_kernel gives; nullptr when there is none.
+const Isa* kernel_owner(const std::string& isa, const std::string& name);
 
 }  // namespace zenith

@@ -7,6 +7,7 @@ plain `onnx_ir` objects; what is ours is the contract (`verify`), shapes (`infer
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "OPSET", "SOURCE_KEY", "GraphIR", "describe"]
+
+
+_STATE_KEY = "zenith.state"
 
 
 class GraphIR:
@@ -60,6 +64,19 @@ class GraphIR:
 
     def __len__(self) -> int:
         return self.model.graph.num_nodes()
+
+    @property
+    def state(self) -> dict[str, str]:
+        """Input name -> output name: what one call leaves in the output is the next call's input.
+
+        Both are ordinary edges of the graph; the pairs say that they belong together.
+        """
+        pairs: dict[str, str] = json.loads(self.model.metadata_props.get(_STATE_KEY, "{}"))
+        return pairs
+
+    @state.setter
+    def state(self, pairs: Mapping[str, str]) -> None:
+        self.model.metadata_props[_STATE_KEY] = json.dumps(dict(pairs))
 
     def verify(self, *, types: bool = True) -> GraphIR:
         """Raise `ValidationError` unless the graph is valid IR; return self.

@@ -433,3 +433,16 @@ def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
     for axis, n in zip(axes, before, strict=True):
         dims[axis] = int(scale * n + 0.5)
     out.shape = ir.Shape(dims)
+
+
+@_corrects("AffineGrid")
+def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """A computed size leaves sizes open, but not the rank, and theta has the batch."""
+    theta, size = node.inputs[0], _computed(ctx, node, 1)
+    rank = None if size is None else _length(size)
+    if theta is None or rank is None:
+        return own(ctx, node)
+    batch = theta.shape[0] if theta.shape is not None and len(theta.shape) == 3 else None
+    first = ctx.new_symbolic_dim() if batch is None else batch
+    sizes = [ctx.new_symbolic_dim() for _ in range(rank - 2)]
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([first, *sizes, rank - 2]), theta.dtype)

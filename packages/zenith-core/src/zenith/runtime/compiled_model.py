@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from zenith.runtime.memory_manager import MemoryManager
 from zenith.runtime.numpy_signature import open_constant
 from zenith.runtime.plan import ExecutionPlan
 from zenith.runtime.reference import evaluate_float64, relative_error
+from zenith.runtime.state import ModelState, StateSpec
 
 __all__ = ["BenchmarkResult", "CompiledModel", "Verification"]
 
@@ -59,6 +60,7 @@ class CompiledModel:
         signature: Signature,
         explanation: Explanation,
         threads: int,
+        state: Sequence[StateSpec] = (),
     ) -> None:
         self._graph = graph
         self._plan = plan
@@ -66,8 +68,13 @@ class CompiledModel:
         self._explanation = explanation
         self._threads = threads
         self._executor = GraphExecutor()
-        self._program: Any = plan.partitions[0].program if plan.native else None
-        self._staged: Any = getattr(signature, "staged", None)
+        program: Any = plan.partitions[0].program if plan.native else None
+        self._program = program
+        self._call: Callable[..., list[Any]] | None = (
+            program.caller(signature.maker, threads) if plan.native else None
+        )
+        self._state = tuple(state)
+        self._staged: Any = _needs_state if state else getattr(signature, "staged", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Results in the framework's own types and the model's own structure."""
@@ -77,16 +84,39 @@ class CompiledModel:
                 return traced
         signature = self._signature
         tensors = signature.flatten(args, kwargs)
-        if self._program is None:
-            arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
-            return signature.unflatten([signature.from_numpy(a) for a in arrays])
-        described = [signature.describe(t) for t in tensors]
-        bound = self._program.bound(tuple((d[1], d[2]) for d in described), self._threads)
-        results = [signature.empty(dtype, shape) for dtype, shape in bound.outputs]
-        self._program.run_pointers(
-            bound, [d[0] for d in described], [signature.pointer(r) for r in results]
-        )
+        results = self._in_arrays(tensors) if self._call is None else self._call(tensors)
         return signature.unflatten(results)
+
+    def _in_arrays(self, tensors: list[Any]) -> list[Any]:
+        """The way of models that are not one native program."""
+        signature = self._signature
+        arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
+        return [signature.from_numpy(a) for a in arrays]
+
+    def new_state(self) -> ModelState:
+        """A new sequence of calls that remembers, for a model that keeps state between them.
+
+        Call the result like the model. States are independent and cost their buffers only.
+        """
+        return ModelState(self, self._state)
+
+    def step(
+        self,
+        now: list[NDArray[Any]],
+        after: list[NDArray[Any]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """One call that reads its state from `now` and leaves it in `after`: for `ModelState`."""
+        signature = self._signature
+        tensors = signature.flatten(args, kwargs)
+        if self._call is not None:
+            return signature.unflatten(self._call([*tensors, *now], after))
+        arrays = self._run_arrays([*map(signature.to_numpy, tensors), *now])
+        own = len(arrays) - len(after)
+        for target, array in zip(after, arrays[own:], strict=True):
+            target[...] = array
+        return signature.unflatten([signature.from_numpy(a) for a in arrays[:own]])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run on numpy arrays by input name; results by output name."""
@@ -99,6 +129,12 @@ class CompiledModel:
             )
         results = self._run_arrays([_plain(inputs[name]) for name in names])
         return {s.name: r for s, r in zip(self._plan.outputs, results, strict=True)}
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+        """All inputs of the plan for one call, with the state as it is at first."""
+        signature = self._signature
+        given = map(signature.to_numpy, signature.flatten(args, kwargs))
+        return [*given, *[spec.initial for spec in self._state]]
 
     def _run_arrays(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         return self._executor.run(self._plan, ExecutionContext(threads=self._threads), arrays)
@@ -124,8 +160,7 @@ class CompiledModel:
 
         if self._program is None:
             raise ValidationError("profile() needs a model that runs on one native backend")
-        signature = self._signature
-        arrays = [signature.to_numpy(t) for t in signature.flatten(args, kwargs)]
+        arrays = self._inputs(args, kwargs)
         totals: list[list[int]] = []
         for _ in range(repeat + 1):
             context = ExecutionContext(threads=self._threads, profile=True)
@@ -143,8 +178,7 @@ class CompiledModel:
 
     def verify(self, *args: Any, **kwargs: Any) -> Verification:
         """Compare with the reference evaluation of `graph` in float64 on these inputs."""
-        signature = self._signature
-        arrays = [signature.to_numpy(t) for t in signature.flatten(args, kwargs)]
+        arrays = self._inputs(args, kwargs)
         results = self._run_arrays(arrays)
         feeds = {s.name: a for s, a in zip(self._plan.inputs, arrays, strict=True)}
         wanted = evaluate_float64(self._graph, feeds)
@@ -157,12 +191,13 @@ class CompiledModel:
 
     def benchmark(self, *args: Any, runs: int = 20, **kwargs: Any) -> BenchmarkResult:
         """Time whole calls after three that are not counted."""
+        call = self.new_state() if self._state else self
         for _ in range(3):
-            self(*args, **kwargs)
+            call(*args, **kwargs)
         times = []
         for _ in range(runs):
             start = time.perf_counter()
-            self(*args, **kwargs)
+            call(*args, **kwargs)
             times.append((time.perf_counter() - start) * 1e3)
         return BenchmarkResult(statistics.median(times), min(times), runs)
 
@@ -189,6 +224,15 @@ class CompiledModel:
     def __repr__(self) -> str:
         ins = ", ".join(f"{s.name}: {s}" for s in self._plan.inputs)
         return f"CompiledModel({ins}; {self._explanation.target})"
+
+
+def _needs_state(model: CompiledModel, args: Any, kwargs: Any) -> Any:
+    names = ", ".join(spec.name for spec in model._state[:3])
+    more = ", ..." if len(model._state) > 3 else ""
+    raise ValidationError(
+        f"this model keeps state between calls ({names}{more}), and the caller owns it",
+        next="state = compiled.new_state(), then state(...) instead of compiled(...)",
+    )
 
 
 def bound_plans(plan: ExecutionPlan) -> Iterator[MemoryManager[Any, Any]]:

@@ -48,6 +48,14 @@ class KernelDispatcher:
             return Selection(op, spec, why, (*declined, *later))
         return declined
 
+    def accepting(self, backend: str, op: OpView) -> list[KernelSpec]:
+        """Every planned row of `backend` that takes this node, best first."""
+        return [
+            spec
+            for spec in self._registry.candidates(backend, op)
+            if not spec.call and not self._excluded(spec) and not _reason_against(spec, op)
+        ]
+
     def _excluded(self, spec: KernelSpec) -> str | None:
         if self._opt_level <= 1 and "winograd" in spec.tags:
             return f"opt_level={self._opt_level} keeps to exact algorithms"

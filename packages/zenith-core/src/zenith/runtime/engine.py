@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zenith.config import CompileConfig
-from zenith.errors import PrecisionError
+from zenith.errors import ConfigurationError, PrecisionError
 from zenith.events import events
 from zenith.ir import GraphIR
 from zenith.plugins import State, plugin_manager
@@ -21,8 +21,10 @@ from zenith.runtime.explain import Explanation
 from zenith.runtime.kernel_registry import KernelRegistry
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith.runtime.partition import EXECUTOR
+from zenith.runtime.plan import ExecutionPlan
 from zenith.runtime.reference import relative_error
 from zenith.runtime.stages import FallbackWarning, Stages
+from zenith.runtime.state import StateSpec
 
 if TYPE_CHECKING:
     from zenith.plugins import PluginManager
@@ -52,21 +54,24 @@ class ZenithEngine:
         signature: Signature | None = None,
         *,
         samples: Sequence[Sequence[np.ndarray[Any, Any]]] = (),
+        state: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> CompiledModel:
         """Compile `graph`; it is left as it was.
 
         signature: how calls cross the framework's edge (numpy arrays by default).
         samples: inputs in graph order on which `config.tolerance` is checked.
+        state: see `ImportedModel.state`.
         """
         config = config if config is not None else CompileConfig()
         started = time.perf_counter()
         name = graph.model.graph.name or "model"
         targets = self._targets(config)
+        self._refuse_precision(config.precision, targets[0])
         events.emit("compile_started", model=name, target=targets)
         try:
             source = graph.clone()
             self._add_bodies(source)
-            compiled = self._compile(source.clone(), config, signature, targets)
+            compiled = self._compile(source.clone(), config, signature, targets, state or {})
             if config.tolerance is not None:
                 _check_tolerance(compiled, source, samples, config.tolerance)
         except Exception as error:
@@ -84,12 +89,14 @@ class ZenithEngine:
         config: CompileConfig,
         signature: Signature | None,
         targets: tuple[str, ...],
+        state: Mapping[str, np.ndarray[Any, Any]],
     ) -> CompiledModel:
         graph.verify(types=False)
         stages = Stages(self._plugins, self.registry, config, targets)
         unit = stages.assign(graph)
         stages.report_fallbacks()
         plan, graph = stages.plan(unit)
+        specs = _state_specs(graph, plan, state)
         explanation = Explanation(
             target=", ".join(
                 self._plugins.backend(b).describe()
@@ -101,7 +108,12 @@ class ZenithEngine:
             fallbacks=[r for r in stages.reports if r.backend not in (targets[0], EXECUTOR)],
             copies=stages.copies,
             passes=stages.passes,
-            notes=self._notes(targets, config),
+            notes=[
+                *self._notes(targets, config),
+                *(stages.tuner.notes() if stages.tuner is not None else ()),
+                *stages.notes,
+                *_state_notes(specs),
+            ],
         )
         return CompiledModel(
             graph,
@@ -109,6 +121,7 @@ class ZenithEngine:
             signature if signature is not None else NumpySignature(graph),
             explanation,
             config.threads or 0,
+            specs,
         )
 
     def _add_bodies(self, graph: GraphIR) -> None:
@@ -131,17 +144,50 @@ class ZenithEngine:
                 for name in self._plugins.backends
                 if name not in ("cpu", "reference")
                 and self._plugins.status(name).state is State.READY
+                and config.precision in self._plugins.backend(name).precisions
             ]
         for name in names:
             self._plugins.backend(name)  # raises PluginError with the stored cause
         last = [n for n in ("cpu", "reference") if n in self._plugins.backends]
         return tuple(dict.fromkeys([*names, *last]))
 
+    def _refuse_precision(self, precision: str, target: str) -> None:
+        honoured = self._plugins.backend(target).precisions
+        if precision not in honoured:
+            known = " or ".join(repr(name) for name in sorted(honoured))
+            raise ConfigurationError(
+                f"precision={precision!r}: no kernel on target '{target}' can honour it yet",
+                next=f"precision={known}; tensors that the model declares in another type keep it",
+            )
+
     def _notes(self, targets: tuple[str, ...], config: CompileConfig) -> list[str]:
         notes = [f"{name}: {why}" for name in targets if (why := self._plugins.status(name).why)]
         if config.mode == "reduce-overhead":
             notes.append('mode="reduce-overhead": a CPU plan is one native call already')
         return notes
+
+
+def _state_specs(
+    graph: GraphIR, plan: ExecutionPlan, initial: Mapping[str, np.ndarray[Any, Any]]
+) -> list[StateSpec]:
+    """The state buffers of a model, and which of them its plan updates where they lie."""
+    inputs = [str(v.name) for v in graph.inputs]
+    outputs = [str(v.name) for v in graph.outputs]
+    program: Any = plan.partitions[0].program if plan.native else None
+    specs = []
+    for name, array in initial.items():
+        source, target = inputs.index(name), outputs.index(graph.state[name])
+        in_place = program is not None and program.updates_in_place(source, target)
+        specs.append(StateSpec(name, np.array(array, order="C"), in_place))
+    return specs
+
+
+def _state_notes(specs: Sequence[StateSpec]) -> list[str]:
+    if not specs:
+        return []
+    copied = [spec.name for spec in specs if not spec.in_place]
+    written = f"; written anew by every call: {', '.join(copied)}" if copied else ""
+    return [f"state: {len(specs)} buffers, {len(specs) - len(copied)} updated in place{written}"]
 
 
 def _check_tolerance(
@@ -151,7 +197,6 @@ def _check_tolerance(
     tolerance: float,
 ) -> None:
     """Compare with the imported graph in float64 on the samples; name the worst output's node."""
-    from zenith.errors import ConfigurationError
     from zenith.runtime.reference import evaluate_float64
 
     if not samples:

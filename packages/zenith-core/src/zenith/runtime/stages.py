@@ -22,8 +22,11 @@ from zenith.ir import GraphIR
 from zenith.ir.control import closed, is_control, subgraphs
 from zenith.ir.dims import dim_names
 from zenith.passes import PassManager, optimize_graph
+from zenith.passes.base import Pass
 from zenith.passes.expand_functions import expand_functions
+from zenith.passes.lower_precision import LowerPrecision
 from zenith.passes.widen_half import widen_half
+from zenith.runtime.autotune import Autotuner
 from zenith.runtime.backend import Backend, CallableProgram, Program
 from zenith.runtime.control import Body, ControlProgram
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
@@ -80,11 +83,13 @@ class Stages:
         self._targets = targets
         self._dispatcher = KernelDispatcher(registry, config.opt_level)
         self._planning = [t for t in targets if plugins.backend(t).plans_sizes]
+        self.tuner = Autotuner(config) if config.mode == "max-autotune" else None
         self._fallbacks: list[str] = []
         self._failures: list[str] = []
         self.passes: list[str] = []
         self.reports: list[NodeReport] = []
         self.copies: list[str] = []
+        self._lowered = 0  # nodes in the precision that was asked for
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -192,7 +197,7 @@ class Stages:
         for value in results:  # weights that no partition computes
             if value not in slots and value.const_value is not None:
                 slots[value] = len(slots)
-                constants[slots[value]] = value.const_value.numpy()
+                constants[slots[value]] = value.const_value.numpy().view()
         plan = ExecutionPlan(
             tensor_specs(graph.inputs),
             tensor_specs(graph.outputs),
@@ -208,12 +213,20 @@ class Stages:
         if not part.choice.call:
             self._lower(part, backend, where)
         selections = self._select(part, backend)
+        if self.tuner is not None and not part.choice.call:
+            rows = self._dispatcher.accepting
+            selections = self.tuner.choose(backend, part.graph, selections, rows)
         program = (
             CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call
             else backend.build(part.graph, selections, self._config)
         )
-        self.reports += _node_reports(part, backend, selections, where)
+        names = (
+            [s.spec.name for s in selections]
+            if part.choice.call
+            else backend.kernel_names(selections, program)
+        )
+        self.reports += _node_reports(part, selections, names, where)
         self.copies += getattr(program, "copies", [])
         return program, selections
 
@@ -248,10 +261,34 @@ class Stages:
         names = list(backend.pipeline(self._config.opt_level))
         if not names:
             return
-        steps = [self._plugins.passes.get(name, name) for name in names]
+        steps = [self._pass(name, part) for name in names]
         report = PassManager(steps).run(part.graph)
+        self._lowered += report.changed(LowerPrecision.name)
         _inline_unclaimed(part.graph, (part.backend,), self._dispatcher)
         self.passes += [f"{where}{part.backend}: {record}" for record in report.records]
+
+    def _pass(self, name: str, part: Partition) -> str | Pass:
+        """The pass of this name, told what it has to know of this compilation."""
+        if name != LowerPrecision.name or self._config.precision != "bf16":
+            found: str | Pass = self._plugins.passes.get(name, name)
+            return found
+
+        def ask(node: ir.Node) -> frozenset[str] | None:
+            answer = self._dispatcher.select(part.backend, op_view(part.graph, node))
+            return answer.spec.tags if isinstance(answer, Selection) else None
+
+        return LowerPrecision(ask)
+
+    @property
+    def notes(self) -> list[str]:
+        """What explain() says about the whole compilation."""
+        precision = self._config.precision
+        if precision == "fp32":
+            return []
+        return [
+            f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in it "
+            "or move such values; the others stay as the model declares them"
+        ]
 
     def _select(self, part: Partition, backend: Backend) -> list[Selection]:
         selections: list[Selection] = []
@@ -330,10 +367,10 @@ def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: Kernel
 
 
 def _node_reports(
-    part: Partition, backend: Backend, selections: Sequence[Selection], where: str
+    part: Partition, selections: Sequence[Selection], kernels: Sequence[str], where: str
 ) -> list[NodeReport]:
     reports = []
-    for selection in selections:
+    for selection, kernel in zip(selections, kernels, strict=True):
         op = selection.op
         cost = selection.spec.cost(op)
         reports.append(
@@ -341,7 +378,7 @@ def _node_reports(
                 name=f"{where}{op.node.name or ''}",
                 op=op.key + (f".{op.overload}" if op.overload else ""),
                 backend=part.backend,
-                kernel=selection.spec.name if part.choice.call else backend.kernel_name(selection),
+                kernel=kernel,
                 dtype=op.outputs[0].dtype if op.outputs else "",
                 why=selection.why,
                 candidates=selection.lost,

@@ -124,6 +124,8 @@ def index_put(
     if len(used) == 1 and used[0][1].dtype == ir.DataType.BOOL:
         return _masked_put(b, x, *used[0], values, accumulate)
     used = [(axis, as_index(b, i)) for axis, i in used]
+    if len(used) == 1 and used[0][0] > 0 and b.rank_of(used[0][1]) == 1:
+        return _rows_put(b, x, *used[0], values, accumulate)
     axes = [axis for axis, _ in used]
     rest = [a for a in range(b.rank_of(x)) if a not in axes]
     order = [*axes, *rest]
@@ -144,6 +146,18 @@ def index_put(
         "ScatterND", front, stacked, updates, shape=b.shape_of(front), reduction=reduction
     )
     return b.transpose(result, [order.index(a) for a in range(len(order))])
+
+
+def _rows_put(
+    b: Builder, x: ir.Value, axis: int, index: ir.Value, values: ir.Value, accumulate: bool
+) -> ir.Value:
+    """x[:, ..., index] = values for one list of places on an inner axis: no axis has to move, so
+    that a cache can be written where it lies."""
+    shape = list(b.shape_of(x))
+    shape[axis] = b.shape_of(index)[0]
+    updates = b.expand(b.cast(values, b.out_dtype), shape)
+    places = b.reshape(index, [n if a == axis else 1 for a, n in enumerate(shape)])
+    return _scatter(b, x, axis, b.expand(places, shape), updates, "add" if accumulate else "none")
 
 
 def _masked_put(

@@ -162,13 +162,16 @@ const char* run_scatter_elements(const Call& call) {
           static_cast<const char*>(indices.data) + (at + a * indices.strides[axis]) * index_item;
       const char* src =
           static_cast<const char*>(updates.data) + (from + a * updates.strides[axis]) * item;
-      for (int64_t i = 0; i < rows.n; ++i) {
+      // One index repeated along the row (rows of a cache): the row is combined at once.
+      const int64_t run = rows.step == 0 && axis != last ? rows.n : 1;
+      for (int64_t i = 0; i < rows.n; i += run) {
         int64_t index = read_index(index_at + i * rows.step, is_long);
         if (!wrap_index(&index, out.shape[axis])) {
           __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
           return;
         }
-        combine(dst + i * to_step + index * scale, item, src + i * update_step, item, 1);
+        combine(dst + i * to_step + index * scale, to_step, src + i * update_step, update_step,
+                run);
       }
     }
   });

@@ -10,7 +10,7 @@ from zenith.backends.cpu.builder import PlanBuilder
 from zenith.backends.cpu.program import NativeProgram
 from zenith.errors import CompilationError, ZenithError
 from zenith.plugins import BackendStatus, State
-from zenith.runtime.backend import Backend
+from zenith.runtime.backend import Backend, Program
 from zenith.runtime.dispatcher import Selection
 from zenith.runtime.partition import describe_node
 
@@ -26,6 +26,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     plans_sizes = True
+    precisions = frozenset({"fp32", "bf16"})
 
     def __init__(self) -> None:
         self.isa: str = _native.isas()[0]
@@ -45,8 +46,12 @@ class CpuBackend(Backend):
 
         return LOWER_CPU[opt_level]
 
-    def kernel_name(self, selection: Selection) -> str:
-        return f"{selection.spec.name}_{self.isa}"
+    def kernel_names(self, selections: Sequence[Selection], program: Program) -> list[str]:
+        assert isinstance(program, NativeProgram)
+        return [
+            f"{selection.spec.name}_{isa}"
+            for selection, isa in zip(selections, program.node_isas(), strict=True)
+        ]
 
     def build(
         self, graph: GraphIR, selections: Sequence[Selection], config: CompileConfig

@@ -14,6 +14,7 @@ FAMILIES = (
     "recurrent",
     "quantize",
     "conv",
+    "bottleneck",
     "pool",
     "resize",
     "attention",
