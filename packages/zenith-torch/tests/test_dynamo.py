@@ -131,6 +131,22 @@ def test_batch_norm_in_training_mode_without_gradients() -> None:
     same(other.running_var, eager.running_var)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_results_that_are_views_of_an_input_of_any_size(trained: bool) -> None:
+    """One view for each input: AOTAutograd would take its strides from a copy of ours."""
+
+    def views(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x.expand(2, *x.shape), y.view(-1)[1::2], z[1:], z * 2
+
+    compiled = torch.compile(views, backend=strict(), dynamic=True)
+    for n in (4, 6):
+        inputs = [torch.randn(n, 3, requires_grad=trained) for _ in range(3)]
+        got, want = compiled(*inputs), views(*inputs)
+        same(got, want)
+        for mine, theirs in zip(got[:3], want[:3], strict=True):
+            assert mine.stride() == theirs.stride() and mine.data_ptr() == theirs.data_ptr()
+
+
 def test_inputs_and_outputs_that_alias() -> None:
     def views(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         y = x * 2
