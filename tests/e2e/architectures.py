@@ -1,7 +1,7 @@
 """Small random models of many architectures, each with the inputs one call needs.
 
 Random weights find wrong layouts, masks and epilogues as well as trained ones; real sizes are for
-`benchmarks/models.py`.
+`benchmarks/zoo.py`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import pytest
 import zenith
 from zenith.config import CompileConfig
 from zenith.errors import ConfigurationError
-from zenith.plugins import plugin_manager
 
 WRONG: list[tuple[str, Any, str]] = [
     ("target", "", "a list of names"),
@@ -57,12 +56,6 @@ def test_wrong_value_names_the_option_and_what_is_allowed(
         CompileConfig(**{option: value})
     assert option in str(caught.value)
     assert said in str(caught.value)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int4-weight", "auto"])
-def test_no_silent_fp32(precision: str) -> None:
-    with pytest.raises(ConfigurationError, match="no kernel on target 'cpu' can honour it yet"):
-        plugin_manager().check(CompileConfig(target="cpu", precision=precision))
 
 
 def test_good_values_are_kept_and_normalised() -> None:

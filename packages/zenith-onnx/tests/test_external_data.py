@@ -44,7 +44,7 @@ def write(folder: Path, *, dims: tuple[int, ...] = (4, 3), **entries: Any) -> Pa
 
 
 def loaded(path: Path) -> np.ndarray:
-    tensor = load(path).graph.initializer[0]
+    tensor = load(path).model.graph.initializer[0]
     assert not tensor.external_data and tensor.data_location == TensorProto.DEFAULT
     return onnx.numpy_helper.to_array(tensor)
 
@@ -67,7 +67,7 @@ def test_part_of_a_file_in_a_directory_below(tmp_path: Path) -> None:
 def test_relative_path_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert load("model.onnx").graph.initializer[0].raw_data == DATA.tobytes()
+    assert load("model.onnx").model.graph.initializer[0].raw_data == DATA.tobytes()
 
 
 def test_model_by_a_link_of_the_user(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
         again.name = again.external_data[0].value = f"w{index}"
         (tmp_path / again.name).write_bytes(DATA.tobytes())
     path.write_bytes(model.SerializeToString())
-    assert len(load(path).graph.initializer) == count + 1
+    assert len(load(path).model.graph.initializer) == count + 1
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "pipe", "empty", "text", "device"])
@@ -264,9 +264,9 @@ def test_the_model_itself(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
-    model = load(write(tmp_path))
+    model = load(write(tmp_path)).model
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch size"
     before = model.SerializeToString()
-    changed = load(model)
+    changed = load(model).model
     assert model.SerializeToString() == before
     assert changed.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch_size"

@@ -56,42 +56,42 @@ int64_t apply(ExprOp op, int64_t a, int64_t b) {
 
 }  // namespace
 
-// Free arenas of a plan: one is taken per call and given back, so memory is bounded by the number
+// Free frames of a plan: one is taken per call and given back, so memory is bounded by the number
 // of calls in flight and stays mapped between calls.
-class Plan::BlockPool {
+class Plan::FramePool {
  public:
-  ~BlockPool() {
-    for (const Block& block : free_) std::free(block.data);
+  ~FramePool() {
+    for (const Frame& frame : free_) std::free(frame.arena);
   }
 
-  Block take(int64_t bytes) {
-    Block block;
+  Frame take(int64_t bytes) {
+    Frame frame;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!free_.empty()) {
-        block = free_.back();
+        frame = std::move(free_.back());
         free_.pop_back();
       }
     }
-    if (block.bytes < bytes) {
-      std::free(block.data);
-      block.data = allocate(bytes);
-      block.bytes = bytes;
+    if (frame.bytes < bytes) {
+      std::free(frame.arena);
+      frame.arena = allocate(bytes);
+      frame.bytes = bytes;
     }
-    return block;
+    return frame;
   }
 
-  void give(Block block) {
+  void give(Frame&& frame) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(block);
+    free_.push_back(std::move(frame));
   }
 
  private:
   std::mutex mutex_;
-  std::vector<Block> free_;
+  std::vector<Frame> free_;
 };
 
-Plan::Plan(int32_t n_symbols) : n_symbols_(n_symbols), blocks_(std::make_shared<BlockPool>()) {}
+Plan::Plan(int32_t n_symbols) : n_symbols_(n_symbols), frames_(std::make_shared<FramePool>()) {}
 
 Size Plan::expression(const std::vector<int64_t>& postfix) {
   Size size;
@@ -325,9 +325,10 @@ RunError BoundPlan::run(const std::vector<uintptr_t>& inputs, const std::vector<
       static_cast<int32_t>(outputs.size()) != plan_->n_outputs_) {
     throw std::invalid_argument("run needs a pointer for every input and output");
   }
-  const Plan::Block arena = plan_->blocks_->take(arena_bytes_);
+  Plan::Frame frame = plan_->frames_->take(arena_bytes_);
   const size_t n_storages = plan_->storages_.size();
-  std::vector<char*> base(n_storages);
+  std::vector<char*>& base = frame.base;
+  base.resize(n_storages);
   for (size_t s = 0; s < n_storages; ++s) {
     const Storage& storage = plan_->storages_[s];
     switch (storage.place) {
@@ -341,11 +342,11 @@ RunError BoundPlan::run(const std::vector<uintptr_t>& inputs, const std::vector<
         base[s] = static_cast<char*>(storage.data.get());
         break;
       case Place::kArena:
-        base[s] = offsets_[s] < 0 ? nullptr : arena.data + offsets_[s];
+        base[s] = offsets_[s] < 0 ? nullptr : frame.arena + offsets_[s];
         break;
     }
   }
-  std::vector<TensorRef> operands;
+  std::vector<TensorRef>& operands = frame.operands;
   RunError error;
   size_t next = 0;
   for (size_t i = 0; i < plan_->steps_.size() && error.message == nullptr; ++i) {
@@ -365,7 +366,7 @@ RunError BoundPlan::run(const std::vector<uintptr_t>& inputs, const std::vector<
                     static_cast<int>(step.in.size()),
                     static_cast<int>(step.out.size()),
                     params_[i].data(),
-                    scratch_[i] < 0 ? nullptr : arena.data + scratch_[i],
+                    scratch_[i] < 0 ? nullptr : frame.arena + scratch_[i],
                     parallel_};
     const auto start = step_nanoseconds == nullptr ? std::chrono::steady_clock::time_point{}
                                                    : std::chrono::steady_clock::now();
@@ -377,7 +378,7 @@ RunError BoundPlan::run(const std::vector<uintptr_t>& inputs, const std::vector<
                                 .count();
     }
   }
-  plan_->blocks_->give(arena);
+  plan_->frames_->give(std::move(frame));
   return error;
 }
 

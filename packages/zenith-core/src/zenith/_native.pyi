@@ -1,6 +1,6 @@
 """The compiled part: kernel tables, execution plans. See cpp/bindings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,32 @@ class BoundPlan:
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, str] | None: ...
     def profile(self, inputs: Sequence[int], outputs: Sequence[int], n_steps: int) -> list[int]: ...
 
+class Caller:
+    def __init__(
+        self,
+        bind: Callable[[Any], tuple[BoundPlan, Sequence[Callable[[], Any]]]],
+        fail: Callable[[BoundPlan, int, str | None], Any],
+    ) -> None: ...
+    def call(self, tensors: list[Any], targets: list[Any] = ...) -> list[Any]: ...
+
+class ArrayCaller:
+    def __init__(
+        self,
+        plan: BoundPlan,
+        inputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+        outputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+    ) -> None: ...
+    def __call__(self, arrays: Sequence[_Array]) -> list[_Array] | tuple[int, str] | None: ...
+    def repeat(
+        self,
+        arrays: Sequence[_Array],
+        sliced: Sequence[bool],
+        states: Sequence[int],
+        stacked: Sequence[int],
+        condition: int,
+        count: int,
+    ) -> tuple[int, bool, list[_Array], list[_Array]] | tuple[int, str] | None: ...
+
 class Plan:
     def __init__(self, n_symbols: int) -> None: ...
     def input(self, index: int, bytes: _Size) -> int: ...
@@ -83,3 +109,11 @@ class Plan:
     def n_steps(self) -> int: ...
     @property
     def constant_bytes(self) -> int: ...
+
+class NativeReader:
+    def __init__(self, function: int, offset: int, gives_address: bool) -> None: ...
+
+class Snapshot:
+    def add(self, position: int, object: object, readers: Sequence[Any]) -> None: ...
+    def matches(self, given: tuple[Any, ...]) -> bool: ...
+    def changed(self, given: tuple[Any, ...]) -> list[int]: ...

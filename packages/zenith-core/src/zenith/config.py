@@ -24,8 +24,9 @@ Dynamic = Mapping[Any, Mapping[int, str]]  # Any: str | int, but Mapping's key i
 class CompileConfig:
     """Options of one compilation; `zenith.compile` documents each.
 
-    A wrong value, or one that no kernel can honour, raises `ConfigurationError`. `target` and
-    `dynamic` are normalised: a tuple of backend names (or ``("auto",)``), and plain dicts.
+    A wrong value raises `ConfigurationError`; whether a target honours a precision, the engine
+    says. `target` and `dynamic` are normalised: a tuple of backend names (or ``("auto",)``), and
+    plain dicts.
     Whether a named backend exists, and which `backend_options` it knows, is for
     `zenith.plugins` to say: `PluginManager.check`.
     """

@@ -265,18 +265,11 @@ class PluginManager:
         self._require_builtins()
 
     def check(self, config: CompileConfig) -> None:
-        """Refuse targets that do not exist, and a precision or options their backend has not."""
+        """Refuse targets that do not exist and options their backend does not know."""
         self._require_builtins()
         for name in config.target:
             if name != "auto":
                 self.backend(name)
-        asked = self.backends if config.target == ("auto",) else config.target[:1]
-        if not any(config.precision in self.backends[name].precisions for name in asked):
-            raise ConfigurationError(
-                f"precision={config.precision!r}: no kernel on target "
-                f"'{', '.join(config.target)}' can honour it yet",
-                next='precision="fp32"; tensors the model itself declares in another type keep it',
-            )
         for name, options in (config.backend_options or {}).items():
             known = getattr(self.backend(name), "options", {})
             for option in options:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 
 from zenith.errors import ValidationError
 from zenith_jax.capture import Captured, Leaf, is_array
-from zenith_jax.dims import sizes
+from zenith_jax.dims import largest, sizes
 from zenith_jax.dtypes import described, is_key, physical
 
 __all__ = ["JaxSignature"]
@@ -37,6 +38,12 @@ class JaxSignature:
         ]
         self._dtypes = [dtype for _, dtype, _, _ in self._types]
         self._in_shapes = [sizes(physical(a)[1]) for a in in_avals]
+        self._limits = [
+            (place, axis, limit)
+            for place, aval in enumerate(in_avals)
+            for axis, dim in enumerate(aval.shape)
+            if not isinstance(dim, int) and (limit := largest(dim)) is not None
+        ]
         self._out_types = [(np.dtype(physical(a)[0]), sizes(physical(a)[1])) for a in out_avals]
         self._keys = [a.dtype._impl.name if is_key(a.dtype) else None for a in out_avals]
         self._out_tree = captured.out_tree
@@ -47,7 +54,15 @@ class JaxSignature:
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Array]:
         """Graph inputs in order; see `zenith.runtime.adapter.Signature.flatten`."""
-        return [self._convert(i, leaf) for i, leaf in enumerate(self._leaves(args, kwargs))]
+        tensors = [self._convert(i, leaf) for i, leaf in enumerate(self._leaves(args, kwargs))]
+        for place, axis, limit in self._limits:
+            shape = tensors[place].shape
+            if axis < len(shape) and shape[axis] > limit:
+                raise self._wrong(
+                    f"axis {axis} of input '{self.input_names[place]}' is {shape[axis]} long, but "
+                    f"the model is good for {limit} at most"
+                )
+        return tensors
 
     def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The traced leaves of a call."""
@@ -118,19 +133,16 @@ class JaxSignature:
 
     # --- tensors ------------------------------------------------------------------------------
 
-    def describe(self, tensor: Array) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], Array]:
+        return functools.partial(self._buffer, dtype, tuple(shape))
 
-    def empty(self, dtype: str, shape: Sequence[int]) -> Array:
+    def _buffer(self, dtype: str, shape: tuple[int, ...]) -> Array:
         """A buffer that JAX takes over without a copy."""
         kind = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
-        return raw[start : start + size].view(kind).reshape(tuple(shape))
-
-    def pointer(self, tensor: Array) -> int:
-        return int(tensor.ctypes.data)
+        return raw[start : start + size].view(kind).reshape(shape)
 
     def to_numpy(self, tensor: Array) -> Array:
         return tensor

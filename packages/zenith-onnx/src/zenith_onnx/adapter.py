@@ -46,11 +46,17 @@ def _read(source: Source) -> ir.Model:
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
     try:
-        return ir.from_proto(load(source))
+        loaded = load(source)
+        model = ir.from_proto(loaded.model)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ValidationError):
             raise
         raise ValidationError(f"the model cannot be read: {error}") from error
+    for position, piece in loaded.apart.items():
+        tensor = loaded.model.graph.initializer[position]
+        dtype, shape = ir.DataType(tensor.data_type), list(tensor.dims)
+        model.graph.initializers[tensor.name].const_value = piece.tensor(dtype, shape, tensor.name)
+    return model
 
 
 def _drop_default_inputs(

@@ -1,7 +1,8 @@
 """Adapter stage, second step: a file, bytes or ModelProto becomes a ModelProto that can be trusted.
 
-What comes out is checked (`check`), holds all its data (external data read in, sparse tensors made
-dense), and names its dynamic sizes by plain identifiers or simple expressions.
+What comes out is checked (`check`), has all its data (large weights of files apart, to be read when
+they are needed; sparse tensors made dense), and names its dynamic sizes by plain identifiers or
+simple expressions.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -25,10 +27,12 @@ from zenith.ir.dims import parse_dim
 from zenith.runtime.memory_manager import memory_bytes
 from zenith_onnx.check import check, guarded
 from zenith_onnx.check_tensor import is_external, quoted, tensor_bytes
+from zenith_onnx.skeleton import LARGE, Handle, Piece, skeleton
 
-__all__ = ["forget_metadata", "load"]
+__all__ = ["Loaded", "forget_metadata", "load"]
 
 MAX_FILE = (1 << 31) - 1  # protobuf's own limit
+MAX_OPEN = 64  # data files kept open for weights that stay in them; of more, data is read at once
 _SHARED_DATA = 2  # tensors may overlap in their files: tied weights; not more than this on average
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -36,8 +40,17 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SIMPLE_SIZE = re.compile(r"(?:[A-Za-z_]\w*+|\d{1,9}+|//|[-+*/(), ]){1,40}+", re.ASCII)
 
 
-def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    """Read and check a model; the result holds all of its weights.
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and those of its initializers whose data stays in files until somebody looks at it:
+    by position among the initializers of the graph."""
+
+    model: onnx.ModelProto
+    apart: dict[int, Piece] = field(default_factory=dict)
+
+
+def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Loaded:
+    """Read and check a model.
 
     source: a path, the bytes of a file, or a ModelProto, which is left as it is. Only with a path
         can the weights lie in other files: in its directory or below, nowhere else.
@@ -48,6 +61,7 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
     with guarded("reading the model"):
         directory: str | None = None
         owned = True
+        apart: dict[int, Piece] = {}
         if isinstance(source, onnx.ModelProto):
             model, owned = source, False
         elif isinstance(source, bytes | bytearray | memoryview):
@@ -55,16 +69,21 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         else:
             path = os.fspath(source)
             directory = os.path.dirname(os.path.abspath(path))
-            model = _parse(_read_model(path), quoted(path))
+            handle = _open_model(path)
+            data, apart = skeleton(handle) or (_whole(handle), {})
+            model = _parse(data, quoted(path))
+            _put_back(model, apart)
         check(model)
+        for position, piece in apart.items():
+            _check_length(model.graph.initializer[position], piece)
         if not owned and _needs_rewrite(model):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
             model = copy
-        _embed(model, directory)
+        _fetch(model, directory, apart)
         _make_dense(model)
         _rename_sizes(model)
-        return model
+        return Loaded(model, apart)
 
 
 def forget_metadata(model: ir.Model) -> None:
@@ -100,27 +119,58 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
     return model
 
 
-def _read_model(path: str) -> bytes:
-    """The file's bytes. A link is followed: the user named it."""
+def _open_model(path: str) -> Handle:
+    """The file. A link is followed: the user named it."""
     try:
         # Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = Handle(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except (OSError, ValueError) as error:
         raise ValidationError(
             f"cannot open {quoted(path)}: {error}", next="check the path"
         ) from error
+    status = os.fstat(handle.descriptor)
+    _must_be_regular(status, quoted(path))
+    if status.st_size > MAX_FILE:
+        raise ValidationError(
+            f"{quoted(path)} has {status.st_size} bytes; an ONNX file has {MAX_FILE} at most",
+            next="save the model with external data",
+        )
+    return handle
+
+
+def _whole(handle: Handle) -> bytes:
+    return handle.read(0, os.fstat(handle.descriptor).st_size, "the model")
+
+
+def _put_back(model: onnx.ModelProto, apart: dict[int, Piece]) -> None:
+    """Data of types whose content is checked, or packed in parts of bytes; the others are marked as
+    lying in another file."""
+    for position, piece in list(apart.items()):
+        tensor = model.graph.initializer[position]
+        if _stays_apart(tensor):
+            tensor.data_location = TensorProto.EXTERNAL
+        else:
+            tensor.raw_data = piece.handle.read(piece.offset, piece.length, piece.where)
+            del apart[position]
+
+
+def _stays_apart(tensor: TensorProto) -> bool:
+    if tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BOOL):
+        return False
     try:
-        status = os.fstat(handle)
-        _must_be_regular(status, quoted(path))
-        if status.st_size > MAX_FILE:
-            raise ValidationError(
-                f"{quoted(path)} has {status.st_size} bytes; an ONNX file has {MAX_FILE} at most",
-                next="save the model with external data",
-            )
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(MAX_FILE + 1)
-    finally:
-        os.close(handle)
+        return ir.DataType(tensor.data_type).bitwidth >= 8
+    except (ValueError, TypeError):  # no such type, or none with a size
+        return False
+
+
+def _check_length(tensor: TensorProto, piece: Piece) -> None:
+    wanted = tensor_bytes(tensor)
+    if wanted != piece.length:
+        raise ValidationError(
+            f"initializer '{tensor.name}' needs {wanted} bytes, {piece.length} are there",
+            next="the file is cut short or was changed: fetch or export it again",
+        )
+    tensor.ClearField("data_location")
 
 
 def _must_be_regular(status: os.stat_result, what: str) -> None:
@@ -182,12 +232,14 @@ def _needs_rewrite(model: onnx.ModelProto) -> bool:
 # --- external data -----------------------------------------------------------------------------
 
 
-def _embed(model: onnx.ModelProto, directory: str | None) -> None:
-    """Read external data into the tensors.
+def _fetch(model: onnx.ModelProto, directory: str | None, apart: dict[int, Piece]) -> None:
+    """Read external data into the tensors; large weights of the graph are put apart.
 
     All of it is checked against the files' sizes and this machine's memory before any is read.
     Data is read, not mapped: a mapped file that somebody cuts short kills the process.
     """
+    initializers = list(model.graph.initializer)  # kept: protobuf makes such objects anew
+    positions = {id(tensor): i for i, tensor in enumerate(initializers)}
     external = [(t, where) for t, where in _tensors(model) if is_external(t)]
     if not external:
         return
@@ -214,8 +266,13 @@ def _embed(model: onnx.ModelProto, directory: str | None) -> None:
                 f"the model's weights are {total} bytes, this machine has {memory}",
                 next="use a machine with more memory",
             )
+        few = len({location for _, _, location, _, _ in ranges}) <= MAX_OPEN
         for tensor, where, location, offset, length in ranges:
-            tensor.raw_data = files.read(location, offset, length, where)
+            handle = files.handle(location, where)
+            if few and length >= LARGE and id(tensor) in positions and _stays_apart(tensor):
+                apart[positions[id(tensor)]] = Piece(handle, offset, length, where)
+            else:
+                tensor.raw_data = handle.read(offset, length, where)
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
 
@@ -265,14 +322,12 @@ class _Files:
     def __init__(self, directory: str) -> None:
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._sizes: dict[str, int] = {}
-        self._last: tuple[str, int] | None = None  # location and handle: data comes file by file
+        self._last: tuple[str, Handle] | None = None  # of a location: data comes file by file
 
     def __enter__(self) -> _Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._last is not None:
-            os.close(self._last[1])
         os.close(self._directory)
 
     @property
@@ -283,27 +338,14 @@ class _Files:
     def size(self, location: str, where: str) -> int:
         """Size of the file; `ValidationError` when it may not be read."""
         if location not in self._sizes:
-            self._sizes[location] = os.fstat(self._handle(location, where)).st_size
+            self._sizes[location] = os.fstat(self.handle(location, where).descriptor).st_size
         return self._sizes[location]
 
-    def read(self, location: str, offset: int, length: int, where: str) -> bytes:
-        """Exactly `length` bytes."""
-        handle = self._handle(location, where)
-        parts = []
-        while length > 0:
-            part = os.pread(handle, min(length, 1 << 30), offset)
-            if not part:
-                raise ValidationError(f"{where}: its file got shorter while it was read")
-            parts.append(part)
-            offset, length = offset + len(part), length - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _handle(self, location: str, where: str) -> int:
+    def handle(self, location: str, where: str) -> Handle:
+        """The open file."""
         if self._last is None or self._last[0] != location:
             opened = self._open(location, f"{where}: its data file {quoted(location)}")
-            if self._last is not None:
-                os.close(self._last[1])
-            self._last = (location, opened)
+            self._last = (location, Handle(opened))
         return self._last[1]
 
     def _open(self, location: str, what: str) -> int:

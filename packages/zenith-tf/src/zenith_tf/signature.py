@@ -5,7 +5,8 @@ Between the two the engine sees numpy arrays: they share memory with TensorFlow'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,18 +102,15 @@ class TensorFlowSignature:
 
     # --- tensors ------------------------------------------------------------------------------
 
-    def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], NDArray[Any]]:
+        return functools.partial(self._memory, dtype, tuple(shape))
 
-    def empty(self, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+    def _memory(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         kind = numpy_dtype(dtype)
         count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         memory = np.empty(count + _ALIGNMENT, np.uint8)
         begin = -memory.ctypes.data % _ALIGNMENT
-        return memory[begin : begin + count].view(kind).reshape(tuple(shape))
-
-    def pointer(self, tensor: NDArray[Any]) -> int:
-        return int(tensor.ctypes.data)
+        return memory[begin : begin + count].view(kind).reshape(shape)
 
     def to_numpy(self, tensor: NDArray[Any]) -> NDArray[Any]:
         return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,25 +11,20 @@ import torch
 from torch.utils import _pytree as pytree
 
 from zenith.errors import ValidationError
-from zenith_torch.dtypes import FROM_NUMPY_NAME, NUMPY_NAME, array_view, tensor_view
+from zenith_torch.dtypes import FROM_NUMPY_NAME, array_view, tensor_view
 
 __all__ = ["TensorAccess", "TorchSignature", "leaf_names"]
 
 Tensor = torch.Tensor
+_STRIDED = torch.strided  # a global of this module is found faster
 Build = Callable[[Sequence[Any]], Any]
 
 
 class TensorAccess:
     """What `zenith.runtime.adapter.Signature` asks of single tensors."""
 
-    def describe(self, tensor: Tensor) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.data_ptr(), NUMPY_NAME[tensor.dtype], tuple(tensor.shape)
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> Tensor:
-        return torch.empty(shape, dtype=FROM_NUMPY_NAME[dtype])
-
-    def pointer(self, tensor: Tensor) -> int:
-        return tensor.data_ptr()
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], Tensor]:
+        return functools.partial(torch.empty, tuple(shape), dtype=FROM_NUMPY_NAME[dtype])
 
     def to_numpy(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         return array_view(tensor)
@@ -90,20 +86,19 @@ class TorchSignature(TensorAccess):
             leaves = tuple(kwargs.values())
         else:
             leaves = self._bind(args, kwargs)
-        result = []
-        for i, dtype in enumerate(self._dtypes):
-            leaf = leaves[i]
+        result: list[Tensor] = []
+        for leaf, dtype in zip(leaves, self._dtypes, strict=False):
             if (
                 type(leaf) is Tensor
                 and leaf.dtype is dtype
                 and leaf.is_cpu
-                and leaf.layout is torch.strided
+                and leaf.layout is _STRIDED
                 and leaf.is_contiguous()
                 and not leaf.is_neg()
             ):
                 result.append(leaf)
             else:
-                result.append(self._convert(i, leaf))
+                result.append(self._convert(len(result), leaf))
         return result
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -87,11 +87,13 @@ class Plan : public std::enable_shared_from_this<Plan> {
 
  private:
   friend class BoundPlan;
-  struct Block {  // one call's arena
-    char* data = nullptr;
+  struct Frame {  // one call's memory: its arena, where storages begin, operands of a step
+    char* arena = nullptr;
     int64_t bytes = 0;
+    std::vector<char*> base;
+    std::vector<TensorRef> operands;
   };
-  class BlockPool;
+  class FramePool;
 
   int64_t evaluate(const Size& size, const std::vector<int64_t>& dims) const;
   void use(int32_t tensor, int32_t step);
@@ -104,7 +106,7 @@ class Plan : public std::enable_shared_from_this<Plan> {
   std::vector<TensorDesc> tensors_;
   std::vector<Step> steps_;
   std::vector<std::pair<Size, std::string>> guards_;
-  std::shared_ptr<BlockPool> blocks_;
+  std::shared_ptr<FramePool> frames_;
 };
 
 // A plan with its dims fixed. run() may be called by many threads at once.

@@ -21,6 +21,7 @@ OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     conv.NAME: conv.function,
     quantized.LINEAR: quantized.linear,
     quantized.CONV: quantized.convolution,
+    conv.BOTTLENECK: conv.bottleneck,
     lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,

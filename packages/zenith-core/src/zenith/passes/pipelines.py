@@ -54,12 +54,19 @@ _FUSE = (
     *_QUANTIZED,
     "fold_dequantized",
     "fuse_conv",
+    "fuse_bottleneck",
     "fuse_linear",
     "merge_qkv",
     "fuse_add_norm",
+    "lower_precision",
     "fuse_pointwise",
     "infer_shapes",
     "dce",
 )
 
-LOWER_CPU: tuple[tuple[str, ...], ...] = (_QUANTIZED, _FUSE, _FUSE, _FUSE)
+LOWER_CPU: tuple[tuple[str, ...], ...] = (
+    ("lower_precision", *_QUANTIZED),
+    _FUSE,
+    _FUSE,
+    _FUSE,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,17 +32,13 @@ class Signature(Protocol):
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Tensors in the order of the graph's inputs: dense, on the CPU, of the right type.
 
+        Numpy arrays, or tensors of a type with DLPack's exchange table in C: read in place.
+
         Raises `ValidationError` when structure, count or dtype is wrong. Sizes are not looked at.
         """
 
-    def describe(self, tensor: Any) -> tuple[int, str, tuple[int, ...]]:
-        """Address of the dense row-major data, numpy name of the element type, and shape."""
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> Any:
-        """A new dense tensor of the framework, contents undefined."""
-
-    def pointer(self, tensor: Any) -> int:
-        """Address of a tensor's data."""
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], Any]:
+        """What makes a new dense tensor of the framework, contents undefined, in every call."""
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """The tensor's data as an array, shared where the framework can."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from zenith.runtime.memory_manager import MemoryManager
 from zenith.runtime.numpy_signature import open_constant
 from zenith.runtime.plan import ExecutionPlan
 from zenith.runtime.reference import evaluate_float64, relative_error
-from zenith.runtime.state import Buffers, ModelState, StateSpec
+from zenith.runtime.state import ModelState, StateSpec
 
 __all__ = ["BenchmarkResult", "CompiledModel", "Verification"]
 
@@ -68,7 +68,11 @@ class CompiledModel:
         self._explanation = explanation
         self._threads = threads
         self._executor = GraphExecutor()
-        self._program: Any = plan.partitions[0].program if plan.native else None
+        program: Any = plan.partitions[0].program if plan.native else None
+        self._program = program
+        self._call: Callable[..., list[Any]] | None = (
+            program.caller(signature.maker, threads) if plan.native else None
+        )
         self._state = tuple(state)
         self._staged: Any = _needs_state if state else getattr(signature, "staged", None)
 
@@ -80,16 +84,14 @@ class CompiledModel:
                 return traced
         signature = self._signature
         tensors = signature.flatten(args, kwargs)
-        if self._program is None:
-            arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
-            return signature.unflatten([signature.from_numpy(a) for a in arrays])
-        described = [signature.describe(t) for t in tensors]
-        bound = self._program.bound(tuple((d[1], d[2]) for d in described), self._threads)
-        results = [signature.empty(dtype, shape) for dtype, shape in bound.outputs]
-        self._program.run_pointers(
-            bound, [d[0] for d in described], [signature.pointer(r) for r in results]
-        )
+        results = self._in_arrays(tensors) if self._call is None else self._call(tensors)
         return signature.unflatten(results)
+
+    def _in_arrays(self, tensors: list[Any]) -> list[Any]:
+        """The way of models that are not one native program."""
+        signature = self._signature
+        arrays = self._run_arrays([signature.to_numpy(t) for t in tensors])
+        return [signature.from_numpy(a) for a in arrays]
 
     def new_state(self) -> ModelState:
         """A new sequence of calls that remembers, for a model that keeps state between them.
@@ -99,27 +101,22 @@ class CompiledModel:
         return ModelState(self, self._state)
 
     def step(
-        self, now: Buffers, after: Buffers, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        now: list[NDArray[Any]],
+        after: list[NDArray[Any]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         """One call that reads its state from `now` and leaves it in `after`: for `ModelState`."""
         signature = self._signature
         tensors = signature.flatten(args, kwargs)
-        if self._program is None:
-            arrays = self._run_arrays([*map(signature.to_numpy, tensors), *now.arrays])
-            own = len(arrays) - len(after.arrays)
-            for target, array in zip(after.arrays, arrays[own:], strict=True):
-                target[...] = array
-            return signature.unflatten([signature.from_numpy(a) for a in arrays[:own]])
-        described = [signature.describe(t) for t in tensors]
-        bound = self._program.bound((*[d[1:] for d in described], *now.keys), self._threads)
-        own = len(bound.outputs) - len(after.arrays)
-        results = [signature.empty(dtype, shape) for dtype, shape in bound.outputs[:own]]
-        self._program.run_pointers(
-            bound,
-            [*[d[0] for d in described], *now.pointers],
-            [*map(signature.pointer, results), *after.pointers],
-        )
-        return signature.unflatten(results)
+        if self._call is not None:
+            return signature.unflatten(self._call([*tensors, *now], after))
+        arrays = self._run_arrays([*map(signature.to_numpy, tensors), *now])
+        own = len(arrays) - len(after)
+        for target, array in zip(after, arrays[own:], strict=True):
+            target[...] = array
+        return signature.unflatten([signature.from_numpy(a) for a in arrays[:own]])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run on numpy arrays by input name; results by output name."""

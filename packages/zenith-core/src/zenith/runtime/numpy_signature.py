@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from zenith.ir import GraphIR
 __all__ = ["NumpySignature", "numpy_dtype", "open_constant"]
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """numpy dtype of a name as `ValueView.dtype` gives it (bfloat16 and float8 by ml_dtypes)."""
     try:
@@ -56,14 +58,8 @@ class NumpySignature:
             for name, kind in zip(self.input_names, self._types, strict=True)
         ]
 
-    def describe(self, tensor: NDArray[Any]) -> tuple[int, str, tuple[int, ...]]:
-        return tensor.ctypes.data, tensor.dtype.name, tensor.shape
-
-    def empty(self, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-        return np.empty(tuple(shape), numpy_dtype(dtype))
-
-    def pointer(self, tensor: NDArray[Any]) -> int:
-        return int(tensor.ctypes.data)
+    def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], NDArray[Any]]:
+        return functools.partial(np.empty, tuple(shape), numpy_dtype(dtype))
 
     def to_numpy(self, tensor: NDArray[Any]) -> NDArray[Any]:
         return tensor

@@ -56,9 +56,17 @@ class ValueView:
         item = self.value.dtype.itemsize if self.value.dtype is not None else 0
         return self.size * int(item)
 
-    @functools.cached_property
+    @property
+    def is_const(self) -> bool:
+        """Whether the value is a constant; unlike `const`, this reads no weights."""
+        return self.value.const_value is not None
+
+    @property
     def const(self) -> np.ndarray | None:
-        """The constant's data (read only, possibly strided), or None when it is computed."""
+        """The constant's data (read only, possibly strided), or None when it is computed.
+
+        It may come from a file, and is not kept: views live as long as the compiled model.
+        """
         tensor = self.value.const_value
         return None if tensor is None else tensor.numpy()
 
@@ -66,9 +74,12 @@ class ValueView:
     def known(self) -> tuple[Dim, ...] | None:
         """A small integer tensor's content as dims, flattened, where it can be told at compile
         time: a constant, or a shape computation over symbols. None otherwise."""
-        if self.const is not None:
-            if self.const.dtype.kind in "iub" and self.const.size <= 4096:
-                return tuple(int(x) for x in self.const.ravel())
+        tensor = self.value.const_value
+        if tensor is not None:
+            if tensor.size <= 4096 and tensor.dtype != ir.DataType.STRING:
+                array = tensor.numpy()
+                if array.dtype.kind in "iub":
+                    return tuple(int(x) for x in array.ravel())
             return None
         text = self.value.metadata_props.get(SYM_DATA_KEY)
         if text is None:

@@ -63,7 +63,7 @@ class ExecutionPlan:
         """Whether one native program is the whole model, so that a call is one native call."""
         return (
             len(self.partitions) == 1
-            and hasattr(self.partitions[0].program, "run_pointers")
+            and hasattr(self.partitions[0].program, "caller")
             and self.partitions[0].inputs == tuple(range(len(self.inputs)))
             and self.partitions[0].outputs == self.output_slots
         )

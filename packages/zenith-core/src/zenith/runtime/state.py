@@ -20,7 +20,7 @@ from zenith.errors import ValidationError
 if TYPE_CHECKING:
     from zenith.runtime.compiled_model import CompiledModel
 
-__all__ = ["Buffers", "ModelState", "StateSpec"]
+__all__ = ["ModelState", "StateSpec"]
 
 Array = NDArray[Any]
 
@@ -35,15 +35,6 @@ class StateSpec:
     name: str
     initial: Array
     in_place: bool
-
-
-class Buffers:
-    """One array per state buffer, and where each lies: asking numpy again costs microseconds."""
-
-    def __init__(self, arrays: list[Array]) -> None:
-        self.arrays = arrays
-        self.keys = [(array.dtype.name, array.shape) for array in arrays]
-        self.pointers = [array.ctypes.data for array in arrays]
 
 
 class ModelState:
@@ -68,7 +59,7 @@ class ModelState:
             array if spec.in_place else np.empty_like(array)
             for spec, array in zip(self._specs, now, strict=True)
         ]
-        self._now, self._next = Buffers(now), Buffers(after)
+        self._now, self._next = now, after
 
     def copy(self) -> ModelState:
         """A second state with the same content, for example to branch a search."""
@@ -78,7 +69,7 @@ class ModelState:
 
     def arrays(self) -> dict[str, Array]:
         """Copies of the buffers by name."""
-        return {s.name: a.copy() for s, a in zip(self._specs, self._now.arrays, strict=True)}
+        return {s.name: a.copy() for s, a in zip(self._specs, self._now, strict=True)}
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Put the content of `arrays` (all buffers, by name) into the buffers."""
@@ -88,14 +79,14 @@ class ModelState:
                 f"the state has the buffers {', '.join(names) or 'none'}; given: "
                 f"{', '.join(arrays) or 'nothing'}"
             )
-        for name, now in zip(names, self._now.arrays, strict=True):
+        for name, now in zip(names, self._now, strict=True):
             given = np.asarray(arrays[name])
             if given.shape != now.shape or given.dtype != now.dtype:
                 raise ValidationError(
                     f"state buffer '{name}' is {now.dtype}{list(now.shape)}, given was "
                     f"{given.dtype}{list(given.shape)}"
                 )
-        for name, now in zip(names, self._now.arrays, strict=True):
+        for name, now in zip(names, self._now, strict=True):
             now[...] = arrays[name]
 
     @property
@@ -119,6 +110,6 @@ class ModelState:
     def __repr__(self) -> str:
         buffers = ", ".join(
             f"{s.name}: {a.dtype}{list(a.shape)}"
-            for s, a in zip(self._specs, self._now.arrays, strict=True)
+            for s, a in zip(self._specs, self._now, strict=True)
         )
         return f"ModelState({buffers})"

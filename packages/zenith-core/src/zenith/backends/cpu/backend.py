@@ -25,8 +25,8 @@ class CpuBackend(Backend):
     """Native kernels for the best instruction set here (`ZENITH_ISA` forces a lower one)."""
 
     name = "cpu"
-    precisions = frozenset({"fp32", "int8"})
     plans_sizes = True
+    precisions = frozenset({"fp32", "bf16", "int8"})
 
     def __init__(self) -> None:
         self.isa: str = _native.isas()[0]

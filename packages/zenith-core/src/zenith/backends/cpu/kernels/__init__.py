@@ -15,6 +15,7 @@ FAMILIES = (
     "int8",
     "quantize",
     "conv",
+    "bottleneck",
     "pool",
     "resize",
     "attention",
@@ -35,6 +36,7 @@ FAMILIES = (
     "composed",
     "late",
     "sequence",
+    "trees",
 )
 
 

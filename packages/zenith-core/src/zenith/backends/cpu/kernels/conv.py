@@ -67,7 +67,7 @@ def _epilogue(op: OpView) -> str:
 
 def _constant_reason(op: OpView) -> str | None:
     """For kernels whose weights take long to lay out."""
-    return "the weights are not constant" if _weights(op).const is None else _reason(op)
+    return "the weights are not constant" if not _weights(op).is_const else _reason(op)
 
 
 def _reason(op: OpView, axes: int = 2) -> str | None:
@@ -164,7 +164,7 @@ def _operands(e: Emit, axes: int = 2) -> list[Operand]:
 
 def _packed(e: Emit, packer: str, **params: int) -> Operand:
     """The weights as `packer` lays them out, by a step of the plan where they are computed."""
-    if _weights(e.op).const is not None:
+    if _weights(e.op).is_const:
         return e.packed(1, packer, **params)
     weights = e.operand(1)
     assert weights is not None

@@ -6,7 +6,6 @@ one operator; the body of `zenith.Pointwise` is the same translation over its no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.backends.cpu.operand import item_bytes
-from zenith.runtime.op_view import OpView
+from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["OPS", "TEMPLATES", "TYPES", "Program", "Unsupported", "Value", "translate"]
 
@@ -424,10 +423,7 @@ def translate(op: OpView) -> tuple[Program, list[int | np.ndarray]]:
     """A node as program, and what each of the program's inputs is: the number of an input of the
     node, or a constant. Raises `Unsupported`."""
     program = Program()
-    given = [
-        None if v is None else program.input(v.dtype, v.const if _is_number(v.const) else None)
-        for v in op.inputs
-    ]
+    given = [None if v is None else program.input(v.dtype, _number(v)) for v in op.inputs]
     if op.body is None:
         results = [TEMPLATES[op.type](program, op, list(given))]
     else:
@@ -444,8 +440,10 @@ def translate(op: OpView) -> tuple[Program, list[int | np.ndarray]]:
     return program, sources
 
 
-def _is_number(array: np.ndarray | None) -> bool:
-    return array is not None and math.prod(array.shape) == 1
+def _number(value: ValueView) -> np.ndarray | None:
+    """A constant that is one number."""
+    tensor = value.value.const_value
+    return value.const if tensor is not None and tensor.size == 1 else None
 
 
 def _translate_body(

@@ -246,7 +246,7 @@ def _outputs(e: Emit, batch_first: bool) -> list[Operand | None]:
 
 def _weights(e: Emit, apart: bool) -> tuple[Operand | None, int]:
     """R, and whether it is packed."""
-    if e.op.required(2).const is None:
+    if not e.op.required(2).is_const:
         return e.operand(2), 0
     gates = _CELLS[e.op.type].gates
     return e.packed(2, "rnn_pack_f32", gates=gates, last=int(apart)), 1
