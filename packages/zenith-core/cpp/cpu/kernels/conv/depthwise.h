@@ -76,7 +76,9 @@ constexpr DepthwiseFn kDepthwise[] = {
 
 // `count` results of channels [0, channels).
 [[maybe_unused]] void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels) {
-  int64_t done = kDepthwise<2, true>[count - 1](at, 0, channels);
+  // A single pixel has few sums: more channels at once hide the latency of the multiply-adds.
+  int64_t done = count == 1 ? depthwise_channels<1, 4, true>(at, 0, channels) : 0;
+  done = kDepthwise<2, true>[count - 1](at, done, channels);
   if (done < channels) done = kDepthwise<1, true>[count - 1](at, done, channels);
   if (done < channels) kDepthwise<1, false>[count - 1](at, done, channels);
 }
