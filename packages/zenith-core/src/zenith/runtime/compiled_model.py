@@ -69,8 +69,9 @@ class CompiledModel:
         self._threads = threads
         self._executor = GraphExecutor()
         self._program: Any = plan.partitions[0].program if plan.native else None
+        native: Any = self._program
         self._call: Callable[..., list[Any]] | None = (
-            self._program.caller(signature.maker, threads) if plan.native else None
+            None if native is None else native.caller(signature.maker, threads)
         )
         self._state = tuple(state)
         self._staged: Any = _needs_state if state else getattr(signature, "staged", None)
