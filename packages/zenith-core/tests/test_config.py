@@ -58,12 +58,6 @@ def test_wrong_value_names_the_option_and_what_is_allowed(
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int4-weight", "auto"])
-def test_no_silent_fp32(precision: str) -> None:
-    with pytest.raises(ConfigurationError, match="no kernel on target 'cpu' can honour it yet"):
-        CompileConfig(target="cpu", precision=precision)
-
-
 def test_good_values_are_kept_and_normalised() -> None:
     config = CompileConfig(
         target=["npu", "cpu"],

@@ -219,3 +219,26 @@ def test_selection() -> None:
     check(lambda c, x, y: jnp.where(c[:, :1] > 1, x, y), which, x, y)
     check(lambda x, y: lax.select(True, x, y), x, y)
     check(lambda x: jnp.clip(x, -0.5, 0.5), x)
+
+
+def test_functions_of_statistics_and_physics() -> None:
+    """One compile for all: each is a loop or a long series."""
+    x, y = (jnp.abs(v) * 2 + 0.1 for v in arrays((6,), (6,)))
+    part = jnp.array([0.0, 0.1, 0.4, 0.9, 0.999, 1.0], jnp.float32)
+    wide = jnp.array([-40.0, -3.0, 0.0, 7.9, 8.1, 1e30], jnp.float32)
+
+    def function(x: Any, y: Any, part: Any, wide: Any) -> Any:
+        special = jax.scipy.special
+        return (
+            (lax.bessel_i0e(wide), lax.bessel_i1e(wide), lax.igamma(x, y), lax.igammac(x, y)),
+            (special.betainc(x, y, part), special.zeta(x + 1, y), lax.polygamma(part * 0 + 2, y)),
+        )
+
+    check(function, x, y, part, wide, jit=True)
+
+
+def test_reductions_over_an_axis_that_vmap_names() -> None:
+    def function(v: Any) -> Any:
+        return v - lax.pmean(v, "batch"), lax.pmax(v, "batch")
+
+    check(jax.vmap(function, axis_name="batch"), arrays((3, 4))[0])

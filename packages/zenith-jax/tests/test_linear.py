@@ -72,6 +72,11 @@ def test_half_products_kept_in_single(dtype: Any) -> None:
     check(lambda x, y: lax.dot(x, y, preferred_element_type=jnp.float32), x, y, rtol=1e-3)
 
 
+def test_a_convolution_without_an_axis_to_slide_along() -> None:
+    x, w = arrays((2, 3), (4, 3))
+    check(lambda x, w: lax.conv_general_dilated(x, w, (), []), x, w)
+
+
 # --- convolutions ---------------------------------------------------------------------------------
 
 CONVS: dict[str, dict[str, Any]] = {

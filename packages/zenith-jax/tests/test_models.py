@@ -13,7 +13,7 @@ import pytest
 from jax_oracle import arrays, check, compare, compiled_ops
 
 import zenith
-from zenith.errors import CompilationError
+from zenith.errors import CompilationError, ValidationError
 
 nnx = pytest.importorskip("flax.nnx")
 linen = pytest.importorskip("flax.linen")
@@ -69,6 +69,21 @@ def test_one_compile_serves_all_sizes() -> None:
     for batch, length in ((1, 1), (2, 10), (3, 7), (1, 33)):
         (x,) = arrays((batch, length, 32))
         compare(compiled(x), jax.jit(block)(x), atol=1e-5)
+
+
+def test_a_table_of_positions_limits_the_length() -> None:
+    table, x = arrays((12, 4), (2, 5, 4))
+    compiled = zenith.compile(
+        lambda x: x + table[: x.shape[1]],
+        sample_input=(x,),
+        dynamic={"x": {0: "b", 1: "s"}},
+        fallback="error",
+    )
+    for batch, length in ((1, 1), (3, 12)):
+        (x,) = arrays((batch, length, 4))
+        compare(compiled(x), x + table[:length])
+    with pytest.raises(ValidationError, match="good for 12"):
+        compiled(arrays((1, 13, 4))[0])
 
 
 def test_gradients_of_a_block() -> None:

@@ -44,6 +44,7 @@ CLOSE: dict[str, Any] = {
     "gumbel": lambda k: jax.random.gumbel(k, (40,)),
     "exponential": lambda k: jax.random.exponential(k, (40,)),
     "laplace": lambda k: jax.random.laplace(k, (40,)),
+    "gamma": lambda k: jax.random.gamma(k, jnp.array([0.3, 2.0, 7.0])),
 }
 
 

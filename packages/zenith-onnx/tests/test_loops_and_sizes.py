@@ -84,6 +84,42 @@ def early_exit() -> Iterator[Feeds]:
         yield {"x": np.abs(noise(n, n)) + 0.5, "limit": np.array(limit, np.float32)}
 
 
+@model(
+    """(float[N] x, float[N] z, int64 n) => (float[N] a, float[N] b, float[S,N] p, float[S,N] q)
+<bool yes = {1}, float tenth = {0.1}> {
+  a, b, p, q = Loop (n, yes, x, z) <body = body
+    (int64 i, bool c, float[N] v, float[N] w)
+      => (bool go, float[N] first, float[N] second, float[N] seen, float[N] again) {
+      go = Identity (c)
+      sum = Add (v, w)
+      second = Mul (sum, tenth)
+      first = Identity (w)
+      seen = Identity (second)
+      again = Identity (second)
+    }>
+  }"""
+)
+def states_that_swap_and_are_stacked() -> Iterator[Feeds]:
+    for n, count in ((3, 1), (3, 2), (3, 7), (1, 0), (2, 9000)):
+        yield {"x": noise(n, n), "z": noise(n + 1, n), "n": np.array(count)}
+
+
+@model(
+    """(float[N] x, int64 stop) => (float[N] y, int64[S] seen)
+<int64 most = {100000}, bool yes = {1}, float step = {0.001}> {
+  y, seen = Loop (most, yes, x) <body = b
+    (int64 i, bool c, float[N] v) => (bool go, float[N] w, int64 at) {
+      w = Add (v, step)
+      go = Less (i, stop)
+      at = Identity (i)
+    }>
+  }"""
+)
+def condition_that_ends_many_iterations() -> Iterator[Feeds]:
+    for n, stop in ((2, 0), (2, 4094), (2, 4095), (3, 4096), (2, 9999)):
+        yield {"x": noise(n, n), "stop": np.array(stop)}
+
+
 @model("""(float[N] x, bool start) => (float[N] y, float[S,2] all) <int64 n = {4}> {
   y, all = Loop (n, start, x) <body = b
     (int64 i, bool c, float[N] v) => (bool go, float[N] w, float[2] seen) {

@@ -35,7 +35,8 @@ def test_mobilenet_v2() -> None:
     """Batch norm, relu6 and the residuals are inside the convolutions: nothing is left between."""
     compiled = check(application("MobileNetV2"), image(64))
     found = kernels(compiled)
-    assert sum(n for op, n in found.items() if op.startswith("ConvBiasAct")) == 52
+    count = lambda name: sum(n for op, n in found.items() if op.startswith(name))  # noqa: E731
+    assert count("Bottleneck") == 2 and count("ConvBiasAct") + 3 * count("Bottleneck") == 52
     assert not any(op.startswith(("Pointwise", "BatchNorm", "Add", "Mul", "Clip")) for op in found)
     assert not copies(compiled) and found["Transpose"] <= 2
     larger = image(64, batch=3)
@@ -69,6 +70,20 @@ def test_residual_network_has_no_copies() -> None:
     assert found["ConvBiasAct.bias.add.relu"] == 3
 
 
+def test_images_of_any_size() -> None:
+    """Strided "same" convolutions and pooling round sizes up, transposed ones multiply them."""
+    x = keras.Input((None, None, 3))
+    y = L.Conv2D(4, 3, strides=2, padding="same", activation="relu")(x)
+    y = L.MaxPooling2D(3, strides=2, padding="same")(y)
+    y = L.Conv2DTranspose(4, 3, strides=2, padding="same")(y)
+    y = L.Conv2D(4, 2, strides=3, padding="same")(y)
+    model = randomise(keras.Model(x, y))
+    compiled = check(model, image(16))
+    for height, width in ((17, 9), (8, 1)):
+        data = image(20, batch=1)[:, :height, :width]
+        assert_same(model(data), compiled(data))
+
+
 def test_unet_joins_channels() -> None:
     x = keras.Input((16, 16, 3))
     down = L.Conv2D(8, 3, padding="same", activation="relu")(x)
@@ -77,6 +92,21 @@ def test_unet_joins_channels() -> None:
     y = L.Conv2D(2, 1, activation="sigmoid")(L.Concatenate()([down, up]))
     compiled = check(randomise(keras.Model(x, y)), image(16))
     assert not [k for k in copies(compiled) if "concat" not in k]
+
+
+def test_convnext_normalises_channels() -> None:
+    """It normalises over channels, between convolutions: one kernel each, nothing moved."""
+    x = keras.Input((8, 8, 6))
+    y = L.Conv2D(8, 3, padding="same")(x)
+    z = L.LayerNormalization(epsilon=1e-6)(L.DepthwiseConv2D(7, padding="same")(y))
+    z = L.Dense(8)(L.Dense(16, activation="gelu")(z))
+    y = L.LayerNormalization(epsilon=1e-6)(L.Add()([y, z]))
+    y = L.Conv2D(8, 2, strides=2)(y)
+    data = np.random.default_rng(4).normal(size=(2, 8, 8, 6)).astype(np.float32)
+    compiled = check(randomise(keras.Model(x, y)), data)
+    found = kernels(compiled)
+    assert sum(n for op, n in found.items() if "LayerNorm" in op) == 2
+    assert not copies(compiled) and not any(op.startswith("Reduce") for op in found)
 
 
 def encoder_block(x: Any) -> Any:

@@ -21,6 +21,8 @@ std::vector<NamedParam> params_of(const pybind11::dict& params);
 void bind_kernels(pybind11::module_& m);
 void bind_plan(pybind11::module_& m);
 void bind_call(pybind11::module_& m);
+void bind_arrays(pybind11::module_& m);
 void bind_host(pybind11::module_& m);
+void bind_snapshot(pybind11::module_& m);
 
 }  // namespace zenith

@@ -28,16 +28,6 @@ std::vector<Size> sizes_of(Plan& plan, const py::sequence& values) {
   return sizes;
 }
 
-std::vector<uintptr_t> addresses(const py::sequence& arrays) {
-  std::vector<uintptr_t> found;
-  found.reserve(arrays.size());
-  for (const py::handle& array : arrays) {
-    if (!py::isinstance<py::array>(array)) throw py::type_error("not a numpy array");
-    found.push_back(reinterpret_cast<uintptr_t>(py::reinterpret_borrow<py::array>(array).data()));
-  }
-  return found;
-}
-
 // Keeps a Python array alive for as long as the plan does.
 std::shared_ptr<void> keep(const py::array& array) {
   auto* owner = new py::object(array);
@@ -90,20 +80,6 @@ void bind_plan(py::module_& m) {
           },
           py::arg("inputs"), py::arg("outputs"),
           "One call of the whole plan. None, or (step, message) of the kernel that failed.")
-      .def(
-          "run_arrays",
-          [](const BoundPlan& self, const py::sequence& inputs,
-             const py::sequence& outputs) -> py::object {
-            const std::vector<uintptr_t> from = addresses(inputs), to = addresses(outputs);
-            RunError error;
-            {
-              const py::gil_scoped_release released;
-              error = self.run(from, to, nullptr);
-            }
-            if (error.message == nullptr) return py::none();
-            return py::make_tuple(error.step, error.message);
-          },
-          py::arg("inputs"), py::arg("outputs"), "Like run, for row-major numpy arrays.")
       .def(
           "profile",
           [](const BoundPlan& self, const std::vector<uintptr_t>& inputs,

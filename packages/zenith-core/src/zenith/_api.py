@@ -52,8 +52,9 @@ def compile(
         dict is written ``(d,)``.)
     target: ``"auto"``, a backend's name, or a list of names in priority order. The CPU is always
         the last resort.
-    precision: ``"fp32"`` keeps every type as the model declares it. A precision that no kernel of
-        the target can honour is an error.
+    precision: ``"fp32"`` keeps every type as the model declares it. ``"bf16"``: products, attention
+        and what lies between them in bfloat16, with float32 sums; `explain()` says which nodes. A
+        precision that no kernel of the target can honour is an error.
     opt_level: 0 to 3: which graph passes run; ``zenith passes`` lists them.
     mode: ``"default"``, ``"reduce-overhead"`` (device graphs, where a target has them), or
         ``"max-autotune"``: every kernel that could run a node is timed, for up to a minute.
@@ -101,7 +102,7 @@ def compile(
 
     with _only_our_errors():
         if isinstance(model, GraphIR):
-            graph = model.clone().forget_results()
+            graph = model.clone().verify(types=False).forget_results()
             imported = ImportedModel(graph, NumpySignature(graph))
         elif isinstance(model, ImportedModel):
             imported = model

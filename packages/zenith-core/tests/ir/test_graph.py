@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import zenith
 from zenith import ops
 from zenith.errors import ValidationError
 from zenith.ir import SOURCE_KEY, GraphIR
@@ -185,3 +186,54 @@ def test_onnx_round_trip() -> None:
     proto = g.to_onnx()
     onnx.checker.check_model(proto)
     assert GraphIR.from_onnx(proto).fingerprint() == g.fingerprint()
+
+
+LOOP = """
+  y = Loop(n, c, x) <body = b (int64 i, bool d, float[B,4] v) => (e, w) {
+    e = Identity(d)
+    w = Relu(v)
+  }>
+"""
+SCAN = """
+  y, z = Scan<num_scan_inputs = 1, scan_input_axes = [1],
+    body = b (float[4] v, float[B] s) => (w, t)
+  { w = Relu(v) t = Relu(s) }>(v0, x)
+"""
+CONTROL = {
+    "Loop": (LOOP, "(float[B,4] x, int64 n, bool c) => (y)"),
+    "Scan": (SCAN, "(float[B,4] x, float[4] v0) => (y, z)"),
+}
+WRONG = [
+    ("Loop", ir.AttrInt64("body", 3), "is not a graph"),
+    ("Scan", ir.AttrInt64("body", 3), "is not a graph"),
+    ("Scan", ir.AttrInt64("num_scan_inputs", 3), "are scanned"),
+    ("Scan", ir.AttrInt64("num_scan_inputs", 0), "are scanned"),
+    ("Scan", ir.AttrInt64s("scan_input_axes", [0, 0]), "has 2 items, not 1"),
+    ("Scan", ir.AttrInt64s("scan_input_axes", [5]), "has no axis 5"),
+    ("Scan", ir.AttrInt64s("scan_output_axes", [9]), "has no axis 9"),
+    ("Scan", ir.AttrInt64s("scan_output_directions", []), "has 0 items, not 1"),
+]
+
+
+@pytest.mark.parametrize(("op", "attribute", "message"), WRONG)
+def test_control_flow_that_does_not_fit_its_node(op: str, attribute: ir.Attr, message: str) -> None:
+    g = graph(*CONTROL[op])
+    g.verify(types=False)
+    g.nodes[0].attributes[attribute.name] = attribute
+    with pytest.raises(ValidationError, match=message):
+        zenith.compile(g)
+
+
+def test_bodies_with_too_few_values() -> None:
+    for body, signature in CONTROL.values():
+        g = graph(body, signature)
+        g.nodes[0].attributes["body"].as_graph().outputs.pop()
+        with pytest.raises(ValidationError, match="must take"):
+            g.verify(types=False)
+
+
+def test_an_input_without_element_type() -> None:
+    g = graph("y = Relu(x)")
+    g.inputs[0].type = ir.TensorType(ir.DataType.UNDEFINED)
+    with pytest.raises(ValidationError, match="no element type"):
+        g.verify(types=False)

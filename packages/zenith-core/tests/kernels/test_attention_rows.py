@@ -84,6 +84,27 @@ def test_attention_with_past(rank: int, present: bool) -> None:
     check("Attention", inputs, 3 if present else 1, is_causal=1, **HEADS[rank])
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"is_causal": 1}, {"is_causal": 1, "left_window_size": 3}, {"softcap": 2.0}]
+)
+def test_attention_with_lengths(rank: int, masked: bool, attributes: dict[str, Any]) -> None:
+    """Keys and values in a buffer of which each batch has filled another part."""
+    for rows, keys, lengths in ((1, 11, [11, 3]), (3, 11, [7, 3]), (9, 17, [9, 0]), (4, 9, [2, 9])):
+        mask = draw(4, rows, keys) if masked else None
+        counts = np.array(lengths)
+        check("Attention", [*qkv(rank, rows, keys), mask, None, None, counts],
+              **HEADS[rank], **attributes)  # fmt: skip
+
+
+def test_attention_with_lengths_of_long_buffers() -> None:
+    """More keys than one block holds, also where a batch ends inside the first one."""
+    for causal in (0, 1):
+        counts = np.array([1500, 100])
+        check("Attention", [*qkv(4, 70, 1600), None, None, None, counts], is_causal=causal)
+
+
 def test_attention_of_a_transposed_query() -> None:
     q, k, v = qkv(4)
     assert q is not None

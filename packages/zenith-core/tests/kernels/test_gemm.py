@@ -136,6 +136,18 @@ def test_linear_large_is_split_both_ways(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("k", [33, 2049])
+def test_linear_gives_the_same_bits_everywhere(isa: str, k: int) -> None:
+    """Whatever the number of rows and threads, the place of a row among them and of a column."""
+    row, column = normal((1, k)), normal((k, 1))
+    want = linear(isa, row, column, "gelu")[0, 0]
+    for m, n in ((1, 50), (2, 7), (5, 97), (9, 17), (39, 100), (150, 50)):
+        x, w = np.repeat(row, m, axis=0), np.repeat(column, n, axis=1)
+        for threads in (1, 2):
+            assert np.all(linear(isa, x, w, "gelu", threads=threads) == want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_linear_empty(isa: str) -> None:
     assert linear(isa, normal((0, 4)), normal((4, 5))).shape == (0, 5)
     assert linear(isa, normal((3, 4)), normal((4, 0))).shape == (3, 0)

@@ -33,6 +33,7 @@ NUMPY = {
     "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / (1 + np.exp(-x)),
+    "float32": lambda x: x.astype(np.float32),
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
@@ -109,6 +110,22 @@ def test_conv(overload: str) -> None:
         else:
             want = np.maximum(want, 0)
     (got,) = evaluate("ConvBiasAct", overload, [x, w, *operands], **attrs)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_bottleneck() -> None:
+    """The body is the three convolutions, one after the other."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 4, 7, 6))
+    weights = [rng.standard_normal(s) for s in ((9, 4, 1, 1), (9, 1, 3, 3), (4, 9, 1, 1))]
+    b0, b2 = rng.standard_normal(9), rng.standard_normal(4)
+    around = {"strides": [1, 1], "pads": [1, 1, 1, 1], "group": 9}
+    plain = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+    (want,) = evaluate("ConvBiasAct", "bias.relu6", [x, weights[0], b0], **plain)
+    (want,) = evaluate("ConvBiasAct", "silu", [want, weights[1]], dilations=[1, 1], **around)
+    (want,) = evaluate("ConvBiasAct", "bias.add", [want, weights[2], b2, x], **plain)
+    overload = "bias.relu6__silu__bias.add"
+    (got,) = evaluate("Bottleneck", overload, [x, *weights, b0, b2, x], **around)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 

@@ -90,6 +90,18 @@ def test_layer_norm_from_factor_and_offset(check: Check, form: str) -> None:
     assert check.ops(g) == ["LayerNormalization"]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_layer_norm_of_channels(check: Check, form: str) -> None:
+    """Of images whose channels stand second: turned, normalised, turned back."""
+    channels = {**NORM, "last": np.array([1]), "w": f32(1, 6, 1, 1), "b": f32(6, 1, 1)}
+    signature = "(float[B,6,S,3] x) => (y)"
+    g = check(["fuse_layer_norm_affine", "dce"], signature, HEAD + FORMS[form], channels)
+    assert check.ops(g) == ["Transpose", "LayerNormalization", "Transpose"]
+    rows = {**channels, "w": f32(3), "b": f32(3)}  # along another axis
+    g = check("fuse_layer_norm_affine", signature, HEAD + FORMS[form], rows)
+    assert ("LayerNormalization" in check.ops(g)) == (form == "bare")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -172,6 +172,44 @@ def test_conv_stops(check: Check, body: str, ops: list[str]) -> None:
     assert check.ops(check("fuse_conv", signature, body, weights(w=(3, 3, 3, 3)))) == ops
 
 
+def _block(
+    residual: str = "y = Add(p, x)",
+    expand: str = "",
+    between: str = "Clip(e, zero, six)",
+    depthwise: str = "pads = [1,1,1,1]",
+    more: str = "",
+) -> str:
+    return f"""e = Conv{expand}(x, we, be) f = {between} {more}
+               d = Conv<group = 9, {depthwise}>(f, wd, bd) g = Clip(d, zero, six)
+               p = Conv(g, wp, bp) {residual}"""
+
+
+@pytest.mark.parametrize(
+    ("body", "overload"),
+    [
+        (_block(), "bias.relu6__bias.relu6__bias.add"),
+        (_block("y = Relu(p)"), "bias.relu6__bias.relu6__bias.relu"),
+        (_block(between="Identity(e)"), None),  # identities are gone by then
+        (_block(between="Add(e, o)"), None),
+        (_block(more="z = Neg(f)"), None),  # the expanded image has a second user
+        (_block("y = Relu(p)", expand="<pads = [1,1,1,1]>"), None),
+        (_block("y = Relu(p)", depthwise="dilations = [2,2]"), None),
+        (_block("y = Relu(p)", depthwise="pads = [1,1,1,1], strides = [2,1]"), None),  # few rows
+    ],
+)
+def test_bottleneck(check: Check, body: str, overload: str | None) -> None:
+    results = "(y, z)" if "z = " in body else "(y)"
+    signature = f"(float[B,4,16,15] x, float[B,9,16,15] o) => {results}"
+    signature += " <float zero = {0}, float six = {6}>"
+    shapes = {"we": (9, 4, 1, 1), "be": (9,), "wd": (9, 1, 3, 3), "bd": (9,)}
+    w = weights(**shapes, wp=(4, 9, 1, 1), bp=(4,))
+    found = check.ops(check(["fuse_conv", "fuse_bottleneck"], signature, body, w))
+    if overload is None:
+        assert not any("Bottleneck" in op for op in found)
+    else:
+        assert found == [f"zenith.Bottleneck:{overload}"]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_merge_qkv(check: Check, bias: bool) -> None:
     body = """q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv)

@@ -215,3 +215,55 @@ def test_indices_from_data_are_no_sizes(graph_of: Any, array: Any) -> None:
     compiled = zenith.compile(graph, fallback="error")
     x, places = array(4, 6), np.array([9, -1, 2, 0, 1], np.int32)
     np.testing.assert_array_equal(compiled(places, x), x[3])
+
+
+@pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
+@pytest.mark.parametrize("periodic", [0, 1])
+def test_windows_of_computed_length(op: str, periodic: int, graph_of: Any) -> None:
+    body = f"w = {op}<periodic = {periodic}>(n) y = Mul(w, two)"
+    graph = graph_of("(int64 n, float[1] two) => (y)", body)
+    compiled = zenith.compile(graph, fallback="error")
+    c = {"HannWindow": (0.5, 0.5, 0.0), "HammingWindow": (25 / 46, 21 / 46, 0.0)}
+    a, b, d = c.get(op, (0.42, 0.5, 0.08))
+    for n in (1, 2, 7, 400):
+        turns = 2 * np.pi * np.arange(n) / max(n if periodic else n - 1, 1)
+        want = 2 * (a - b * np.cos(turns) + d * np.cos(2 * turns))
+        got = compiled(np.array(n), np.array([2], np.float32))
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("sizes", [(3, 5), (4, 2, 3), (1, 1)])
+def test_grids_of_computed_size(
+    corners: int, sizes: tuple[int, ...], graph_of: Any, array: Any
+) -> None:
+    rank = len(sizes)
+    body = f"y = AffineGrid<align_corners = {corners}>(t, s)"
+    graph = graph_of(f"(float[n,{rank},{rank + 1}] t, int64[{rank + 2}] s) => (y)", body)
+    compiled = zenith.compile(graph, fallback="error")
+    theta = array(2, rank, rank + 1)
+    got = compiled(theta, np.array([2, 7, *sizes]))
+    assert got.shape == (2, *sizes, rank)
+    for index in np.ndindex(*sizes):
+        at = [
+            (-1 + 2 * i / (n - 1) if n > 1 else -1) if corners else (2 * i + 1) / n - 1
+            for i, n in zip(index, sizes, strict=True)
+        ]
+        np.testing.assert_allclose(got[(0, *index)], theta[0] @ [*at[::-1], 1], atol=1e-5)
+
+
+def test_middle_of_computed_size(graph_of: Any, array: Any) -> None:
+    graph = graph_of("(float[n,m] x, int64[2] s) => (y)", "y = CenterCropPad(x, s)")
+    compiled = zenith.compile(graph, fallback="error")
+    x = array(5, 4)
+    np.testing.assert_array_equal(compiled(x, np.array([2, 4])), x[1:3])
+    want = np.zeros((8, 3), np.float32)
+    want[1:6] = x[:, :3]
+    np.testing.assert_array_equal(compiled(x, np.array([8, 3])), want)
+
+
+@pytest.mark.parametrize("op", ["HannWindow(n)", "ConstantOfShape(s)"])
+def test_no_memory_for_a_size_from_data(op: str, graph_of: Any) -> None:
+    compiled = zenith.compile(graph_of("(int64 n, int64[1] s) => (y)", f"y = {op}"))
+    with pytest.raises(ZenithError, match="memory"):
+        compiled(np.array(1 << 50), np.array([1 << 50]))

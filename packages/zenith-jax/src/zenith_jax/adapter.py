@@ -8,8 +8,7 @@ from typing import Any
 from zenith.ir import GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith_jax.capture import capture
-from zenith_jax.dims import sizes
-from zenith_jax.dtypes import physical
+from zenith_jax.dims import largest, sizes
 from zenith_jax.importer import import_jaxpr
 from zenith_jax.signature import JaxSignature
 
@@ -25,12 +24,11 @@ def import_model(
         captured.closed, captured.input_names, captured.output_names, captured.names
     )
     captured.output_names = [str(v.name) for v in graph.graph.outputs]
-    symbols = {
-        str(symbol)
-        for aval in captured.closed.in_avals
-        for size in sizes(physical(aval)[1])
-        if not isinstance(size, int)
-        for symbol in size.free_symbols
-    }
-    ranges: dict[str, tuple[int, int | None]] = {name: (1, None) for name in sorted(symbols)}
+    ranges: dict[str, tuple[int, int | None]] = {}
+    for aval in captured.closed.in_avals:
+        for dim, size in zip(aval.shape, sizes(aval.shape), strict=True):
+            if not isinstance(size, int):
+                alone = size.is_Symbol
+                for symbol in size.free_symbols:
+                    ranges.setdefault(str(symbol), (1, largest(dim) if alone else None))
     return ImportedModel(graph=GraphIR(graph), signature=JaxSignature(captured), ranges=ranges)

@@ -25,7 +25,7 @@ class Builder(ViewBuilder):
 
     A handler sees its results' facts in `out_dtype`, `out_shape` (of the first) and `out_shapes`,
     its inputs' abstract values in `in_avals`, its primitive's name as `target`. `inline` lowers a
-    closed jaxpr on values.
+    closed jaxpr on values, `program` a function of JAX arrays on the handler's own inputs.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Builder(ViewBuilder):
         self.in_avals: list[Any] = []
         self.target = ""
         self.inline: Callable[[Any, Sequence[ir.Value]], list[ir.Value]]
+        self.program: Callable[[Callable[..., Any], Sequence[ir.Value]], list[ir.Value]]
         self._weights: dict[int, tuple[Any, ir.Value]] = {}
         self._known_sizes: dict[ir.Value, Dim] = {}
         self._hoisted: list[ir.Value] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def capture(
     given = _parameters(function, args, kwargs)
     parameters, leaves = _leaves(given)
     names = [leaf.name for _, _, found in parameters for leaf in found if leaf.traced]
-    leaves = _with_dimensions(leaves, names, [p[0] for p in parameters], parameters, dynamic)
+    arguments = [p[0] for p in parameters]
     out: dict[str, Any] = {}
     count = len(args)
 
@@ -89,7 +90,17 @@ def capture(
         out["names"] = [_path(path) for a, (path, _) in zip(arrays, found, strict=True) if a]
         return [v for a, (_, v) in zip(arrays, found, strict=True) if a]
 
-    closed = _traced(flat, leaves)
+    limits: frozenset[str] = frozenset()
+    while True:
+        given_sizes = _with_dimensions(leaves, names, arguments, parameters, dynamic, limits)
+        try:
+            closed = _traced(flat, given_sizes)
+            break
+        except (TypeError, ValueError) as error:
+            more = _limits(str(error), dynamic or {}) - limits
+            if not more:
+                raise
+            limits |= more
     for check in checks:
         check()
     return Captured(
@@ -124,6 +135,17 @@ def _traced(flat: Function, leaves: list[Any]) -> Any:
             next="leave this axis out of dynamic=, or give constraints with "
             "jax.export.symbolic_shape",
         ) from error
+
+
+def _limits(message: str, dynamic: Mapping[str | int, Any]) -> frozenset[str]:
+    """What JAX must be told of the sizes in a shape that does not fit.
+
+    `table[:s]` of 64 rows has min(64, s): a program that goes on as if they were s means s <= 64.
+    """
+    names = {str(name) for axes in dynamic.values() for name in dict(axes).values()}
+    found = re.findall(r"min\((\d+), (\w+)\)", message)
+    found += [(limit, name) for name, limit in re.findall(r"min\((\w+), (\d+)\)", message)]
+    return frozenset(f"{name} <= {limit}" for limit, name in found if name in names)
 
 
 def _first_line(error: Exception) -> str:
@@ -325,8 +347,9 @@ def _with_dimensions(
     arguments: list[str],
     parameters: Sequence[tuple[str, Any, list[Leaf]]],
     dynamic: Mapping[str | int, Any] | None,
+    limits: Iterable[str],
 ) -> list[Any]:
-    """Leaves whose axes in `dynamic` are symbols of the user's names."""
+    """Leaves whose axes in `dynamic` are symbols of the user's names, `limits` known of them."""
     if not dynamic:
         return leaves
     by_argument = {name: [x.name for x in found if x.traced] for name, _, found in parameters}
@@ -340,7 +363,7 @@ def _with_dimensions(
                 f"dynamic= names the input {key!r}; inputs are {', '.join(names) or 'none'}"
             )
         wanted[target] = axes
-    scope = jax.export.SymbolicScope()
+    scope = jax.export.SymbolicScope(sorted(limits))
     result = []
     for leaf, name in zip(leaves, names, strict=True):
         axes = dict(wanted.get(name, {}))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import functools
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import sympy
 
 from zenith.ir.dims import Dim, exactly, floor_div, symbol
 
-__all__ = ["size", "sizes"]
+__all__ = ["largest", "size", "sizes"]
+
+_NO_LIMIT = 2**40
 
 
 def size(dim: Any) -> Dim:
@@ -29,6 +33,20 @@ def size(dim: Any) -> Dim:
 
 def sizes(shape: Iterable[Any]) -> tuple[Dim, ...]:
     return tuple(size(dim) for dim in shape)
+
+
+def largest(dim: Any) -> int | None:
+    """The largest value JAX knows a symbolic dimension to have; it tells only by comparing."""
+
+    def at_most(limit: int) -> bool:
+        try:
+            return bool(dim <= limit)
+        except jax.errors.InconclusiveDimensionOperation:
+            return False
+
+    if not at_most(_NO_LIMIT):
+        return None
+    return bisect.bisect_left(range(_NO_LIMIT), True, key=at_most)
 
 
 @functools.lru_cache(maxsize=4096)

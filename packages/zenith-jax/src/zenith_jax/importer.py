@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from zenith.errors import CompilationError, UnsupportedOperationError
 from zenith.ops import add_functions
 from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dims import sizes
-from zenith_jax.dtypes import onnx_type, physical
+from zenith_jax.dtypes import described, onnx_type, physical
 from zenith_jax.lower import HANDLERS, IGNORED, REFUSED
 from zenith_jax.source import equation_line, short
 
@@ -65,9 +65,11 @@ class _Importer:
     def __init__(self, names: dict[int, str]) -> None:
         self.builder = Builder()
         self.builder.inline = self.inline
+        self.builder.program = self.program
         self.names = names
         self.problems: list[tuple[str, str]] = []
         self.line: Any = None  # of the call that is being inlined
+        self.own_lines = True  # of what is being inlined; a program of ours has none
 
     def data_of(self, aval: Any, what: str) -> tuple[ir.DataType, tuple[Any, ...]]:
         """Element type and shape of an edge of the program."""
@@ -88,6 +90,17 @@ class _Importer:
             values.update(zip(eqn.outvars, results, strict=True))
         return [self._read(v, values) for v in jaxpr.outvars]
 
+    def program(
+        self, function: Callable[..., Any], arguments: Sequence[ir.Value]
+    ) -> list[ir.Value]:
+        """A primitive written as a function of simpler ones, on inputs of the equation's types."""
+        shaped = [described(aval.shape, aval.dtype) for aval in self.builder.in_avals]
+        own, self.own_lines = self.own_lines, False
+        try:
+            return self.inline(jax.make_jaxpr(function)(*shaped), arguments)
+        finally:
+            self.own_lines = own
+
     def _read(self, variable: Any, values: dict[Any, ir.Value]) -> ir.Value:
         if isinstance(variable, jax.extend.core.Literal):
             dtype = physical(variable.aval)[0]
@@ -105,7 +118,8 @@ class _Importer:
     def _equation(self, eqn: Any, arguments: list[ir.Value]) -> list[ir.Value]:
         name = eqn.primitive.name
         avals = [v.aval for v in eqn.outvars]
-        outer, line = self.line, equation_line(eqn) or self.line
+        outer = self.line
+        line = (equation_line(eqn) if self.own_lines else None) or outer
         self.line = line
         try:
             return self._lowered(eqn, arguments, name, line, avals)

@@ -12,7 +12,7 @@ import numpy as np
 
 from zenith.errors import ValidationError
 from zenith_jax.capture import Captured, Leaf, is_array
-from zenith_jax.dims import sizes
+from zenith_jax.dims import largest, sizes
 from zenith_jax.dtypes import described, is_key, physical
 
 __all__ = ["JaxSignature"]
@@ -38,6 +38,12 @@ class JaxSignature:
         ]
         self._dtypes = [dtype for _, dtype, _, _ in self._types]
         self._in_shapes = [sizes(physical(a)[1]) for a in in_avals]
+        self._limits = [
+            (place, axis, limit)
+            for place, aval in enumerate(in_avals)
+            for axis, dim in enumerate(aval.shape)
+            if not isinstance(dim, int) and (limit := largest(dim)) is not None
+        ]
         self._out_types = [(np.dtype(physical(a)[0]), sizes(physical(a)[1])) for a in out_avals]
         self._keys = [a.dtype._impl.name if is_key(a.dtype) else None for a in out_avals]
         self._out_tree = captured.out_tree
@@ -48,7 +54,15 @@ class JaxSignature:
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Array]:
         """Graph inputs in order; see `zenith.runtime.adapter.Signature.flatten`."""
-        return [self._convert(i, leaf) for i, leaf in enumerate(self._leaves(args, kwargs))]
+        tensors = [self._convert(i, leaf) for i, leaf in enumerate(self._leaves(args, kwargs))]
+        for place, axis, limit in self._limits:
+            shape = tensors[place].shape
+            if axis < len(shape) and shape[axis] > limit:
+                raise self._wrong(
+                    f"axis {axis} of input '{self.input_names[place]}' is {shape[axis]} long, but "
+                    f"the model is good for {limit} at most"
+                )
+        return tensors
 
     def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The traced leaves of a call."""

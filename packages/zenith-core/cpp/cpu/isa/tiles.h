@@ -24,17 +24,13 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-// Tiles of this thread while it lives: each task of a kernel holds one, so that no thread keeps
-// tiles, which would be saved at every switch. By assembler with the whole struct as operand: GCC
-// 12 believes that _tile_loadconfig reads nothing but the pointer, and drops the stores.
-class Tiles {
- public:
-  explicit Tiles(const TileConfig& config) { load(config); }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-  static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
-};
+// By assembler with the whole struct as operand: GCC 12 believes that _tile_loadconfig reads
+// nothing but the pointer, and drops the stores. Whoever loads a configuration releases the tiles
+// at the end of its task (_tile_release), so that no thread keeps tiles, which every switch would
+// save.
+[[gnu::always_inline]] inline void load_tiles(const TileConfig& config) {
+  asm volatile("ldtilecfg %0" ::"m"(config));
+}
 
 }  // namespace
 }  // namespace zenith::ZENITH_ISA

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import onnx_ir as ir
 from onnx_shape_inference import (
@@ -18,6 +19,7 @@ from onnx_shape_inference import (
     OpUsageError,
     ShapeInferenceError,
     infer_symbolic_shapes,
+    registry,
 )
 
 from zenith.errors import CompilationError, ValidationError
@@ -34,6 +36,10 @@ _TYPED_HERE = frozenset({"If", "Loop", "Scan"})
 _ROUNDS = 200  # a round widens something; no model seen takes more than a dozen
 _GENERATED = re.compile(r"_d\d+")  # how the package names sizes that data decides
 _Dim = int | ir.SymbolicDim
+
+
+_in_order: ContextVar[Callable[[ir.Node], None]] = ContextVar("in_order")
+registry.register(_HIDDEN, "If", since_version=1)(lambda ctx, node: _in_order.get()(node))
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -142,6 +148,7 @@ class _Bodies:
             self.changed = self.widened = False
             with self._hidden():
                 _run(self.model)
+            self.changed = self.changed or self.widened
             for node in self.controls:
                 getattr(self, f"_{node.op_type.lower()}")(node)
             if self.widened:
@@ -153,11 +160,13 @@ class _Bodies:
 
     @contextmanager
     def _hidden(self) -> Iterator[None]:
+        before = _in_order.set(self._branched)
         try:
             for node in self.controls:
                 node.domain = _HIDDEN
             yield
         finally:
+            _in_order.reset(before)
             for node in self.controls:
                 node.domain = ""
 
@@ -167,6 +176,13 @@ class _Bodies:
             value.shape = None
             value.metadata_props.pop(SYM_DATA_KEY, None)
             value.const_value = None
+
+    def _branched(self, node: ir.Node) -> None:
+        """The results of If, when inference has come by its branches: what follows is still ahead
+        in the same round, so this makes no other one necessary."""
+        changed = self.changed
+        self._if(node)
+        self.changed = changed
 
     # The three kinds of node.
 
@@ -210,6 +226,11 @@ class _Bodies:
             self._type(formal, value)
             dims = self._dims(value)
             if dims is not None:
+                if not -len(dims) <= axis < len(dims):
+                    raise ValidationError(
+                        f"a scanned input of rank {len(dims)} has no axis {axis}\n"
+                        f"  {describe(node)}"
+                    )
                 at = axis % len(dims)
                 length = length if isinstance(length, int) else dims[at]
                 self._set(formal, (*dims[:at], *dims[at + 1 :]))
@@ -219,7 +240,12 @@ class _Bodies:
             self._type(value, result)
             if self._settled(result):
                 dims = self._dims(result)
-                at = axis % (len(dims) + 1) if dims is not None else 0
+                rank = len(dims) + 1 if dims is not None else abs(axis) + 1
+                if not -rank <= axis < rank:
+                    raise ValidationError(
+                        f"a stacked output of rank {rank} has no axis {axis}\n  {describe(node)}"
+                    )
+                at = axis % rank
                 whole = None if dims is None else (*dims[:at], length, *dims[at:])
                 self._shape(node, value, whole)
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from zenith.errors import ValidationError
 from zenith.ir._describe import describe
+from zenith.ir.control import is_control
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "OPSET", "schema", "verify"]
 
@@ -17,6 +18,12 @@ OPSET = 28  # ai.onnx operators of GraphIR; raised by ADR only
 DOMAIN = "zenith"
 DOMAIN_VERSION = 1
 
+_BODIES = {
+    "If": ("then_branch", "else_branch"),
+    "Loop": ("body",),
+    "Scan": ("body",),
+    "SequenceMap": ("body",),
+}
 _Functions = Mapping[tuple[str, str, str], ir.Function]
 _Signature = tuple[int, int, int, int, frozenset[str], frozenset[str]]
 
@@ -62,6 +69,41 @@ def verify(model: ir.Model, *, types: bool) -> None:
         _Verifier(model.functions, imports, False).graph(function.graph, frozenset())
 
 
+def check_bodies(node: ir.Node) -> None:
+    """Raise unless the inner graphs of control flow take and give as many values as their node."""
+    inputs = 0 if node.op_type == "If" else len(node.inputs)
+    outputs = len(node.outputs) + (node.op_type == "Loop")
+    for name in _BODIES[node.op_type]:
+        attribute = node.attributes[name]
+        if attribute.is_ref() or attribute.type != ir.AttributeType.GRAPH:
+            raise ValidationError(f"'{name}' is not a graph\n  {describe(node)}")
+        body = attribute.as_graph()
+        if (len(body.inputs), len(body.outputs)) != (inputs, outputs):
+            raise ValidationError(
+                f"'{name}' must take {inputs} and give {outputs} values, not {len(body.inputs)} "
+                f"and {len(body.outputs)}\n  {describe(node)}"
+            )
+    if node.op_type == "Scan":
+        _check_scan(node)
+
+
+def _check_scan(node: ir.Node) -> None:
+    scanned = node.attributes["num_scan_inputs"].as_int()
+    if not 1 <= scanned <= len(node.inputs) <= len(node.outputs) + scanned:
+        raise ValidationError(
+            f"{scanned} of {len(node.inputs)} inputs are scanned\n  {describe(node)}"
+        )
+    stacked = len(node.outputs) - len(node.inputs) + scanned
+    for side, count in (("input", scanned), ("output", stacked)):
+        for what in ("axes", "directions"):
+            given = node.attributes.get(f"scan_{side}_{what}")
+            if given is not None and len(given.as_ints()) != count:
+                raise ValidationError(
+                    f"'{given.name}' has {len(given.as_ints())} items, not {count}\n"
+                    f"  {describe(node)}"
+                )
+
+
 class _Verifier:
     def __init__(self, functions: _Functions, imports: Mapping[str, int], types: bool) -> None:
         self.functions = functions
@@ -97,6 +139,8 @@ class _Verifier:
                         f"  {describe(node)}"
                     )
             self.node(node)
+            if is_control(node):
+                check_bodies(node)
             for attr in node.attributes.values():
                 if attr.is_ref():
                     continue
@@ -109,6 +153,10 @@ class _Verifier:
         for value in graph.outputs:
             if value not in defined:
                 raise ValidationError(f"graph output '{value.name}' is never computed")
+
+        for value in graph.inputs:
+            if isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.UNDEFINED:
+                raise ValidationError(f"input '{value.name}' has no element type")
 
     def type(self, value: ir.Value, where: str) -> None:
         if value.type is None:

@@ -19,6 +19,7 @@ __all__ = ["OPERATORS", "add_functions", "ensure", "ensure_function"]
 OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     linear.NAME: linear.function,
     conv.NAME: conv.function,
+    conv.BOTTLENECK: conv.bottleneck,
     lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,

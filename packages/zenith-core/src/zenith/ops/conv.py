@@ -1,7 +1,17 @@
-"""zenith.ConvBiasAct: y = epilogue(Conv(x, w), operands...) with Conv's strides, pads, dilations
-and group, all explicit. The overload is the epilogue (`zenith.ops.epilogue`)."""
+"""Convolutions with what follows them.
+
+zenith.ConvBiasAct: y = epilogue(Conv(x, w), operands...) with Conv's strides, pads, dilations and
+group, all explicit. The overload is the epilogue (`zenith.ops.epilogue`).
+
+zenith.Bottleneck: three convolutions in a row, the inverted residual block of mobile nets. A 1x1
+one expands the channels, one with a kernel per channel (strides, pads and group are its own)
+filters them, a 1x1 one projects them. The overload is their epilogues, joined by "__"; inputs are
+x, the three weights, and the operands of the epilogues in order.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -10,18 +20,58 @@ from zenith.ops._function import make_function
 
 NAME = "ConvBiasAct"
 ATTRIBUTES = ("strides", "pads", "dilations", "group")
+BOTTLENECK = "Bottleneck"
+BOTTLENECK_ATTRIBUTES = ("strides", "pads", "group")
 
 
 def function(overload: str) -> ir.Function:
-    """The meaning of one overload. A bias is Conv's own third input (it lies on axis 1)."""
-    steps = epilogue.parse(overload)
-    names = tuple(f"b{i}" for i in range(len(epilogue.operands(overload))))
-    biased = bool(steps) and steps[0].name == "bias"
-    conv = (
-        "y = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, "
-        f"group: int = @group> (x, w{', b0' if biased else ''})"
+    """The meaning of one overload of ConvBiasAct."""
+    names = _names("b", overload)
+    attributes = (
+        "strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, "
+        "group: int = @group"
     )
-    result, lines = epilogue.body(steps[biased:], "y", names[biased:])
+    result, lines = _convolution("y", f"<{attributes}>", ("x", "w"), overload, names)
+    return make_function(NAME, overload, ["x", "w", *names], [result], lines, attributes=ATTRIBUTES)
+
+
+def bottleneck(overload: str) -> ir.Function:
+    """The meaning of one overload of Bottleneck."""
+    epilogues = split(overload)
+    depthwise = "<strides: ints = @strides, pads: ints = @pads, group: int = @group>"
+    value, lines, operands = "x", list[str](), list[str]()
+    for step, attributes, each in zip("edp", ("", depthwise, ""), epilogues, strict=True):
+        names = _names(f"{step}_b", each)
+        value, more = _convolution(step, attributes, (value, f"w_{step}"), each, names)
+        lines += more
+        operands += names
+    inputs = ["x", "w_e", "w_d", "w_p", *operands]
     return make_function(
-        NAME, overload, ["x", "w", *names], [result], [conv, *lines], attributes=ATTRIBUTES
+        BOTTLENECK, overload, inputs, [value], lines, attributes=BOTTLENECK_ATTRIBUTES
     )
+
+
+def join(epilogues: Sequence[str]) -> str:
+    """The overload of a Bottleneck."""
+    return "__".join(epilogues)
+
+
+def split(overload: str) -> list[str]:
+    """The three epilogues of a Bottleneck."""
+    return overload.split("__")
+
+
+def _names(prefix: str, overload: str) -> list[str]:
+    return [f"{prefix}{i}" for i in range(len(epilogue.operands(overload)))]
+
+
+def _convolution(
+    name: str, attributes: str, inputs: tuple[str, str], overload: str, operands: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Result and lines of epilogue(Conv(x, w)). A bias is Conv's own input (it lies on axis 1)."""
+    steps = epilogue.parse(overload)
+    biased = bool(steps) and steps[0].name == "bias"
+    arguments = [*inputs, *operands[:biased]]
+    conv = f"{name} = Conv {attributes} ({', '.join(arguments)})"
+    result, lines = epilogue.body(steps[biased:], name, tuple(operands[biased:]))
+    return result, [conv, *lines]

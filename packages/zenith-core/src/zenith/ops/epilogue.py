@@ -43,6 +43,8 @@ STEPS: dict[str, Step] = {
         Step("gelu", "{y} = Gelu ({x})"),
         Step("gelu_tanh", '{y} = Gelu <approximate = "tanh"> ({x})'),
         Step("silu", "{y} = Swish ({x})"),
+        # Of a product of a narrower type, whose sums are float32 anyway. Comes last.
+        Step("float32", "{y} = Cast <to = 1> ({x})"),
         Step("tanh", "{y} = Tanh ({x})"),
         Step("sigmoid", "{y} = Sigmoid ({x})"),
         Step("hardswish", "{y} = HardSwish ({x})"),

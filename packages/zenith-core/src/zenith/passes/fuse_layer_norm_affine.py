@@ -1,8 +1,11 @@
-"""x * k + (b - mean * k) with k = w / sqrt(var + eps) -> LayerNormalization."""
+"""x * k + (b - mean * k) with k = w / sqrt(var + eps) -> LayerNormalization.
+
+A normalisation of channels that stand second, as images have them, is done on a transposed view.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +29,7 @@ from zenith.passes.rewrite import (
 
 @dataclass(frozen=True)
 class FuseLayerNormAffine:
-    """float32, over the last axis; w and b are constants of [N] (with leading axes of 1), both
+    """float32, over one axis; w and b are constants of its size (axes of 1 around it), both
     optional. TensorFlow computes its normalisations in this form."""
 
     name: ClassVar[str] = "fuse_layer_norm_affine"
@@ -134,10 +137,11 @@ def _rewrite(
             if epsilon is None or average is None:
                 continue
             square = _centred_square(average.inputs[0], x, offset.mean)
-            if square is None or {reduced_axis(mean), reduced_axis(average)} != {len(shape) - 1}:
+            axis = reduced_axis(mean)
+            if square is None or axis is None or axis != reduced_axis(average):
                 continue
             inner.update(dict.fromkeys([epsilon_add, average, mean, *square]))
-            return _replace(rw, root, x, weight, offset.bias, epsilon, inner, position)
+            return _replace(rw, root, x, axis, weight, offset.bias, epsilon, inner, position)
     return False
 
 
@@ -174,6 +178,7 @@ def _replace(
     rw: Rewriter,
     root: ir.Node,
     x: ir.Value,
+    axis: int,
     weight: ir.Value | None,
     bias: ir.Value | None,
     epsilon: float,
@@ -186,25 +191,41 @@ def _replace(
         if node is not root
         for v in node.outputs
     )
-    features = (dims(x) or (None,))[-1]
-    rows = [_row(rw, v, features) for v in (weight, bias)]
-    if not closed or any(v is not None and r is None for v, r in zip((weight, bias), rows)):
+    shape = dims(x)
+    if shape is None or not closed or any(node not in position for node in inner):
         return False
-    scale = scale_input(rw, x, rows[0])
-    if scale is None or any(node not in position for node in inner):
+    rows = [_row(rw, v, axis, shape) for v in (weight, bias)]
+    if any(v is not None and r is None for v, r in zip((weight, bias), rows, strict=True)):
         return False
-    inputs = [x, scale, *([rows[1]] if rows[1] is not None else [])]
-    new = rw.op("LayerNormalization", inputs, {"axis": -1, "epsilon": epsilon})
+    order = [*(a for a in range(len(shape)) if a != axis), axis]
+    turned = [shape[a] for a in order]
+    there = rw.op("Transpose", [x], {"perm": order}, dtype=x.dtype, shape=turned)
+    apart = axis != len(shape) - 1
+    last = there.outputs[0] if apart else x
+    scale = scale_input(rw, last, rows[0])
+    if scale is None:
+        return False
+    inputs = [last, scale, *([rows[1]] if rows[1] is not None else [])]
+    how = {"axis": -1, "epsilon": epsilon}
+    norm = rw.op("LayerNormalization", inputs, how, dtype=x.dtype, shape=turned)
+    inverse = [order.index(a) for a in range(len(order))]
+    back = rw.op("Transpose", [norm.outputs[0]], {"perm": inverse})
+    new = [there, norm, back] if apart else [norm]
     nodes = sorted(inner, key=position.__getitem__)
-    return rw.replace(nodes, {root.outputs[0]: new.outputs[0]}, [new])
+    return rw.replace(nodes, {root.outputs[0]: new[-1].outputs[0]}, new)
 
 
-def _row(rw: Rewriter, value: ir.Value | None, features: object) -> ir.Value | None:
-    """The constant as [N], when that is how it is broadcast."""
-    shape = const_shape(value)
-    if value is None or shape is None or shape[-1:] != (features,) or set(shape[:-1]) - {1}:
+def _row(
+    rw: Rewriter, value: ir.Value | None, axis: int, shape: Sequence[object]
+) -> ir.Value | None:
+    """The constant as [N], when it is broadcast along this axis alone."""
+    found = const_shape(value)
+    if value is None or found is None or len(found) > len(shape):
         return None
-    if len(shape) == 1:
+    full = [1] * (len(shape) - len(found)) + list(found)
+    if full[axis] != shape[axis] or any(d != 1 for a, d in enumerate(full) if a != axis):
+        return None
+    if len(found) == 1:
         return value
     data = array(value)
     if data is None or data.dtype != np.float32:

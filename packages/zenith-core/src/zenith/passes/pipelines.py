@@ -50,12 +50,14 @@ CANONICALIZE: tuple[tuple[str, ...], ...] = (
 _FUSE = (
     "unflatten_linear",
     "fuse_conv",
+    "fuse_bottleneck",
     "fuse_linear",
     "merge_qkv",
     "fuse_add_norm",
+    "lower_precision",
     "fuse_pointwise",
     "infer_shapes",
     "dce",
 )
 
-LOWER_CPU: tuple[tuple[str, ...], ...] = ((), _FUSE, _FUSE, _FUSE)
+LOWER_CPU: tuple[tuple[str, ...], ...] = (("lower_precision",), _FUSE, _FUSE, _FUSE)

@@ -21,6 +21,7 @@ PASSES: dict[str, str] = {
     "fold_scale": "fold_scale:FoldScale",
     "fuse_add_norm": "fuse_add_norm:FuseAddNorm",
     "fuse_attention": "fuse_attention:FuseAttention",
+    "fuse_bottleneck": "fuse_bottleneck:FuseBottleneck",
     "fuse_conv": "fuse_conv:FuseConv",
     "fuse_gelu": "fuse_gelu:FuseGelu",
     "fuse_layer_norm": "fuse_layer_norm:FuseLayerNorm",
@@ -39,6 +40,7 @@ PASSES: dict[str, str] = {
     "lower_einsum": "lower_einsum:LowerEinsum",
     "lower_global_pool": "lower_global_pool:LowerGlobalPool",
     "lower_gradient": "lower_gradient:LowerGradient",
+    "lower_precision": "lower_precision:LowerPrecision",
     "merge_qkv": "merge_qkv:MergeQkv",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,18 +26,51 @@ __all__ = [
     "CallableBackend",
     "CallableProgram",
     "Program",
+    "Repeated",
+    "Wiring",
     "own_results",
 ]
 
 
+@dataclass(frozen=True)
+class Wiring:
+    """How iterations of a loop hang together.
+
+    sliced: of each input of the body, whether it takes the next row of what is given. states: of
+    each, which output of the iteration before it is, -1 for none. stacked: outputs whose rows are
+    kept. condition: the output that says whether to go on; -1: always.
+    """
+
+    sliced: tuple[bool, ...]
+    states: tuple[int, ...]
+    stacked: tuple[int, ...]
+    condition: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What iterations came to: how many, the last condition, states and blocks of rows."""
+
+    steps: int
+    going: bool
+    states: list[np.ndarray]
+    stacked: list[np.ndarray]
+
+
 class Program(Protocol):
     """A compiled partition. Tensors cross its edge as numpy arrays or raw pointers; a sequence is
-    a list, an absent optional None."""
+    a list, an absent optional None.
+
+    A program may also have ``repeat(inputs, wiring, count, context) -> Repeated | None``: at most
+    `count` iterations at once, None where it cannot (`zenith.runtime.control` then calls it for
+    each).
+    """
 
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        """Run on numpy arrays; results are new arrays."""
+        """Run on numpy arrays. Results are new arrays, but of control flow: there inputs and
+        constants may pass through, the latter as views."""
 
     def to_text(self) -> str:
         """The program as a readable list."""
@@ -49,6 +83,8 @@ class Backend:
     owner: str = ""  # the distribution it comes from; the plugin manager fills it in
     # Its plans are bound to sizes before they run, and compute shape arithmetic without kernels.
     plans_sizes: bool = False
+    # Values of `zenith.compile(precision=)` that its kernels honour.
+    precisions: frozenset[str] = frozenset({"fp32"})
 
     def probe(self) -> BackendStatus:
         """Whether the device is here."""
@@ -113,7 +149,9 @@ class CallableProgram:
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
         from zenith.errors import DeviceOutOfMemoryError, KernelError
+        from zenith.runtime.context import current_threads
 
+        current_threads.set(context.threads)
         sizes = self._sizes(inputs)
         env: dict[Any, Any] = dict(self._constants)
         env.update(zip(self._inputs, inputs, strict=True))

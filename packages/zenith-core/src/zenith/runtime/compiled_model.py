@@ -68,10 +68,10 @@ class CompiledModel:
         self._explanation = explanation
         self._threads = threads
         self._executor = GraphExecutor()
-        self._program: Any = plan.partitions[0].program if plan.native else None
-        native: Any = self._program
+        program: Any = plan.partitions[0].program if plan.native else None
+        self._program = program
         self._call: Callable[..., list[Any]] | None = (
-            None if native is None else native.caller(signature.maker, threads)
+            program.caller(signature.maker, threads) if plan.native else None
         )
         self._state = tuple(state)
         self._staged: Any = _needs_state if state else getattr(signature, "staged", None)

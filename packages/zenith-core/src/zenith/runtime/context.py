@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-__all__ = ["ExecutionContext"]
+__all__ = ["ExecutionContext", "current_threads"]
 
 
 @dataclass
@@ -18,3 +19,7 @@ class ExecutionContext:
     threads: int = 0
     profile: bool = False
     times: list[list[int]] = field(default_factory=list)
+
+
+# `threads` of the call whose kernels run in Python: they take a node and arrays, and no more.
+current_threads: ContextVar[int] = ContextVar("current_threads", default=0)

@@ -1,7 +1,9 @@
 """Execute stage: If, Loop, Scan and SequenceMap over plans of their bodies.
 
 A body is planned once, like a model: its inputs are the subgraph's own and then the values it
-captures. A call runs the body's plan per iteration; sizes that change only bind it anew.
+captures. Where the plan is one native program and no size changes, the iterations are one native
+call (`Program.repeat`); else the body's plan runs per iteration, and sizes that change only bind it
+anew.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.errors import KernelError, ValidationError
-from zenith.runtime.backend import Program, own_results
+from zenith.runtime.backend import Program, Repeated, Wiring
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.executor import GraphExecutor
 from zenith.runtime.numpy_signature import numpy_dtype
@@ -24,6 +26,8 @@ from zenith.runtime.plan import ExecutionPlan
 __all__ = ["Body", "ControlProgram"]
 
 _NO_LIMIT = np.iinfo(np.int64).max
+_TRUE = np.array(True)
+_MOST = 4096  # iterations of one native call: between two, signals are handled
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,47 @@ class Body:
     captured: tuple[int, ...]
 
     @functools.cached_property
-    def alone(self) -> tuple[Program, Sequence[int]] | None:
-        """The program and the order of its results, where the plan is nothing but that."""
+    def alone(self) -> tuple[Program, list[int | np.ndarray]] | None:
+        """The program and where each result comes from, an output or a constant, where the plan is
+        nothing but that."""
         plan = self.plan
-        if len(plan.partitions) != 1 or plan.constants:
+        if len(plan.partitions) != 1:
             return None
         only = plan.partitions[0]
         if only.inputs != tuple(range(len(plan.inputs))) or len({*only.outputs}) < len(
             only.outputs
         ):
             return None
-        where = {slot: k for k, slot in enumerate(only.outputs)}
+        where: dict[int, int | np.ndarray] = {**plan.constants}
+        where |= {slot: k for k, slot in enumerate(only.outputs)}
         if any(slot not in where for slot in plan.output_slots):
             return None
         return only.program, [where[slot] for slot in plan.output_slots]
+
+    def wiring(self, sliced: range, states: range, conditional: bool) -> Wiring | None:
+        """How iterations hang together, where a program can do many at once: the inputs that take
+        another row each time, those that are fed back, whether the first result is a condition."""
+        if self.alone is None or not hasattr(self.alone[0], "repeat"):
+            return None
+        results = self.alone[1]
+        condition = -1
+        if conditional:
+            first, *results = results
+            if isinstance(first, int):
+                condition = first
+            elif not first.all():
+                return None
+        outputs = [k for k in results if isinstance(k, int)]
+        if len(outputs) < len(results):
+            return None
+        inputs = range(len(self.plan.inputs))
+        fed_back = dict(zip(states, outputs, strict=False))
+        return Wiring(
+            tuple(k in sliced for k in inputs),
+            tuple(fed_back.get(k, -1) for k in inputs),
+            tuple(outputs[len(states) :]),
+            condition,
+        )
 
 
 class ControlProgram:
@@ -62,7 +93,9 @@ class ControlProgram:
         self.node = node
         self.bodies = bodies
         self._where = [None if v is None else position.get(v) for v in node.inputs]
-        self._fixed = [None if v is None else constants.get(v) for v in node.inputs]
+        self._fixed = [
+            constants[v].view() if v is not None and v in constants else None for v in node.inputs
+        ]
         self._wanted = [list(node.outputs).index(v) for v in outputs]
         self._run = getattr(self, f"_{node.op_type.lower()}")
         self._executor = GraphExecutor()
@@ -73,7 +106,7 @@ class ControlProgram:
             for where, fixed in zip(self._where, self._fixed, strict=True)
         ]
         results = self._run(values, inputs, context)
-        return own_results([results[i] for i in self._wanted], inputs)
+        return [results[i] for i in self._wanted]
 
     def to_text(self) -> str:
         lines = [f"{self.node.op_type.lower()} '{self.node.name}'"]
@@ -90,7 +123,7 @@ class ControlProgram:
         if body.alone is not None:
             program, order = body.alone
             results = program.run_arrays(arguments, context)
-            return [results[i] for i in order]
+            return [results[i] if isinstance(i, int) else i for i in order]
         return self._executor.run(body.plan, context, arguments, own=False)
 
     def _if(self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext) -> list[Any]:
@@ -103,57 +136,66 @@ class ControlProgram:
         limit = _NO_LIMIT if values[0] is None else int(np.asarray(values[0]).reshape(-1)[0])
         going = len(values) < 2 or values[1] is None or self._truth(values[1])
         state = values[2:]
-        stacked: list[list[Any]] = [[] for _ in range(len(self.node.outputs) - len(state))]
-        step = 0
+        free = [0] * (len(self.node.outputs) - len(state))
+        rows = _Rows(self.node, len(state), free, free, skipped=1)
+        wiring = self._loop_wiring
+        step, steady = 0, True
         while going and step < limit:
-            formal = [np.array(step, np.int64), np.array(going), *state]
-            results = self._call("body", formal, inputs, context)
+            if steady and wiring is not None:
+                steps = np.arange(step, min(step + _MOST, limit))
+                done = self._repeat(wiring, [steps, _TRUE, *state], len(steps), inputs, context)
+                if done is not None:
+                    state, going, step = done.states, done.going, step + done.steps
+                    rows.add_blocks(done.stacked)
+                    continue
+            results = self._call("body", [np.array(step), _TRUE, *state], inputs, context)
             going = self._truth(results[0])
-            state = results[1 : len(state) + 1]
-            for items, item in zip(stacked, results[len(state) + 1 :], strict=True):
-                items.append(item)
+            before, state = state, results[1 : len(state) + 1]
+            steady = wiring is not None and _same_sizes(before, state)
+            rows.add(results[len(state) + 1 :])
             step += 1
-        body = self.node.attributes["body"].as_graph()
-        scanned = body.outputs[len(state) + 1 :]
-        return [*state, *(self._stack(i, v, 0) for i, v in zip(stacked, scanned, strict=True))]
+        return [*state, *rows.stacked()]
 
     def _scan(
         self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext
     ) -> list[Any]:
         count = self.node.attributes["num_scan_inputs"].as_int()
         state, scanned = values[: len(values) - count], values[len(values) - count :]
-        axes, back = (
-            self._ints("scan_input_axes", count),
-            self._ints("scan_input_directions", count),
-        )
+        axes = self._ints("scan_input_axes", count)
+        back = self._ints("scan_input_directions", count)
         lengths = {x.shape[axis] for x, axis in zip(scanned, axes, strict=True)}
         if len(lengths) != 1:
             raise ValidationError(
                 f"scan inputs of node '{self.node.name}' have different lengths: {sorted(lengths)}"
             )
+        length = lengths.pop()
         sources = [
-            np.flip(x, axis) if reverse else x
+            np.ascontiguousarray(np.moveaxis(np.flip(x, axis) if reverse else x, axis, 0))
             for x, axis, reverse in zip(scanned, axes, back, strict=True)
         ]
         outputs = len(self.node.outputs) - len(state)
-        stacked: list[list[Any]] = [[] for _ in range(outputs)]
-        for step in range(lengths.pop()):
-            slices = [x.take(step, axis) for x, axis in zip(sources, axes, strict=True)]
-            results = self._call("body", [*state, *slices], inputs, context)
-            state = results[: len(state)]
-            for items, item in zip(stacked, results[len(state) :], strict=True):
-                items.append(item)
-        body = self.node.attributes["body"].as_graph()
-        found = list(state)
-        for items, value, axis, reverse in zip(
-            stacked,
-            body.outputs[len(state) :],
+        rows = _Rows(
+            self.node,
+            len(state),
             self._ints("scan_output_axes", outputs),
             self._ints("scan_output_directions", outputs),
-            strict=True,
-        ):
-            found.append(self._stack(items[::-1] if reverse else items, value, axis))
-        return found
+        )
+        wiring = self._scan_wiring
+        step, steady = 0, True
+        while step < length:
+            if steady and wiring is not None:
+                rest = [x[step:] for x in sources]
+                done = self._repeat(wiring, [*state, *rest], length - step, inputs, context)
+                if done is not None:
+                    state, step = done.states, step + done.steps
+                    rows.add_blocks(done.stacked)
+                    continue
+            results = self._call("body", [*state, *(x[step] for x in sources)], inputs, context)
+            before, state = state, results[: len(state)]
+            steady = wiring is not None and _same_sizes(before, state)
+            rows.add(results[len(state) :])
+            step += 1
+        return [*state, *rows.stacked()]
 
     def _sequencemap(
         self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext
@@ -180,17 +222,81 @@ class ControlProgram:
         found = self.node.attributes.get(name)
         return [0] * count if found is None else list(found.as_ints())
 
-    def _stack(self, items: list[Any], value: ir.Value, axis: int) -> np.ndarray:
-        """Results of all iterations along a new axis; without any, sizes not known are 0."""
-        if not items:
+    @functools.cached_property
+    def _loop_wiring(self) -> Wiring | None:
+        states = len(self.node.inputs) - 2
+        return self.bodies["body"].wiring(range(1), range(2, 2 + states), conditional=True)
+
+    @functools.cached_property
+    def _scan_wiring(self) -> Wiring | None:
+        inputs = len(self.node.inputs)
+        states = inputs - self.node.attributes["num_scan_inputs"].as_int()
+        return self.bodies["body"].wiring(range(states, inputs), range(states), conditional=False)
+
+    def _repeat(
+        self, wiring: Wiring, formal: list[Any], count: int, inputs: Sequence[Any],
+        context: ExecutionContext,
+    ) -> Repeated | None:  # fmt: skip
+        """Many iterations of the body at once; None where its program cannot for these sizes."""
+        body = self.bodies["body"]
+        assert body.alone is not None
+        program: Any = body.alone[0]
+        arguments = [*formal, *[inputs[i] for i in body.captured]]
+        done: Repeated | None = program.repeat(arguments, wiring, min(count, _MOST), context)
+        return done
+
+
+def _same_sizes(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    return all(a.shape == b.shape for a, b in zip(before, after, strict=True))
+
+
+class _Rows:
+    """What iterations give to be stacked: blocks of rows, an axis in front.
+
+    first: index of the first such output of the node, and of the body behind `skipped` more.
+    """
+
+    def __init__(
+        self, node: ir.Node, first: int, axes: Sequence[int], back: Sequence[int], skipped: int = 0
+    ) -> None:
+        self._node = node
+        self._values = node.attributes["body"].as_graph().outputs[first + skipped :]
+        self._axes, self._back = axes, back
+        self._blocks: list[list[np.ndarray]] = [[] for _ in axes]
+
+    def add(self, items: Sequence[Any]) -> None:
+        """One row for each."""
+        self.add_blocks([item[np.newaxis] for item in items])
+
+    def add_blocks(self, blocks: Sequence[np.ndarray]) -> None:
+        """A block of rows for each."""
+        for mine, block in zip(self._blocks, blocks, strict=True):
+            mine.append(block)
+
+    def stacked(self) -> list[np.ndarray]:
+        """All rows of each along its axis."""
+        return [
+            self._stack(blocks, value, axis, bool(reverse))
+            for blocks, value, axis, reverse in zip(
+                self._blocks, self._values, self._axes, self._back, strict=True
+            )
+        ]
+
+    def _stack(
+        self, blocks: list[np.ndarray], value: ir.Value, axis: int, reverse: bool
+    ) -> np.ndarray:
+        """Rows along `axis`; without any, sizes not known are 0."""
+        if not blocks:
             shape = [d if isinstance(d, int) else 0 for d in value.shape or ()]
             shape.insert(axis % (len(shape) + 1), 0)
             dtype = "float32" if value.dtype is None else value.dtype.numpy().name
             return np.empty(shape, object if dtype == "object" else numpy_dtype(dtype))
-        first = items[0].shape
-        if any(item.shape != first for item in items):
+        first = blocks[0].shape[1:]
+        other = next((b.shape[1:] for b in blocks if b.shape[1:] != first), None)
+        if other is not None:
             raise KernelError(
-                f"iterations of node '{self.node.name}' gave different shapes for "
-                f"'{value.name}': {first} and {next(i.shape for i in items if i.shape != first)}"
+                f"iterations of node '{self._node.name}' gave different shapes for "
+                f"'{value.name}': {first} and {other}"
             )
-        return np.stack(items, axis)
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return np.moveaxis(rows[::-1] if reverse else rows, 0, axis)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zenith.config import CompileConfig
-from zenith.errors import PrecisionError
+from zenith.errors import ConfigurationError, PrecisionError
 from zenith.events import events
 from zenith.ir import GraphIR
 from zenith.plugins import State, plugin_manager
@@ -66,6 +66,7 @@ class ZenithEngine:
         started = time.perf_counter()
         name = graph.model.graph.name or "model"
         targets = self._targets(config)
+        self._refuse_precision(config.precision, targets[0])
         events.emit("compile_started", model=name, target=targets)
         try:
             source = graph.clone()
@@ -109,7 +110,9 @@ class ZenithEngine:
             passes=stages.passes,
             notes=[
                 *self._notes(targets, config),
+                *stages.notes,
                 *(stages.tuner.notes() if stages.tuner is not None else ()),
+                *stages.notes,
                 *_state_notes(specs),
             ],
         )
@@ -142,11 +145,21 @@ class ZenithEngine:
                 for name in self._plugins.backends
                 if name not in ("cpu", "reference")
                 and self._plugins.status(name).state is State.READY
+                and config.precision in self._plugins.backend(name).precisions
             ]
         for name in names:
             self._plugins.backend(name)  # raises PluginError with the stored cause
         last = [n for n in ("cpu", "reference") if n in self._plugins.backends]
         return tuple(dict.fromkeys([*names, *last]))
+
+    def _refuse_precision(self, precision: str, target: str) -> None:
+        honoured = self._plugins.backend(target).precisions
+        if precision not in honoured:
+            known = " or ".join(repr(name) for name in sorted(honoured))
+            raise ConfigurationError(
+                f"precision={precision!r}: no kernel on target '{target}' can honour it yet",
+                next=f"precision={known}; tensors that the model declares in another type keep it",
+            )
 
     def _notes(self, targets: tuple[str, ...], config: CompileConfig) -> list[str]:
         notes = [f"{name}: {why}" for name in targets if (why := self._plugins.status(name).why)]
@@ -185,7 +198,6 @@ def _check_tolerance(
     tolerance: float,
 ) -> None:
     """Compare with the imported graph in float64 on the samples; name the worst output's node."""
-    from zenith.errors import ConfigurationError
     from zenith.runtime.reference import evaluate_float64
 
     if not samples:

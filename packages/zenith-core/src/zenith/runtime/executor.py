@@ -31,10 +31,13 @@ class GraphExecutor:
         Models that are one native program do not come through here on a call: `CompiledModel`
         hands the framework's pointers to the program directly.
         """
-        slots: dict[int, Any] = {**plan.constants, **dict(enumerate(inputs))}
+        slots: list[Any] = [*inputs, *[None] * (plan.n_slots - len(inputs))]
+        for slot, constant in plan.constants.items():
+            slots[slot] = constant
         for partition in plan.partitions:
             arguments = [slots[i] for i in partition.inputs]
             computed = partition.program.run_arrays(arguments, context)
-            slots.update(zip(partition.outputs, computed, strict=True))
+            for slot, value in zip(partition.outputs, computed, strict=True):
+                slots[slot] = value
         results = [slots[slot] for slot in plan.output_slots]
         return own_results(results, [*inputs, *plan.constants.values()]) if own else results

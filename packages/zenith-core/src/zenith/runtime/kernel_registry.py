@@ -67,6 +67,8 @@ class KernelSpec:
         results, so their sizes may follow from data; the executor calls it between two plans.
     tensors_only: no input or output may be a sequence or an optional.
     tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
+        Of a row for bfloat16, "bf16" says that converting operands to it pays: where
+        ``precision="bf16"`` begins.
     """
 
     name: str

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from zenith import _native
 
-__all__ = ["MemoryManager", "memory_bytes"]
+__all__ = ["MemoryManager", "check_bytes", "memory_bytes"]
 
 Key = TypeVar("Key")
 Bound = TypeVar("Bound")
@@ -26,6 +26,12 @@ def memory_bytes() -> int:
             return min(total, int(file.read()))
     except (OSError, ValueError):  # no such group, or "max"
         return total
+
+
+def check_bytes(nbytes: int) -> None:
+    """Raise `MemoryError` for a size from data that no memory holds, before it is asked for."""
+    if nbytes > memory_bytes():
+        raise MemoryError(f"a result of {nbytes} bytes does not fit in memory")
 
 
 class MemoryManager(Generic[Key, Bound]):

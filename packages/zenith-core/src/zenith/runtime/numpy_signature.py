@@ -16,6 +16,7 @@ from zenith.ir import GraphIR
 __all__ = ["NumpySignature", "numpy_dtype", "open_constant"]
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """numpy dtype of a name as `ValueView.dtype` gives it (bfloat16 and float8 by ml_dtypes)."""
     try:

@@ -22,7 +22,9 @@ from zenith.ir import GraphIR
 from zenith.ir.control import closed, is_control, subgraphs
 from zenith.ir.dims import dim_names
 from zenith.passes import PassManager, optimize_graph
+from zenith.passes.base import Pass
 from zenith.passes.expand_functions import expand_functions
+from zenith.passes.lower_precision import LowerPrecision
 from zenith.passes.widen_half import widen_half
 from zenith.runtime.autotune import Autotuner
 from zenith.runtime.backend import Backend, CallableProgram, Program
@@ -87,6 +89,7 @@ class Stages:
         self.passes: list[str] = []
         self.reports: list[NodeReport] = []
         self.copies: list[str] = []
+        self._lowered = 0  # nodes in the precision that was asked for
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -194,7 +197,7 @@ class Stages:
         for value in results:  # weights that no partition computes
             if value not in slots and value.const_value is not None:
                 slots[value] = len(slots)
-                constants[slots[value]] = value.const_value.numpy()
+                constants[slots[value]] = value.const_value.numpy().view()
         plan = ExecutionPlan(
             tensor_specs(graph.inputs),
             tensor_specs(graph.outputs),
@@ -258,10 +261,34 @@ class Stages:
         names = list(backend.pipeline(self._config.opt_level))
         if not names:
             return
-        steps = [self._plugins.passes.get(name, name) for name in names]
+        steps = [self._pass(name, part) for name in names]
         report = PassManager(steps).run(part.graph)
+        self._lowered += report.changed(LowerPrecision.name)
         _inline_unclaimed(part.graph, (part.backend,), self._dispatcher)
         self.passes += [f"{where}{part.backend}: {record}" for record in report.records]
+
+    def _pass(self, name: str, part: Partition) -> str | Pass:
+        """The pass of this name, told what it has to know of this compilation."""
+        if name != LowerPrecision.name or self._config.precision != "bf16":
+            found: str | Pass = self._plugins.passes.get(name, name)
+            return found
+
+        def ask(node: ir.Node) -> frozenset[str] | None:
+            answer = self._dispatcher.select(part.backend, op_view(part.graph, node))
+            return answer.spec.tags if isinstance(answer, Selection) else None
+
+        return LowerPrecision(ask)
+
+    @property
+    def notes(self) -> list[str]:
+        """What explain() says about the whole compilation."""
+        precision = self._config.precision
+        if precision == "fp32":
+            return []
+        return [
+            f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in it "
+            "or move such values; the others stay as the model declares them"
+        ]
 
     def _select(self, part: Partition, backend: Backend) -> list[Selection]:
         selections: list[Selection] = []

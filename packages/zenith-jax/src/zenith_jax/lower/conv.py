@@ -41,6 +41,11 @@ def conv_general_dilated(
     numbers = dimension_numbers
     x = b.transpose(x, numbers.lhs_spec)  # [N, C, sizes]
     w = b.transpose(w, numbers.rhs_spec)  # [M, C / groups, sizes]
+    bare = not window_strides  # ONNX wants an axis to slide along
+    if bare:
+        x, w = b.unsqueeze(x, 2), b.unsqueeze(w, 2)
+        window_strides = lhs_dilation = rhs_dilation = (1,)
+        padding = ((0, 0),)
     groups = int(feature_group_count)
     if batch_group_count > 1:  # groups of the batch are groups of channels of a smaller batch
         x, groups = _batch_groups(b, x, int(batch_group_count)), int(batch_group_count)
@@ -50,6 +55,7 @@ def conv_general_dilated(
     out_nchw = [0] * len(numbers.out_spec)
     for place, axis in enumerate(numbers.out_spec):
         out_nchw[place] = b.out_shape[axis]
+    out_nchw += [1] if bare else []
     static = all(isinstance(p, int) for pair in pads for p in pair)
     if any(s > 1 for s in spread) and set(strides) == {1} and static and groups >= 1:
         result = _transposed(b, x, w, spread, pads, dilations, groups, out_nchw)
@@ -58,6 +64,8 @@ def conv_general_dilated(
             inner = [(0, 0, 0), (0, 0, 0), *((0, 0, s - 1) for s in spread)]
             x = pad_with(b, x, b.number(0, wide), inner)
         result = _plain(b, x, w, strides, pads, dilations, groups, out_nchw)
+    if bare:
+        result = b.squeeze(result, 2)
     back = [0] * len(numbers.out_spec)
     for place, axis in enumerate(numbers.out_spec):
         back[axis] = place

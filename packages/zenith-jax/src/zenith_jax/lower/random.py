@@ -31,8 +31,8 @@ def _by_jax(name: str, function: Callable[..., Any]) -> None:
         avals = b.in_avals
         algorithm = params.pop("impl", None) or avals[0].dtype._impl
         mapped = _over_all_keys(lambda *v: function(algorithm, *v, **params), avals)
-        shaped = [described(s, d) for d, s in (physical(a) for a in avals)]
-        return b.inline(jax.make_jaxpr(mapped)(*shaped), values)[0]
+        b.in_avals = [described(s, d) for d, s in (physical(a) for a in avals)]
+        return b.program(mapped, values)[0]
 
 
 def _over_all_keys(function: Callable[..., Any], avals: list[Any]) -> Callable[..., Any]:

@@ -98,6 +98,21 @@ _arg("argmax", "ArgMax")
 _arg("argmin", "ArgMin")
 
 
+def _collective(name: str, op_type: str) -> None:
+    """Over an axis that `vmap` gave a name: by now it is an axis of the array."""
+
+    @lower(name, writes=f"{op_type} (of an axis that vmap names)")
+    def handler(b: Builder, *values: ir.Value, axes: Any, axis_index_groups: Any) -> list[ir.Value]:
+        if axis_index_groups is not None or not all(isinstance(a, int) for a in axes):
+            raise NotSupportedError("across devices")
+        return [b.reduce(op_type, _widened(b, x), list(axes), False) for x in values]
+
+
+_collective("psum", "ReduceSum")
+_collective("pmax", "ReduceMax")
+_collective("pmin", "ReduceMin")
+
+
 # --- along an axis --------------------------------------------------------------------------------
 
 

@@ -2,36 +2,17 @@
 // softmax"), one block when all keys fit; no score outside a causal or sliding window is computed.
 #include "cpu/isa/vecmath.h"
 #include "cpu/kernels/attention/products.h"
+#include "cpu/kernels/attention/scores.h"
 #include "cpu/kernels/softmax/exp_down.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
 
-// in: q[B, H, S, D], k[B, G, T, D], v[B, G, T, E], mask[B, H, S, <= T] (f32 added, or bool: true
-// takes part; keys beyond its last column do not) or missing. out: y[B, H, S, E]. H is a multiple
-// of G. Last axes of q, k, v and y have stride 1; all other strides are free. Query row s stands at
-// position p = offset + s and sees the keys [p - left, p + right], up to p when causal; a negative
-// left or right is no bound. A row that sees no key is 0.
-struct Params {
-  float scale;
-  float softcap;  // softcap * tanh(score / softcap) before the mask; 0 is off
-  int64_t causal, offset, left, right;
-};
-const Field kFields[] = {
-    ZENITH_FIELD(Params, scale, kFloat, 1), ZENITH_FIELD(Params, softcap, kFloat, 1),
-    ZENITH_FIELD(Params, causal, kInt, 1),  ZENITH_FIELD(Params, offset, kInt, 1),
-    ZENITH_FIELD(Params, left, kInt, 1),    ZENITH_FIELD(Params, right, kInt, 1),
-};
-
 constexpr int64_t kWholeKeys = 1024;  // up to so many keys are one block
 constexpr int64_t kBlockKeys = 512;   // else a block is this long
 constexpr int64_t kBlockRows = 256;  // query rows that share a packed block, when there are several
 constexpr int64_t kDirectRows = 4;   // up to so many query rows packing does not pay
-
-int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // How the work is cut, from shapes and the thread count alone. A task is some heads of one group
 // times some query rows; sizes of scratch are in floats.
@@ -85,75 +66,6 @@ Plan plan_of(const Call& call) {
   return p;
 }
 
-int64_t attention_scratch(const Call& call) {
-  return plan_of(call).worker_size * 4 * call.parallel.threads;
-}
-
-struct Span {
-  int64_t from, to;
-};
-
-// Keys that query row `row` may see by position: none if from >= to. Both ends grow with the row.
-Span visible(const Params& w, int64_t row, int64_t keys) {
-  const int64_t p = w.offset + row;
-  Span s{0, keys};
-  if (w.causal != 0) s.to = at_most(s.to, p + 1);
-  if (w.right >= 0 && w.right < keys) s.to = at_most(s.to, p + w.right + 1);
-  if (w.left >= 0) s.from = at_least(0, p - w.left);
-  return s;
-}
-
-void cap_scores(float* s, int64_t n, float cap) {
-  const float inverse = 1.0f / cap;
-  for (int64_t j = 0; j < n; j += kLanes) store(s + j, cap * vtanh(load(s + j) * inverse));
-}
-
-// Adds row (b, h, row) of the mask to the scores of keys [from, to).
-void mask_scores(const TensorRef& mask, int64_t b, int64_t h, int64_t row, int64_t from, int64_t to,
-                 float* s) {
-  const int64_t at = b * mask.strides[0] + h * mask.strides[1] + row * mask.strides[2];
-  const int64_t step = mask.strides[3];
-  if (mask.dtype == DType::kBool) {
-    const uint8_t* m = static_cast<const uint8_t*>(mask.data) + at;
-    if (step == 1) {
-      for (int64_t j = from; j < to; ++j) s[j - from] = m[j] != 0 ? s[j - from] : -__builtin_inff();
-    } else {
-      for (int64_t j = from; j < to; ++j) {
-        if (m[j * step] == 0) s[j - from] = -__builtin_inff();
-      }
-    }
-    return;
-  }
-  const float* m = static_cast<const float*>(mask.data) + at;
-  if (step == 1) {
-    for (int64_t j = from; j < to; ++j) s[j - from] += m[j];
-  } else {
-    for (int64_t j = from; j < to; ++j) s[j - from] += m[j * step];
-  }
-}
-
-float row_max(const float* s, int64_t n) {
-  vf a = splat(-__builtin_inff()), b = a;
-  for (int64_t j = 0; j < n; j += kPanel) {
-    a = vmax(a, load(s + j));
-    b = vmax(b, load(s + j + kLanes));
-  }
-  return max_lanes(vmax(a, b));
-}
-
-// s -> e^(s - base); the sum of the results.
-float row_exp(float* s, int64_t n, float base) {
-  vf a{}, b{};
-  for (int64_t j = 0; j < n; j += kPanel) {
-    const vf x = exp_down(load(s + j) - base), y = exp_down(load(s + j + kLanes) - base);
-    store(s + j, x);
-    store(s + j + kLanes, y);
-    a += x;
-    b += y;
-  }
-  return sum_lanes(a + b);
-}
-
 const float* rows_at(const TensorRef& t, int64_t b, int64_t h, int64_t row) {
   return static_cast<const float*>(t.data) + b * t.strides[0] + h * t.strides[1] +
          row * t.strides[2];
@@ -167,35 +79,14 @@ struct Work {
 
 struct Task {
   int64_t batch, group, head0, head1, row0, row1;
-  int64_t keys;  // those behind are hidden from every row
+  int64_t keys;  // those behind are hidden from every row, or are not there in this batch
+  Params how;    // with this batch's offset
 };
-
-bool shows(const TensorRef& mask, int64_t at) {
-  if (mask.dtype == DType::kBool) return static_cast<const uint8_t*>(mask.data)[at] != 0;
-  return static_cast<const float*>(mask.data)[at] != -__builtin_inff();
-}
-
-// One past the last key that the mask shows to any row of the task. In a cache with room for more
-// keys than there are, and in padded batches, that is far less than all; looking costs what is
-// hidden only.
-int64_t shown_keys(const TensorRef& mask, const Task& task, int64_t keys) {
-  const int64_t heads = mask.strides[1] == 0 ? 1 : task.head1 - task.head0;
-  const int64_t rows = mask.strides[2] == 0 ? 1 : task.row1 - task.row0;
-  int64_t shown = 0;
-  for (int64_t i = 0; i < heads * rows; ++i) {
-    const int64_t at = task.batch * mask.strides[0] + (task.head0 + i / rows) * mask.strides[1] +
-                       (task.row0 + i % rows) * mask.strides[2];
-    int64_t last = keys;
-    while (last > shown && !shows(mask, at + (last - 1) * mask.strides[3])) --last;
-    shown = last;
-  }
-  return shown;
-}
 
 // One tile of m query rows, first one `row` of head h, against the keys [t0, t0 + n).
 void run_tile(const Call& call, const Plan& p, const Task& task, const Work& work, int64_t h,
               int64_t row, int m, int64_t t0, int64_t n) {
-  const Params& w = *static_cast<const Params*>(call.params);
+  const Params& w = task.how;
   const TensorRef &q = call.in[0], &mask = call.in[3], &y = call.out[0];
   const bool masked = call.n_in > 3 && mask.data != nullptr;
   const int64_t keys = task.keys;
@@ -275,12 +166,11 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
 }
 
 void run_task(const Call& call, const Plan& p, const Task& task, const Work& work) {
-  const Params& w = *static_cast<const Params*>(call.params);
   const TensorRef &k = call.in[1], &v = call.in[2];
   const int64_t rows = task.row1 - task.row0;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   // Key blocks beyond the last visible key are never touched; rows without any key need one round.
-  const int64_t seen = at_least(visible(w, task.row1 - 1, task.keys).to, 1);
+  const int64_t seen = at_least(visible(task.how, task.row1 - 1, task.keys).to, 1);
   for (int64_t t0 = 0; t0 < seen; t0 += p.block) {
     const int64_t n = at_most(p.block, at_least(at_most(seen, task.keys) - t0, 0));
     if (!p.direct) {
@@ -298,10 +188,17 @@ void run_task(const Call& call, const Plan& p, const Task& task, const Work& wor
   }
 }
 
+}  // namespace
+
+int64_t attention_scratch(const Call& call) {
+  return plan_of(call).worker_size * 4 * call.parallel.threads;
+}
+
 const char* run_attention(const Call& call) {
   const Plan p = plan_of(call);
   if (element_count(call.out[0]) == 0) return nullptr;
   const int64_t cuts = p.head_cuts * p.row_cuts;
+  const int64_t* lengths = call.n_in > 4 ? static_cast<const int64_t*>(call.in[4].data) : nullptr;
   parallel_for(call, call.in[0].shape[0] * p.groups * cuts, [&](int64_t index, int worker) {
     Work work{};
     work.scores = reinterpret_cast<float*>(call.scratch) + worker * p.worker_size;
@@ -318,21 +215,31 @@ const char* run_attention(const Call& call) {
               group * p.heads + at_most(head + p.task_heads, p.heads),
               row,
               at_most(row + p.task_rows, p.rows),
-              p.keys};
+              p.keys,
+              *static_cast<const Params*>(call.params)};
+    if (lengths != nullptr) {
+      const int64_t length = lengths[task.batch * call.in[4].strides[0]];
+      task.keys = at_least(at_most(length, p.keys), 0);
+      // No position is beyond this, and sums with it stay in range.
+      task.how.offset = at_least(at_most(length, p.keys + p.rows), -p.rows) - p.rows;
+    }
     if (call.n_in > 3 && call.in[3].data != nullptr) {
-      task.keys = shown_keys(call.in[3], task, at_most(p.keys, call.in[3].shape[3]));
+      task.keys = shown_keys(call.in[3], {task.batch, task.head0, task.head1, task.row0, task.row1},
+                             at_most(task.keys, call.in[3].shape[3]));
     }
     run_task(call, p, task, work);
   });
   return nullptr;
 }
 
+namespace {
+
+constexpr const char* kTileName = kLanes == 16 ? "14x32" : kLanes == 8 ? "6x16" : "6x8";
 const Kernel kKernels[] = {
-    {"attention_f32",
-     kLanes == 16  ? "14x32"
-     : kLanes == 8 ? "6x16"
-                   : "6x8",
-     kFields, sizeof(kFields) / sizeof(*kFields), sizeof(Params), attention_scratch, run_attention},
+    {"attention_f32", kTileName, kParamFields, kParamCount, sizeof(Params), attention_scratch,
+     run_attention},
+    {"attention_bf16", kTileName, kParamFields, kParamCount, sizeof(Params), half_attention_scratch,
+     run_half_attention},
 };
 
 }  // namespace

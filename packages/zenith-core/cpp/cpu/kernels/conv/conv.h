@@ -30,10 +30,10 @@ struct ConvParams {
 };
 constexpr int kConvFieldCount = 6;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Distance between neighbouring pixels of [N, ..., C]: the innermost axis that has two.
 inline int64_t pixel_stride(const TensorRef& t) {
@@ -91,10 +91,9 @@ inline StepOperand pixel_operand(const TensorRef& t) {
           t.shape[last] == 1 ? 0 : t.strides[last]};
 }
 
-// `bias` is scratch of bias_floats().
-[[maybe_unused]] Finish make_finish(const Call& call, const StepCodes& codes, int64_t m,
+// `operand` is the first one of the epilogue, `bias` is scratch of bias_floats().
+[[maybe_unused]] Finish make_finish(const TensorRef* operand, const StepCodes& codes, int64_t m,
                                     int64_t group, float* bias) {
-  const TensorRef* operand = call.in + 2;
   Finish f{bias, {}, -__builtin_inff(), __builtin_inff(), {}};
   std::memset(bias, 0, static_cast<size_t>(bias_floats(m, group)) * sizeof(float));
   int64_t i = 0;
@@ -135,7 +134,7 @@ inline StepOperand pixel_operand(const TensorRef& t) {
 
 [[maybe_unused]] Finish make_finish(const Call& call, const ConvShape& s, float* bias) {
   const StepCodes& codes = static_cast<const ConvParams*>(call.params)->epilogue;
-  return make_finish(call, codes, s.m, s.group, bias);
+  return make_finish(call.in + 2, codes, s.m, s.group, bias);
 }
 
 // NaN stays NaN: a comparison with it is false and picks the second operand.

@@ -1,99 +1,146 @@
-// Depthwise convolution (every channel has its own kernel): a tile is a few pixels of one output
-// row times two vectors of channels, with the sums in registers.
-#include "cpu/kernels/conv/tile.h"
+// Depthwise convolution (every channel has its own kernel). A tile is a few pixels of one output
+// row times two vectors of channels, with the sums in registers. It never meets a border:
+//
+// Note [Ring]: where each value is read often, the rows of x under one row of outputs are copied, a
+// chunk of channels at a time, into a small ring with their borders of zeros: a row is copied once
+// and read kh times from L1. Small kernels read x where it lies, which saves a pass over data that
+// comes from far; there, results at a border are tiles of one pixel with fewer taps.
+#include "cpu/kernels/conv/depthwise.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
 
-constexpr int kPixels = 6;
-constexpr int64_t kChunkFloats = 4 * 1024;  // weights used together: half of a small L1
+constexpr int64_t kPair = 2 * kLanes;
+constexpr int64_t kRingFloats = 6 * 1024;   // half of L1
+constexpr int64_t kChunkFloats = 4 * 1024;  // weights used together
+constexpr int64_t kManyTaps = 16;           // from here on the ring pays
 
-// Where a tile finds its inputs. Inside x they lie at even distances; at a border there is one
-// pointer per tap and pixel, to zeros outside x.
-struct Window {
-  const float* x;  // first tap of the first pixel; null at a border
-  int64_t rows, cols, row_step, col_step, pixel_step;
-  Pieces pieces;
+// How the work is cut: chunks of channels, segments of output columns, ranges of output rows.
+struct DepthwiseCut {
+  bool ring;
+  int64_t chunk, chunks;
+  int64_t columns, segments;
+  int64_t rows, row_tasks;
 };
 
-template <int kRows, int kVecs, bool kWhole>
-[[gnu::noinline]] void run_depthwise(const Window& at, int64_t channel, const float* weights,
-                                     int64_t taps, const TileEnd& end, float* y, int64_t ldy,
-                                     int64_t cols) {
-  vf sum[kRows][kVecs];
-#pragma GCC unroll 8
-  for (int j = 0; j < kVecs; ++j) {
-    const vf bias = load(end.bias + j * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
-  }
-  const auto read = [&](const float* p) {
-    return kWhole ? load(p) : load_n(p, static_cast<int>(cols));
-  };
-  if (at.x != nullptr) {
-    const float* row = at.x + channel;
-    const float* w = weights;
-    for (int64_t r = 0; r < at.rows; ++r, row += at.row_step) {
-      const float* x = row;
-#pragma GCC unroll 1
-      for (int64_t c = 0; c < at.cols; ++c, x += at.col_step, w += kLanes) {
-        vf tap[kVecs];
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) tap[j] = load(w + j * taps * kLanes);
-#pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-          for (int j = 0; j < kVecs; ++j) {
-            sum[i][j] += read(x + i * at.pixel_step + j * kLanes) * tap[j];
-          }
-        }
-      }
-    }
-  } else {
-    for (int64_t s = 0; s < at.pieces.count; ++s) {
-      const float* w = weights + at.pieces.ids[s] * kLanes;
-      vf tap[kVecs];
-#pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) tap[j] = load(w + j * taps * kLanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        const float* x = at.pieces.rows[s * kRows + i] + channel;
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) sum[i][j] += read(x + j * kLanes) * tap[j];
-      }
-    }
-  }
-  store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
+// Rows and columns of x under `count` neighbouring outputs.
+int64_t rows_under(const ConvShape& s) { return (s.kh - 1) * s.dh + 1; }
+int64_t columns_under(const ConvShape& s, int64_t count) {
+  return (count - 1) * s.sw + (s.kw - 1) * s.dw + 1;
 }
 
-using DepthwiseFn = void (*)(const Window&, int64_t, const float*, int64_t, const TileEnd&, float*,
-                             int64_t, int64_t);
-template <int kVecs, bool kWhole>
-constexpr DepthwiseFn kDepthwise[kPixels] = {
-    run_depthwise<1, kVecs, kWhole>, run_depthwise<2, kVecs, kWhole>,
-    run_depthwise<3, kVecs, kWhole>, run_depthwise<4, kVecs, kWhole>,
-    run_depthwise<5, kVecs, kWhole>, run_depthwise<6, kVecs, kWhole>,
-};
-
-struct DepthwiseCut {
-  int64_t chunk, chunks;  // channels
-  int64_t rows_of_task, row_tasks;
-};
-
 DepthwiseCut depthwise_cut(const ConvShape& s, int threads) {
+  const int64_t wanted = threads == 1 ? 1 : threads * int64_t{4};
+  const int64_t rows = s.n * s.oh, height = rows_under(s), pairs = ceil_div(s.c, kPair);
   DepthwiseCut cut{};
-  cut.chunk = most(kChunkFloats / (s.kh * s.kw), 1);
-  cut.chunk = least(round_up(cut.chunk, 2 * kLanes), round_up(s.c, 2 * kLanes));
+  cut.ring = s.kh * s.kw >= kManyTaps;
+  cut.columns = s.ow;
+  int64_t fit = kChunkFloats / (s.kh * s.kw);
+  if (cut.ring) {
+    const int64_t pieces = ceil_div(height * columns_under(s, s.ow) * kPair, 2 * kRingFloats);
+    cut.columns = least(s.ow, round_up(ceil_div(s.ow, pieces), kPixels));
+    fit = least(fit, kRingFloats / (height * columns_under(s, cut.columns)));
+  }
+  cut.segments = ceil_div(s.ow, cut.columns);
+  cut.chunks = ceil_div(pairs, most(1, fit / kPair));
+  // Few rows: tasks of whole columns, or each would copy most rows again.
+  if (rows < wanted * height) cut.chunks = most(cut.chunks, least(pairs, wanted));
+  cut.chunk = ceil_div(pairs, cut.chunks) * kPair;
   cut.chunks = ceil_div(s.c, cut.chunk);
-  const int64_t rows = s.n * s.oh;
-  cut.rows_of_task = threads == 1 ? rows : most(1, rows * cut.chunks / (threads * 4));
-  cut.rows_of_task = least(cut.rows_of_task, rows);
-  cut.row_tasks = ceil_div(rows, cut.rows_of_task);
+  cut.rows = least(rows, ceil_div(rows * cut.chunks * cut.segments, wanted));
+  cut.row_tasks = ceil_div(rows, cut.rows);
   return cut;
 }
 
-int64_t depthwise_table_bytes(const ConvShape& s) {
-  return round_up(s.kh * s.kw * (kPixels * 8 + 4), 64);
+// Copied rows of x, for one chunk of channels; row i of the image lies at i modulo `rows`.
+struct Ring {
+  float* data;
+  int64_t rows, columns, pixel;  // pixel: floats from one column to the next
+
+  float* row(int64_t i) const { return data + i % rows * columns * pixel; }
+};
+
+// Row `ih` of an image at `x`: columns from `left` on, channels [begin, end).
+void copy_row(const ConvShape& s, const float* x, int64_t ih, int64_t left, int64_t begin,
+              int64_t end, const Ring& ring) {
+  float* to = ring.row(ih);
+  for (int64_t i = 0; i < ring.columns; ++i, to += ring.pixel) {
+    const int64_t iw = left + i;
+    if (iw < 0 || iw >= s.w) {
+      std::memset(to, 0, static_cast<size_t>(ring.pixel) * 4);
+      continue;
+    }
+    const float* from = x + ih * s.xh + iw * s.xw;
+    int64_t c = begin;
+    for (; c + kLanes <= end; c += kLanes) store(to + c - begin, load(from + c));
+    if (c < end) store(to + c - begin, load_n(from + c, static_cast<int>(end - c)));
+  }
+}
+
+// One output row: its segment of columns and chunk of channels.
+struct DepthwiseRow {
+  int64_t image, row;
+  int64_t first, width;  // columns
+  int64_t begin, channels;
+};
+
+// The taps of the results from column `col` on: in the ring, which begins at the line's first
+// column, or in x.
+void locate(const ConvShape& s, const DepthwiseRow& line, int64_t col, const Ring* ring,
+            DepthwiseTile& at) {
+  const float* x = s.x + line.image * s.xn + line.begin;
+  const int64_t top = line.row * s.sh - s.ph, left = col * s.sw - s.pw;
+  for (int64_t r = 0; r < s.kh; ++r) {
+    const int64_t ih = top + r * s.dh;
+    if (ih < 0 || ih >= s.h) {
+      at.rows[r] = nullptr;
+    } else if (ring != nullptr) {
+      at.rows[r] = ring->row(ih) + (col - line.first) * at.pixel;
+    } else {
+      at.rows[r] = x + (ih * s.xh + left * s.xw);
+    }
+  }
+  at.from = 0, at.to = s.kw;
+  if (ring != nullptr) return;
+  at.from = least(s.kw, ceil_div(most(0, -left), s.dw));
+  at.to = most(at.from, least(s.kw, ceil_div(most(0, s.w - left), s.dw)));
+}
+
+// Results of one row from column `col` on.
+void depthwise_tile(const ConvShape& s, const Finish& finish, const DepthwiseRow& line, int64_t col,
+                    int64_t count, const Ring* ring, DepthwiseTile& at) {
+  locate(s, line, col, ring, at);
+  const int64_t pixel = (line.image * s.oh + line.row) * s.ow + col;
+  const StepOperand& add = finish.add;
+  at.y = s.y + pixel * s.ldy + line.begin;
+  at.end.add = add.data == nullptr ? nullptr : add.data + pixel * add.row + line.begin;
+  run_depthwise(at, count, line.channels);
+  if (finish.rest.n > 0) {
+    apply_epilogue(finish.rest, pixel, line.begin, count, line.channels, at.y, s.ldy);
+  }
+}
+
+// Columns [begin, end) in tiles of nearly equal width.
+void depthwise_tiles(const ConvShape& s, const Finish& finish, const DepthwiseRow& line,
+                     int64_t begin, int64_t end, const Ring* ring, DepthwiseTile& at) {
+  const int64_t width = end - begin, tiles = ceil_div(width, kPixels);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t col = begin + width * t / tiles;
+    depthwise_tile(s, finish, line, col, begin + width * (t + 1) / tiles - col, ring, at);
+  }
+}
+
+void depthwise_row(const ConvShape& s, const Finish& finish, const DepthwiseRow& line,
+                   const Ring* ring, DepthwiseTile at) {
+  const int64_t last = line.first + line.width;
+  if (ring != nullptr) return depthwise_tiles(s, finish, line, line.first, last, ring, at);
+  // All taps of columns [begin, end) are inside x.
+  const int64_t begin = least(last, most(0, ceil_div(s.pw, s.sw)));
+  const int64_t fit = s.w + s.pw - columns_under(s, 1);
+  const int64_t end = most(begin, least(last, fit < 0 ? 0 : fit / s.sw + 1));
+  for (int64_t col = 0; col < begin; ++col) depthwise_tile(s, finish, line, col, 1, ring, at);
+  depthwise_tiles(s, finish, line, begin, end, ring, at);
+  for (int64_t col = end; col < last; ++col) depthwise_tile(s, finish, line, col, 1, ring, at);
 }
 
 // As one group: the bias then is one row of channels.
@@ -103,37 +150,56 @@ ConvShape depthwise_shape(const Call& call) {
   return s;
 }
 
-int64_t depthwise_scratch(const Call& call) {
-  const ConvShape s = depthwise_shape(call);
-  return round_up(bias_floats(s) * 4, 64) + round_up(s.c * 4, 64) +
-         call.parallel.threads * depthwise_table_bytes(s);
+// Of one worker: the rows of a tile, then the ring.
+int64_t row_bytes(const ConvShape& s) { return round_up(s.kh * 8, 64); }
+int64_t worker_bytes(const ConvShape& s, const DepthwiseCut& cut) {
+  const int64_t ring = rows_under(s) * columns_under(s, cut.columns) * cut.chunk;
+  return row_bytes(s) + (cut.ring ? round_up(ring * 4, 64) : 0);
 }
 
-// Channels [begin, end) of one tile of `count` pixels.
-void depthwise_tile(const ConvShape& s, const Window& at, const float* weights,
-                    const Finish& finish, int64_t pixel, int64_t count, int64_t begin,
-                    int64_t end) {
-  const int64_t taps = s.kh * s.kw;
-  float* y = s.y + pixel * s.ldy;
-  const StepOperand& add = finish.add;
-  for (int64_t c = begin; c < end;) {
-    const float* other = add.data == nullptr ? nullptr : add.data + pixel * add.row + c;
-    const TileEnd tile_end{finish.bias + c, other, add.row, finish.lo, finish.hi};
-    const int64_t left = end - c;
-    const float* w = weights + c * taps;
-    if (left >= 2 * kLanes) {
-      kDepthwise<2, true>[count - 1](at, c, w, taps, tile_end, y + c, s.ldy, 2 * kLanes);
-      c += 2 * kLanes;
-    } else if (left >= kLanes) {
-      kDepthwise<1, true>[count - 1](at, c, w, taps, tile_end, y + c, s.ldy, kLanes);
-      c += kLanes;
-    } else {
-      kDepthwise<1, false>[count - 1](at, c, w, taps, tile_end, y + c, s.ldy, left);
-      c = end;
+int64_t depthwise_scratch(const Call& call) {
+  const ConvShape s = depthwise_shape(call);
+  if (s.pixels() == 0 || s.c == 0) return 0;
+  const DepthwiseCut cut = depthwise_cut(s, call.parallel.threads);
+  return round_up(bias_floats(s) * 4, 64) + call.parallel.threads * worker_bytes(s, cut);
+}
+
+// The rows of one task, one after the other.
+void depthwise_task(const ConvShape& s, const DepthwiseCut& cut, const Finish& finish,
+                    const float* weights, int64_t task, char* memory) {
+  DepthwiseRow line{};
+  line.begin = task / cut.row_tasks / cut.segments * cut.chunk;
+  line.channels = least(cut.chunk, s.c - line.begin);
+  line.first = task / cut.row_tasks % cut.segments * cut.columns;
+  line.width = least(cut.columns, s.ow - line.first);
+  const int64_t left = line.first * s.sw - s.pw;
+  const int64_t pixel = cut.ring ? round_up(line.channels, kLanes) : s.xw;
+  const Ring ring{reinterpret_cast<float*>(memory + row_bytes(s)), rows_under(s),
+                  columns_under(s, line.width), pixel};
+  const DepthwiseTile at{reinterpret_cast<const float**>(memory),
+                         s.kh,
+                         s.kw,
+                         0,
+                         s.kw,
+                         s.dw * pixel,
+                         s.sw * pixel,
+                         weights + line.begin * s.kh * s.kw,
+                         {finish.bias + line.begin, nullptr, finish.add.row, finish.lo, finish.hi},
+                         nullptr,
+                         s.ldy};
+  const int64_t end = least(s.n * s.oh, (task % cut.row_tasks + 1) * cut.rows);
+  int64_t copied = 0;  // rows of the image that are, or were, in the ring
+  for (int64_t i = task % cut.row_tasks * cut.rows; i < end; ++i) {
+    line.image = i / s.oh, line.row = i % s.oh;
+    if (cut.ring) {
+      const int64_t top = line.row * s.sh - s.ph;
+      if (line.row == 0) copied = 0;
+      for (copied = most(copied, top); copied < least(top + ring.rows, s.h); ++copied) {
+        copy_row(s, s.x + line.image * s.xn, copied, left, line.begin, line.begin + line.channels,
+                 ring);
+      }
     }
-  }
-  if (finish.rest.n > 0) {
-    apply_epilogue(finish.rest, pixel, begin, count, end - begin, y + begin, s.ldy);
+    depthwise_row(s, finish, line, cut.ring ? &ring : nullptr, at);
   }
 }
 
@@ -141,36 +207,11 @@ const char* run_depthwise_conv(const Call& call) {
   const ConvShape s = depthwise_shape(call);
   if (s.pixels() == 0 || s.c == 0) return nullptr;
   const Finish finish = make_finish(call, s, reinterpret_cast<float*>(call.scratch));
-  const auto zeros = reinterpret_cast<float*>(call.scratch + round_up(bias_floats(s) * 4, 64));
-  std::memset(zeros, 0, static_cast<size_t>(s.c) * 4);
-  char* tables = reinterpret_cast<char*>(zeros) + round_up(s.c * 4, 64);
-  const float* weights = static_cast<const float*>(call.in[1].data);
   const DepthwiseCut cut = depthwise_cut(s, call.parallel.threads);
-  const int64_t tiles = ceil_div(s.ow, kPixels), taps = s.kh * s.kw;
-  parallel_for(call, cut.chunks * cut.row_tasks, [&](int64_t task, int worker) {
-    const auto table = reinterpret_cast<const float**>(tables + worker * depthwise_table_bytes(s));
-    const auto ids = reinterpret_cast<int32_t*>(table + taps * kPixels);
-    const int64_t begin = task / cut.row_tasks * cut.chunk, end = least(s.c, begin + cut.chunk);
-    const int64_t first = task % cut.row_tasks * cut.rows_of_task;
-    const int64_t last = least(s.n * s.oh, first + cut.rows_of_task);
-    for (int64_t line = first; line < last; ++line) {
-      const int64_t image = line / s.oh, top = line % s.oh * s.sh - s.ph;
-      const bool rows_inside = top >= 0 && top + (s.kh - 1) * s.dh < s.h;
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t col = s.ow * t / tiles, count = s.ow * (t + 1) / tiles - col;
-        const int64_t left = col * s.sw - s.pw;
-        const int64_t right = left + (count - 1) * s.sw + (s.kw - 1) * s.dw;
-        Window at{nullptr, s.kh, s.kw, s.dh * s.xh, s.dw * s.xw, s.sw * s.xw, {}};
-        const int64_t pixel = line * s.ow + col;
-        if (rows_inside && left >= 0 && right < s.w) {
-          at.x = s.x + image * s.xn + top * s.xh + left * s.xw;
-        } else {
-          const int64_t used = fill_tile(s, {s.kh, s.kw, 1}, s.x, zeros, pixel, count, table, ids);
-          at.pieces = {table, ids, used, 1};
-        }
-        depthwise_tile(s, at, weights, finish, pixel, count, begin, end);
-      }
-    }
+  char* memory = call.scratch + round_up(bias_floats(s) * 4, 64);
+  const auto* weights = static_cast<const float*>(call.in[1].data);
+  parallel_for(call, cut.chunks * cut.segments * cut.row_tasks, [&](int64_t task, int worker) {
+    depthwise_task(s, cut, finish, weights, task, memory + worker * worker_bytes(s, cut));
   });
   return nullptr;
 }

@@ -71,10 +71,18 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
       const int64_t col = g * of_group + p * kPanel;
       const int64_t vecs = ceil_div(cols, kLanes);
       const float* panel = weights + g * group_floats + p * kPanel * depth;
+      // The worker's next panel: of this range, or of the range it most likely takes after this
+      // one.
+      const int64_t other = cut.panels * (range + call.parallel.threads) / cut.panel_ranges;
+      const int64_t after = p + 1 < last_panel || cut.panel_ranges == 1 ? p + 1 : other;
+      const int64_t next = after < cut.panels ? after : p;
+      const int64_t next_floats = least(kPanel, padded - next * kPanel) * depth;
       for (int64_t t = 0; t < tiles.count; ++t) {
         const int64_t at = tiles.begin(t), height = tiles.begin(t + 1) - at;
         const int64_t row = first_pixel + begin + at;
-        const Pieces left{table + at * pieces, ids + t * pieces, counts[t], taps.length};
+        const float* ahead =
+            ahead_slice(weights + g * group_floats + next * kPanel * depth, next_floats, depth, t);
+        const Pieces left{table + at * pieces, ids + t * pieces, counts[t], taps.length, ahead};
         const StepOperand& add = finish.add;
         const TileEnd end{finish.bias + g * padded + p * kPanel,
                           add.data == nullptr ? nullptr : add.data + row * add.row + col, add.row,

@@ -12,6 +12,7 @@ namespace {
 constexpr int kTileRows = kLanes == 16 ? 7 : 6;
 constexpr int kTileVecs = kLanes == 16 ? 4 : 2;
 constexpr int64_t kPanel = kTileVecs * kLanes;
+constexpr int kUnroll = 4;  // steps of a product between two tests for its end
 
 // Weights of one group: panels of kPanel output channels, [depth][kPanel] each; the last panel has
 // only as many vectors as its channels need.
@@ -26,7 +27,20 @@ struct Pieces {
   const int32_t* ids;
   int64_t count;
   int64_t length;
+  const float* ahead;  // a slice of what comes next
 };
+
+// Note [Ahead]: weights come from far, and a panel is long gone when a net is run again. So each
+// tile fetches a slice of the panel that its worker multiplies by next.
+constexpr int64_t kLine = 16;                   // floats of a cache line
+constexpr int64_t kAheadLines = kTileVecs / 2;  // fetched in kUnroll steps
+
+// Slice `tile` of what comes next, `floats` long, for tiles of `depth` steps; the last one again
+// when all is fetched.
+inline const float* ahead_slice(const float* next, int64_t floats, int64_t depth, int64_t tile) {
+  const int64_t slice = depth / kUnroll * kAheadLines * kLine;
+  return slice == 0 ? next : next + least(tile, floats / slice - (floats >= slice)) * slice;
+}
 
 struct TileEnd {
   const float* bias;  // whole vectors
@@ -79,10 +93,44 @@ template <int kRows, int kVecs>
   }
 }
 
+// As multiply_add of simd.h, with y in memory: no register holds it.
+[[gnu::always_inline]] inline void multiply_add(vf& acc, vf x, const float* y) {
+#if (defined(__FMA__) && ZENITH_VEC_BYTES == 32) || (defined(__AVX512F__) && ZENITH_VEC_BYTES == 64)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "m"(*reinterpret_cast<const vf_u*>(y)));
+#else
+  acc += x * load(y);
+#endif
+}
+
+// Note [Full registers]: with 7x4 sums and 4 vectors of weights no register is left for the value
+// of the left side, and GCC 12 moves sums to the stack and back. So one vector of weights is read
+// by the multiply-adds themselves, in a piece of assembly that leaves nothing to arrange. sum[0..3]
+// += *x * {w[0..2], *last}
+[[gnu::always_inline]] inline void multiply_add_row(vf (&sum)[4], const float* x, const vf (&w)[3],
+                                                    const float* last) {
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  vf v;
+  asm("vbroadcastss %[x], %[v]\n\t"
+      "vfmadd231ps %[w0], %[v], %[s0]\n\t"
+      "vfmadd231ps %[w1], %[v], %[s1]\n\t"
+      "vfmadd231ps %[w2], %[v], %[s2]\n\t"
+      "vfmadd231ps %[w3], %[v], %[s3]"
+      : [s0] "+v"(sum[0]), [s1] "+v"(sum[1]), [s2] "+v"(sum[2]), [s3] "+v"(sum[3]), [v] "=&v"(v)
+      : [x] "m"(*x), [w0] "v"(w[0]), [w1] "v"(w[1]), [w2] "v"(w[2]),
+        [w3] "m"(*reinterpret_cast<const vf_u*>(last)));
+#else
+  const vf v = splat(*x);
+  for (int j = 0; j < 3; ++j) multiply_add(sum[j], v, w[j]);
+  multiply_add(sum[3], v, last);
+#endif
+}
+
 template <int kRows, int kVecs>
 [[gnu::noinline]] void run_tile(const Pieces& a, const float* panel, const TileEnd& end, float* y,
                                 int64_t ldy, int64_t cols) {
   constexpr int64_t kWidth = kVecs * kLanes;
+  constexpr bool kFull = kRows == 7 && kVecs == 4;
+  constexpr int kHeld = kFull ? kVecs - 1 : kVecs;
   vf sum[kRows][kVecs];
 #pragma GCC unroll 8
   for (int j = 0; j < kVecs; ++j) {
@@ -90,24 +138,39 @@ template <int kRows, int kVecs>
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
   }
+  const float* ahead = a.ahead;
   for (int64_t s = 0; s < a.count; ++s) {
     const float* row[kRows];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) row[i] = a.rows[s * kRows + i];
     const float* b = panel + a.ids[s] * a.length * kWidth;
-#pragma GCC unroll 1
-    for (int64_t k = 0; k < a.length; ++k) {
-      vf w[kVecs];
+    const auto step = [&](int64_t k, int u) __attribute__((always_inline)) {
+      vf w[kHeld];
 #pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) w[j] = load(b + j * kLanes);
+      for (int j = 0; j < kHeld; ++j) w[j] = load(b + u * kWidth + j * kLanes);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const vf v = splat(row[i][k]);
+        if constexpr (kFull) {
+          multiply_add_row(sum[i], row[i] + k + u, w, b + u * kWidth + kHeld * kLanes);
+        } else {
+          const vf v = splat(row[i][k + u]);
 #pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) sum[i][j] += v * w[j];
+          for (int j = 0; j < kVecs; ++j) multiply_add(sum[i][j], v, w[j]);
+        }
       }
-      b += kWidth;
+      asm volatile("" : "+r"(b) : : "memory");  // loads of later steps stay behind
+    };
+    int64_t k = 0;
+#pragma GCC unroll 1
+    for (; k + kUnroll <= a.length; k += kUnroll, b += kUnroll * kWidth) {
+#pragma GCC unroll 2
+      for (int l = 0; l < kAheadLines; ++l) __builtin_prefetch(ahead + l * kLine, 0, 2);
+      ahead += kAheadLines * kLine;
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnroll; ++u) step(k, u);
     }
+#pragma GCC unroll 1
+    for (; k < a.length; ++k, b += kWidth) step(k, 0);
   }
   store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
 }

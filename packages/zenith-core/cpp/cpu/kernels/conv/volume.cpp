@@ -230,6 +230,8 @@ void multiply(const Call& call, const Volume& v, const Phase& f, const float* ze
       const int64_t cols = least(kPanel, of_group - p * kPanel);
       const int64_t col = g * of_group + p * kPanel;
       const float* panel = weights + g * group_floats + p * kPanel * depth;
+      const float* next = p + 1 < f.panels ? panel + kPanel * depth : panel;
+      const int64_t next_floats = least(kPanel, padded - p * kPanel) * depth;
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t line = (first + t) / f.line_tiles, tile = (first + t) % f.line_tiles;
         const int64_t rows = begin(tile + 1) - begin(tile);
@@ -238,8 +240,8 @@ void multiply(const Call& call, const Volume& v, const Phase& f, const float* ze
         for (int i = 0; i < kAxes; ++i) {
           pixel = pixel * v.out[i] + f.axis[i].out_first + at.q[i] * f.axis[i].out_step;
         }
-        const Pieces left{table + t * kTileRows * f.pieces, ids + t * f.pieces, counts[t],
-                          v.length};
+        const Pieces left{table + t * kTileRows * f.pieces, ids + t * f.pieces, counts[t], v.length,
+                          ahead_slice(next, next_floats, depth, t)};
         const StepOperand& add = finish.add;
         const TileEnd end{finish.bias + g * padded + p * kPanel,
                           add.data == nullptr ? nullptr : add.data + pixel * add.row + col,
@@ -294,7 +296,7 @@ const char* run_volume(const Call& call) {
   const Volume v = volume_of(call, kTransposed);
   const Layout l = layout_of(v, call.parallel.threads);
   const Finish finish =
-      make_finish(call, v.p->epilogue, v.m, v.group, reinterpret_cast<float*>(call.scratch));
+      make_finish(call.in + 2, v.p->epilogue, v.m, v.group, reinterpret_cast<float*>(call.scratch));
   auto* zeros = reinterpret_cast<float*>(call.scratch + l.zeros);
   std::memset(zeros, 0, static_cast<size_t>(v.length) * 4);
   for_each_phase(v, [&](const int64_t (&r)[kAxes]) {

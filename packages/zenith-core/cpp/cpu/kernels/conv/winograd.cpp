@@ -196,19 +196,25 @@ void transform_output(const ConvShape& s, const Layout& l, const Finish& finish,
   }
 }
 
-// products[point] = v[point] * weights[point] for rows [begin, end) of one point.
+// products[point] = v[point] * weights[point] for rows [begin, end) of one point. `after`: the
+// weights this worker most likely multiplies by next.
 void multiply_point(const ConvShape& s, const Layout& l, const float* v, const float* weights,
-                    const float* zeros, int64_t begin, int64_t end, float* products) {
+                    const float* after, const float* zeros, int64_t begin, int64_t end,
+                    float* products) {
   const RowTiles tiles(end - begin);
   const int32_t first_piece = 0;
   for (int64_t col = 0; col < s.m; col += kPanel) {
-    const int64_t width = least(kPanel, l.m - col);
+    const int64_t width = least(kPanel, l.m - col), left = l.m - col - width;
+    const float* panel = weights + col * s.c;
+    const float* next = left > 0 ? panel + width * s.c : after;
+    const int64_t next_floats = least(kPanel, left > 0 ? left : l.m) * s.c;
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t at = begin + tiles.begin(t), height = tiles.begin(t + 1) - tiles.begin(t);
       const float* rows[kTileRows];
       for (int64_t r = 0; r < height; ++r) rows[r] = v + (at + r) * l.c;
       const TileEnd tile_end{zeros, nullptr, 0, -__builtin_inff(), __builtin_inff()};
-      tile_fn(height, width / kLanes)({rows, &first_piece, 1, s.c}, weights + col * s.c, tile_end,
+      const float* ahead = ahead_slice(next, next_floats, s.c, t);
+      tile_fn(height, width / kLanes)({rows, &first_piece, 1, s.c, ahead}, panel, tile_end,
                                       products + at * l.m + col, l.m, width);
     }
   }
@@ -253,8 +259,10 @@ const char* run_winograd(const Call& call) {
         least(ceil_div(threads * 4, kAll), ceil_div(count, int64_t{2} * kTileRows));
     parallel_for(call, kAll * cuts, [&](int64_t task, int) {
       const int64_t point = task / cuts, cut = task % cuts;
-      multiply_point(s, l, v + point * l.v_point, weights + point * point_floats, zeros,
-                     count * cut / cuts, count * (cut + 1) / cuts, products + point * l.p_point);
+      const int64_t after = least(point + most(1, threads / cuts), kAll - 1);
+      multiply_point(s, l, v + point * l.v_point, weights + point * point_floats,
+                     weights + after * point_floats, zeros, count * cut / cuts,
+                     count * (cut + 1) / cuts, products + point * l.p_point);
     });
     parallel_for(call, tasks, [&](int64_t task, int) {
       const int64_t end = least(count, (task + 1) * per_task);

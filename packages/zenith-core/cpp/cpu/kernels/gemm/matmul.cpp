@@ -28,6 +28,25 @@ struct Problem {
   }
 };
 
+Split split_product(int64_t m, int64_t panels, int64_t depth, int64_t batch, int threads) {
+  // Rows of A one task goes through for each panel: they should stay in L2, or nearly.
+  constexpr int64_t kBlockBytes = 1 << 20;
+  // Below this much work per task a second worker costs more than it brings.
+  constexpr int64_t kLeastFlops = 200 * 1000, kLeastBytes = 1 << 16;
+  // Tasks per worker. One core may be slower than another, by a quarter when it shares its hardware
+  // with somebody else: the last task to end decides.
+  constexpr int64_t kTasks = 8;
+  const int64_t block = most(8 * kMR, kBlockBytes / (4 * most(depth, 1)));
+  const int64_t work =
+      most(2 * m * panels * kNR * depth / kLeastFlops, panels * kNR * depth * 4 / kLeastBytes) *
+      most(batch, 1);
+  const int64_t want =
+      threads == 1 ? 1 : most(1, ceil_div(least(kTasks * threads, work), most(batch, 1)));
+  Split s{most(1, ceil_div(m, block)), most(1, least(panels, want))};
+  if (s.rows * s.panels < want) s.rows = least(most(1, ceil_div(m, kMR)), ceil_div(want, s.panels));
+  return s;
+}
+
 // Offset of item `index` of the batch axes of `shape`; axes of size 1 in t repeat.
 int64_t batch_offset(const TensorRef& t, const TensorRef& shape, int64_t index) {
   int64_t offset = 0;
@@ -170,7 +189,7 @@ const char* run_matmul(const Call& call) {
     for (int64_t i = panels * group / split.panels; i < end; ++i) {
       const int64_t col = i * kNR, cols = least(kNR, p.n - col);
       pack_panel(b + col * p.b_col, p.b_step, p.b_col, p.depth, cols, panel);
-      multiply_panel({a + row * p.a_row, p.a_row, p.a_step, rows, panel, p.depth, panel,
+      multiply_panel({a + row * p.a_row, p.a_row, p.a_step, rows, panel, p.depth, panel, false,
                       y + row * p.y_row + col, p.y_row, cols, row, col},
                      epilogue);
     }

@@ -22,7 +22,9 @@ constexpr int kNR = kNV * kLanes;
 // Depth of one pass over a panel: its slice (kNR * kDepth floats) stays in L2 beside the rows of A.
 constexpr int64_t kDepth = 768;
 constexpr int kUnroll = 4;
-constexpr int64_t kLine = 16;  // floats per cache line
+constexpr int64_t kColdDistance = 1024;             // floats ahead where a panel fetches itself
+constexpr int64_t kLine = 16;                       // floats per cache line
+constexpr int kPanelLines = kUnroll * kNR / kLine;  // of a panel in kUnroll steps
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -38,18 +40,18 @@ struct Tile {
   float* c;
   int64_t c_row;
   bool accumulate;
-  const float* ahead;  // memory wanted soon: one line is prefetched per kUnroll steps
+  const float* ahead;  // memory wanted soon
+  int64_t lines;       // how many of its lines are fetched per kUnroll steps
 };
 
 // kVecs: how many vectors of the panel's kNV are multiplied. kUnit: a_step is 1.
 template <int kRows, int kVecs, bool kUnit>
 void run_tile(const Tile& t) {
-  // Independent sums hide the latency of the multiply-add when there are few.
-  constexpr int kSums = kRows * kVecs >= 8 ? 1 : kRows * kVecs >= 4 ? 2 : 4;
   constexpr int kBases = (kRows + 2) / 3;
-  vf acc[kSums][kRows][kVecs] = {};
+  vf acc[kRows][kVecs] = {};
   const float* b = t.b;
   const float* ahead = t.ahead;
+  const int64_t lines = t.lines;
   const int64_t a_step = kUnit ? 1 : t.a_step;
   int64_t a_row = t.a_row;
   // A base for three rows: their distances are factors an address can hold.
@@ -59,7 +61,7 @@ void run_tile(const Tile& t) {
     a[i] = t.a + 3 * i * a_row;
     asm("" : "+r"(a[i]));
   }
-  const auto step = [&](vf(&sums)[kRows][kVecs], int u) __attribute__((always_inline)) {
+  const auto step = [&](int u) __attribute__((always_inline)) {
     vf bv[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) bv[v] = load(b + u * kNR + v * kLanes);
@@ -67,7 +69,7 @@ void run_tile(const Tile& t) {
     for (int i = 0; i < kRows; ++i) {
       const vf x = splat(a[i / 3][i % 3 * a_row + u * a_step]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) multiply_add(sums[i][v], x, bv[v]);
+      for (int v = 0; v < kVecs; ++v) multiply_add(acc[i][v], x, bv[v]);
     }
   };
   const auto advance = [&](int n) __attribute__((always_inline)) {
@@ -79,39 +81,30 @@ void run_tile(const Tile& t) {
   for (; k + kUnroll <= t.depth; k += kUnroll) {
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
-      step(acc[u % kSums], u);
+      step(u);
       // Keeps the loads of later steps from moving up, which would push accumulators to the stack,
       // and u out of the registers that hold the distances.
       asm volatile("" : "+r"(b), "+r"(a_row));
     }
     advance(kUnroll);
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += kLine;
+    for (int64_t i = 0; i < lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
   }
   for (; k < t.depth; ++k) {
-    step(acc[0], 0);
+    step(0);
     advance(1);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-#pragma GCC unroll 4
-      for (int s = 1; s < kSums; ++s) acc[0][i][v] += acc[s][i][v];
-    }
   }
   float* c = t.c;
   if (t.accumulate) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i, c += t.c_row) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, load(c + v * kLanes) + acc[0][i][v]);
+      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, load(c + v * kLanes) + acc[i][v]);
     }
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i, c += t.c_row) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, acc[0][i][v]);
+      for (int v = 0; v < kVecs; ++v) store(c + v * kLanes, acc[i][v]);
     }
   }
 }
@@ -141,7 +134,8 @@ struct PanelProduct {
   int64_t rows;
   const float* panel;
   int64_t depth;
-  const float* ahead;  // the next panel, kNR * depth floats (or this one when there is none)
+  const float* ahead;  // the panel that comes next, kNR * depth floats
+  bool cold;           // nobody fetched this panel ahead
   float* y;
   int64_t y_row;
   int64_t cols;  // of y in this panel, <= kNR
@@ -149,8 +143,7 @@ struct PanelProduct {
   int64_t col;
 };
 
-// How many passes over a panel its depth takes. All panels of a product go alike, so that equal
-// columns give equal sums: a Softmax of large logits tells the last bit.
+// How many passes over a panel its depth takes: a matter of the depth alone (Note [Same bits]).
 constexpr int64_t depth_passes(int64_t depth) {
   return most(1, ceil_div(depth, kDepth + kDepth / 4));
 }
@@ -168,7 +161,7 @@ constexpr int64_t depth_passes(int64_t depth) {
     for (int64_t pass = 0; pass < passes; ++pass) {
       const int64_t from = p.depth * pass / passes;
       tile({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, p.panel + from * kNR,
-            p.depth * (pass + 1) / passes - from, buffer, kNR, pass > 0, p.panel});
+            p.depth * (pass + 1) / passes - from, buffer, kNR, pass > 0, p.panel, 0});
     }
     apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, buffer, kNR);
     for (int64_t i = 0; i < rows; ++i) {
@@ -191,15 +184,19 @@ constexpr int64_t depth_passes(int64_t depth) {
     const int64_t depth = p.depth * (pass + 1) / passes - from;
     const float* b = p.panel + from * kNR;
     const float* next = pass + 1 < passes ? b + depth * kNR : p.ahead;
-    // Each tile fetches its slice of what comes next, until that is covered.
-    const int64_t slice = depth / kUnroll * kLine;
-    const int64_t slices = slice == 0 ? 1 : depth * kNR / slice;
+    // Together the tiles fetch what comes next, each some lines for every kUnroll steps. The first
+    // tile of a panel that nobody fetched does so for the panel itself.
+    const bool alone = p.cold && pass == 0 && tiles > 1;
+    const int64_t lines = ceil_div(kPanelLines, tiles);
+    const int64_t slice = depth / kUnroll * lines * kLine;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = p.rows * t / tiles;
       const int64_t rows = p.rows * (t + 1) / tiles - first;
       float* y = p.y + first * p.y_row;
+      const bool own = alone && t == 0;
       run[rows - least_rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth,
-                              y, p.y_row, pass > 0, next + least(t, slices - 1) * slice});
+                              y, p.y_row, pass > 0, own ? b + kColdDistance : next + t * slice,
+                              own ? kPanelLines : least(lines, most(0, kPanelLines - t * lines))});
       if (pass + 1 == passes) {
         apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, y, p.y_row);
       }
@@ -212,25 +209,6 @@ struct Split {
   int64_t rows;
   int64_t panels;
 };
-
-Split split_product(int64_t m, int64_t panels, int64_t depth, int64_t batch, int threads) {
-  // Rows of A one task goes through for each panel: they should stay in L2, or nearly.
-  constexpr int64_t kBlockBytes = 1 << 20;
-  // Below this much work per task a second worker costs more than it brings.
-  constexpr int64_t kLeastFlops = 200 * 1000, kLeastBytes = 1 << 16;
-  // Tasks per worker. One core may be slower than another, by a quarter when it shares its hardware
-  // with somebody else: the last task to end decides.
-  constexpr int64_t kTasks = 8;
-  const int64_t block = most(8 * kMR, kBlockBytes / (4 * most(depth, 1)));
-  const int64_t work =
-      most(2 * m * panels * kNR * depth / kLeastFlops, panels * kNR * depth * 4 / kLeastBytes) *
-      most(batch, 1);
-  const int64_t want =
-      threads == 1 ? 1 : most(1, ceil_div(least(kTasks * threads, work), most(batch, 1)));
-  Split s{most(1, ceil_div(m, block)), most(1, least(panels, want))};
-  if (s.rows * s.panels < want) s.rows = least(most(1, ceil_div(m, kMR)), ceil_div(want, s.panels));
-  return s;
-}
 
 // One panel of B from a matrix of any strides: columns [0, cols) of src, zero padded to kNR.
 [[maybe_unused]] void pack_panel(const float* src, int64_t stride_k, int64_t stride_n,

@@ -27,6 +27,7 @@ const char* run_slice(const Call& call) {
     int64_t axis = is_given(call, 2) ? integer_at(call.in[2], i) : i;
     if (axis < 0) axis += x.rank;
     if (axis < 0 || axis >= x.rank) return "an axis of the slice does not exist";
+    if (!kept[axis]) return "an axis is sliced twice";
     const int64_t step = is_given(call, 3) ? integer_at(call.in[3], i) : 1;
     if (step == 0) return "a step of 0";
     const int64_t n = x.shape[axis], length = out.shape[axis];

@@ -5,15 +5,24 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
+#define ZENITH_ROW_NORM(name, center, add)                                             \
+  {name "_f32",                                                                        \
+   "",                                                                                 \
+   kRowNormFields,                                                                     \
+   2,                                                                                  \
+   sizeof(RowNormParams),                                                              \
+   nullptr,                                                                            \
+   run_row_norm<center, add, float>},                                                  \
+  {                                                                                    \
+    name "_bf16", "", kRowNormFields, 2, sizeof(RowNormParams), half_row_norm_scratch, \
+        run_row_norm<center, add, bf16>                                                \
+  }
+
 const Kernel kKernels[] = {
-    {"layer_norm_f32", "", kRowNormFields, 2, sizeof(RowNormParams), nullptr,
-     run_row_norm<true, false>},
-    {"rms_norm_f32", "", kRowNormFields, 2, sizeof(RowNormParams), nullptr,
-     run_row_norm<false, false>},
-    {"add_layer_norm_f32", "", kRowNormFields, 2, sizeof(RowNormParams), nullptr,
-     run_row_norm<true, true>},
-    {"add_rms_norm_f32", "", kRowNormFields, 2, sizeof(RowNormParams), nullptr,
-     run_row_norm<false, true>},
+    ZENITH_ROW_NORM("layer_norm", true, false),
+    ZENITH_ROW_NORM("rms_norm", false, false),
+    ZENITH_ROW_NORM("add_layer_norm", true, true),
+    ZENITH_ROW_NORM("add_rms_norm", false, true),
     {"group_norm_f32", "", kGroupNormFields, 2, sizeof(GroupNormParams), group_norm_scratch,
      run_group_norm},
 };

@@ -26,6 +26,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     plans_sizes = True
+    precisions = frozenset({"fp32", "bf16"})
 
     def __init__(self) -> None:
         self.isa: str = _native.isas()[0]

@@ -21,7 +21,13 @@ from zenith.backends.cpu.operand import (
     dtype_code,
     item_bytes,
 )
-from zenith.backends.cpu.program import NativeProgram, PackedConstant, Step, Storage
+from zenith.backends.cpu.program import (
+    NativeProgram,
+    PackedConstant,
+    Step,
+    Storage,
+    native_view,
+)
 from zenith.backends.cpu.size_code import size_code
 from zenith.backends.cpu.size_rules import size_rules
 from zenith.errors import CompilationError, ValidationError
@@ -90,7 +96,7 @@ class PlanBuilder:
 
     def constant(self, array: np.ndarray) -> Operand:
         """A constant: an aligned row-major copy owned by the plan."""
-        copy = _native.aligned_copy(_native_view(array))
+        copy = _native.aligned_copy(native_view(array))
         return self._new("constant", -1, array.dtype.name, array.shape, None, copy)
 
     def packed_constant(
@@ -100,10 +106,12 @@ class PlanBuilder:
         found = self._packed_storage.get(key)
         if found is not None:
             return found, None
-        data = _native.pack(self.isa, packer, array, params)
+        data = _native.pack(self.isa, packer, native_view(array), params)
         operand = self._new("constant", -1, "uint8", data.shape, None, data)
         self._packed_storage[key] = operand
-        return operand, PackedConstant(data, packer, params, tuple(array.shape), self.isa)
+        return operand, PackedConstant(
+            data, packer, params, tuple(array.shape), array.dtype, self.isa
+        )
 
     def operand(self, value: ir.Value) -> Operand:
         """Where a value lies. Constants and known shape contents are materialised on first use."""
@@ -264,13 +272,6 @@ class PlanBuilder:
         for rest, message in self.rules.items():
             plan.guard(code(rest), message)
         return plan, tensor_id
-
-
-def _native_view(array: np.ndarray) -> np.ndarray:
-    """The same bytes under a dtype numpy itself knows (those of ml_dtypes are not)."""
-    if array.dtype.num < 256:  # user-defined types come after
-        return array
-    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
 
 
 def _split_params(params: dict[str, Any], code: Any) -> tuple[dict[str, Any], dict[str, list[int]]]:

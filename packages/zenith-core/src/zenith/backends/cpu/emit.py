@@ -22,9 +22,10 @@ from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim
 from zenith.runtime.op_view import OpView
 
-__all__ = ["F32", "Emit"]
+__all__ = ["BF16", "F32", "Emit"]
 
 F32 = frozenset({"float32"})
+BF16 = frozenset({"bfloat16"})
 
 
 class Emit(Protocol):

@@ -23,6 +23,7 @@ _CODES = {
     "hardsigmoid": 24,
 }
 MAX_STEPS = 8
+RESULT_TYPES = frozenset({"float32"})  # last steps that name the type of the result
 OPERAND_STEPS = frozenset({"bias", "add", "mul"})
 
 
@@ -32,13 +33,14 @@ def epilogue_steps(overload: str) -> tuple[str, ...]:
 
 
 def epilogue_codes(overload: str) -> list[int]:
-    """The `epilogue` param of a native kernel."""
-    return [_CODES[step] for step in epilogue_steps(overload)]
+    """The `epilogue` param of a native kernel; what type its result has, it sees there."""
+    return [_CODES[step] for step in epilogue_steps(overload) if step not in RESULT_TYPES]
 
 
 def epilogue_reason(overload: str, operands: int) -> str | None:
     """None if kernels can apply it with this many operand inputs, else why not."""
     steps = epilogue_steps(overload)
+    steps = steps[:-1] if steps and steps[-1] in RESULT_TYPES else steps
     unknown = [step for step in steps if step not in _CODES]
     if unknown:
         return f"epilogue step '{unknown[0]}' is unknown"

@@ -19,7 +19,7 @@ from zenith.backends.cpu.program import NativeProgram
 from zenith.config import CompileConfig
 from zenith.errors import KernelError
 from zenith.ir import OPSET, GraphIR
-from zenith.runtime.context import ExecutionContext
+from zenith.runtime.context import ExecutionContext, current_threads
 from zenith.runtime.dispatcher import Selection
 from zenith.runtime.op_view import OpView
 
@@ -63,7 +63,8 @@ def run_late(*parameters: int) -> Callable[[OpView, Sequence[Array | None]], lis
                     kept.popitem(last=False)
         fixed = {*parameters, *weights}
         given = [x for k, x in enumerate(inputs) if x is not None and k not in fixed]
-        results = iter(program.run_arrays(given, ExecutionContext()))
+        context = ExecutionContext(threads=current_threads.get())
+        results = iter(program.run_arrays(given, context))
         return [next(results) if v.name else np.empty(0) for v in op.node.outputs]
 
     return run

@@ -14,18 +14,18 @@ import onnx_ir as ir
 import sympy
 
 from zenith import _native
+from zenith.backends.cpu.input_sizes import InputSizes, Key, solve_dims
 from zenith.backends.cpu.operand import Operand
 from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
 from zenith.events import events
 from zenith.ir.dims import Dim
+from zenith.runtime.backend import Repeated, Wiring
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.memory_manager import MemoryManager, memory_bytes
 from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import TensorSpec
 
-__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage"]
-
-Key = tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of every input
+__all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage", "native_view"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class PackedConstant:
     packer: str
     params: dict[str, Any]
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     isa: str
 
     def unpack(self) -> np.ndarray:
         """The weight as it was before packing."""
-        target = np.empty(self.shape, np.float32)
-        _native.unpack(self.isa, self.packer, self.array, target, self.params)
+        target = np.empty(self.shape, self.dtype)
+        _native.unpack(self.isa, self.packer, self.array, native_view(target), self.params)
         return target
 
 
@@ -78,6 +79,8 @@ class BoundProgram:
     seconds: float
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     empties: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]  # shapes and dtypes of the outputs
+    threads: int
+    call: Any  # _native.Caller
 
 
 class NativeProgram:
@@ -106,9 +109,11 @@ class NativeProgram:
         self.inputs = inputs
         self.outputs = outputs
         self._plan = plan
-        self._symbols = symbols
+        self._names = [symbol.name for symbol in symbols]
+        self._sizes = InputSizes(inputs, symbols)
         self._output_tensors = output_tensors
         self._node_labels = node_labels
+        self._last: BoundProgram | None = None  # what the last call of arrays was bound to
         self.memory: MemoryManager[Key, BoundProgram] = MemoryManager(self._bind, told=_tell)
 
     def bound(self, key: Key, threads: int) -> BoundProgram:
@@ -117,9 +122,9 @@ class NativeProgram:
 
     def _bind(self, key: Key, threads: int) -> BoundProgram:
         started = time.perf_counter()
-        dims = solve_dims(self.inputs, key)
+        values = self._sizes.values(key)
         try:
-            native = self._plan.bind([dims.get(s, 0) for s in self._symbols], threads)
+            native = self._plan.bind(values, threads)
         except MemoryError as cause:
             raise _too_large(None) from cause
         except ValueError as cause:
@@ -134,12 +139,28 @@ class NativeProgram:
             (spec.dtype, tuple(native.shape_of(tensor)))
             for spec, tensor in zip(self.outputs, self._output_tensors, strict=True)
         )
-        results = sum(math.prod(shape) * numpy_dtype(dtype).itemsize for dtype, shape in outputs)
+        empties = tuple((shape, numpy_dtype(dtype)) for dtype, shape in outputs)
+        results = 0
+        for shape, dtype in empties:
+            nbytes = math.prod(shape) * dtype.itemsize
+            results += nbytes
+            if nbytes == 0 and math.prod(filter(None, shape)) * dtype.itemsize >= 1 << 63:
+                raise _too_large(None)  # numpy has no empty array of such sizes
         if native.arena_bytes + results > memory_bytes():  # do not leave it to the OOM killer
             raise _too_large(native.arena_bytes + results)
-        empties = tuple((shape, numpy_dtype(dtype)) for dtype, shape in outputs)
-        seconds = time.perf_counter() - started
-        return BoundProgram(native, {s.name: n for s, n in dims.items()}, seconds, outputs, empties)
+        return BoundProgram(
+            native,
+            dict(zip(self._names, values, strict=True)),
+            time.perf_counter() - started,
+            outputs,
+            empties,
+            threads,
+            _native.ArrayCaller(
+                native,
+                [(numpy_dtype(dtype), shape) for dtype, shape in key],
+                [(dtype, shape) for shape, dtype in empties],
+            ),
+        )
 
     def caller(
         self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
@@ -170,22 +191,67 @@ class NativeProgram:
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        dense = [np.asarray(a, order="C") for a in inputs]
-        key = tuple([(_name(a.dtype), a.shape) for a in dense])
-        bound = self.bound(key, context.threads)
-        results = [np.empty(shape, dtype) for shape, dtype in bound.empties]
+        last = self._last
+        if last is not None and last.threads == context.threads and not context.profile:
+            found = self._called(last, inputs)
+            if found is not None:  # the same sizes as before
+                return found
+        key = tuple([(_name(a.dtype), a.shape) for a in inputs])
+        bound = self._last = self.bound(key, context.threads)
+        dense = _dense(inputs)
         if context.profile:
+            results = [np.empty(shape, dtype) for shape, dtype in bound.empties]
             pointers = [a.ctypes.data for a in dense]
             targets = [a.ctypes.data for a in results]
             context.times.append(bound.native.profile(pointers, targets, len(self.steps)))
             return results
+        found = self._called(bound, dense)
+        assert found is not None, "bound to the forms of these very arrays"
+        return found
+
+    def _called(self, bound: BoundProgram, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Results; None where `inputs` are not what `bound` takes, or not row-major."""
         try:
-            error = bound.native.run_arrays(dense, results)
+            found = bound.call(inputs)
         except MemoryError as cause:
             raise _no_arena(bound.native) from cause
-        if error is not None:
-            self._fail(bound.native, *error)
-        return results
+        if isinstance(found, tuple):
+            self._fail(bound.native, *found)
+        return found  # type: ignore[no-any-return]
+
+    def repeat(
+        self, inputs: Sequence[np.ndarray], wiring: Wiring, count: int, context: ExecutionContext
+    ) -> Repeated | None:
+        """At most `count` iterations in one native call, where no size changes between them."""
+        if context.profile:
+            return None
+        last = self._last
+        if last is not None and last.threads == context.threads:
+            done = self._repeated(last, inputs, wiring, count)
+            if done is not None:
+                return done
+        key = tuple(
+            (_name(a.dtype), a.shape[1:] if sliced else a.shape)
+            for a, sliced in zip(inputs, wiring.sliced, strict=True)
+        )
+        bound = self._last = self.bound(key, context.threads)
+        return self._repeated(bound, _dense(inputs), wiring, count)
+
+    def _repeated(
+        self, bound: BoundProgram, inputs: Sequence[np.ndarray], wiring: Wiring, count: int
+    ) -> Repeated | None:
+        try:
+            found = bound.call.repeat(
+                inputs, wiring.sliced, wiring.states, wiring.stacked, wiring.condition, count
+            )
+        except MemoryError as cause:
+            raise _no_arena(bound.native) from cause
+        if found is None:
+            return None
+        if len(found) == 2:
+            self._fail(bound.native, *found)
+        steps, going, states, blocks = found
+        return Repeated(steps, going, states, [block[:steps] for block in blocks])
 
     def kernel_seconds(self, inputs: Sequence[np.ndarray], threads: int) -> float:
         """Seconds of one run, without the copies that change layouts between nodes."""
@@ -268,6 +334,18 @@ def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
     return any(o is not None and o.storage == storage for o in operands)
 
 
+def _dense(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Row-major, in this machine's byte order."""
+    return [np.asarray(a, numpy_dtype(_name(a.dtype)), order="C") for a in arrays]
+
+
+def native_view(array: np.ndarray) -> np.ndarray:
+    """The same bytes under a dtype numpy itself knows (those of ml_dtypes are not)."""
+    if array.dtype.num < 256:  # user-defined types come after
+        return array
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8)
+
+
 @functools.cache
 def _name(dtype: np.dtype[Any]) -> str:
     """numpy makes the name anew each time it is asked."""
@@ -297,44 +375,3 @@ def _tell(bound: BoundProgram, dropped: BoundProgram | None) -> None:
 
 def _type_text(operand: Operand) -> str:
     return f"{operand.dtype}[{','.join(str(d) for d in operand.shape)}]"
-
-
-def solve_dims(inputs: Sequence[TensorSpec], key: Key) -> dict[sympy.Symbol, int]:
-    """Values of the symbols from the shapes of the inputs, after checking dtype, rank and sizes."""
-    if len(inputs) != len(key):
-        raise ValidationError(f"the model takes {len(inputs)} inputs, {len(key)} were given")
-    dims: dict[sympy.Symbol, int] = {}
-    for position, (spec, (dtype, shape)) in enumerate(zip(inputs, key, strict=True)):
-        if dtype != spec.dtype:
-            raise ValidationError(
-                f"input '{spec.name}' is {dtype}, the model takes {spec.dtype}",
-                next=f"convert it, or compile with a sample of dtype {dtype}",
-            )
-        assert spec.shape is not None, "a plan knows the ranks of its inputs"
-        if len(shape) != len(spec.shape):
-            raise ValidationError(
-                f"input '{spec.name}' has shape {list(shape)}, the model takes {spec}"
-            )
-        for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
-            if isinstance(dim, sympy.Symbol):
-                known = dims.setdefault(dim, size)
-                if known != size:
-                    raise ValidationError(
-                        f"input '{spec.name}' has {size} at axis {axis}, but '{dim}' is {known} "
-                        "from another input"
-                    )
-            elif isinstance(dim, int) and dim != size:
-                raise ValidationError(
-                    f"input '{spec.name}' has shape {list(shape)}, "
-                    f"the model was compiled for {spec}",
-                    next="to make this size free, compile with "
-                    f'dynamic={{"{spec.name}": {{{axis}: "n{position}_{axis}"}}}}',
-                )
-    for spec, (_, shape) in zip(inputs, key, strict=True):
-        for axis, (dim, size) in enumerate(zip(spec.shape or (), shape, strict=True)):
-            if not isinstance(dim, int | sympy.Symbol) and dim.subs(dims) != size:
-                raise ValidationError(
-                    f"input '{spec.name}' has {size} at axis {axis}, the model needs {dim} = "
-                    f"{dim.subs(dims)}"
-                )
-    return dims

@@ -13,6 +13,7 @@ import sympy
 
 from zenith.backends.cpu.epilogue import OPERAND_STEPS, epilogue_steps
 from zenith.ir.dims import Dim, product
+from zenith.ops.conv import split
 from zenith.runtime.op_view import OpView
 
 __all__ = ["size_rules"]
@@ -92,6 +93,19 @@ def _convolution(x: int, w: int, bias: int) -> Callable[[OpView], Iterator[_Rule
     return rule
 
 
+def _bottleneck(op: OpView) -> Iterator[_Rule]:
+    expand, depthwise, project = (op.required(i).shape for i in (1, 2, 3))
+    channels = op.required(0).shape[1], expand[0], depthwise[0]
+    for have, want in zip(channels, (expand[1], depthwise[0], project[1]), strict=True):
+        yield from _equal(have, want, "the input channels of a convolution")
+    results = iter(op.inputs[4:])
+    for weights, each in zip((expand, depthwise, project), split(op.overload), strict=True):
+        for step in (s for s in epilogue_steps(each) if s in OPERAND_STEPS):
+            value = next(results)
+            if step == "bias" and value is not None:
+                yield from _same(value.shape, (weights[0],), "the bias of a convolution")
+
+
 def _deform(op: OpView) -> Iterator[_Rule]:
     x, w = op.required(0).shape, op.required(1).shape
     taps, groups = product(w[2:]), int(op.attr("offset_group", 1))
@@ -132,6 +146,8 @@ def _attention(op: OpView) -> Iterator[_Rule]:
     for other in (k, v):
         yield from _equal(other[0], q[0], "the batch of Attention")
     yield from _equal(k[-2], v[-2], "keys and values of Attention")
+    if (lengths := op.input(6)) is not None:
+        yield from _same(lengths.shape, q[:1], "nonpad_kv_seqlen of Attention")
     if len(q) == 4:
         yield from _equal(q[-1], k[-1], "the head sizes of Attention")
         yield from _equal(k[1], v[1], "the heads of Attention")
@@ -173,6 +189,62 @@ def _one_hot(op: OpView) -> Iterator[_Rule]:
     yield from _same(op.required(2).shape, (2,), "the values of OneHot")
 
 
+def _tensor_scatter(op: OpView) -> Iterator[_Rule]:
+    cache, update = op.required(0).shape, op.required(1).shape
+    axis = op.attr("axis", -2) % len(cache)
+    if axis == 0:
+        yield 1, "TensorScatter: axis 0 is the batch"
+    rest = (update[:axis], update[axis + 1 :])
+    yield from _same(sum(rest, ()), (*cache[:axis], *cache[axis + 1 :]), "TensorScatter")
+    yield from _no_more(update[axis], cache[axis], "the update of TensorScatter")
+    if (indices := op.input(2)) is not None:
+        yield from _same(indices.shape, cache[:1], "indices of TensorScatter")
+
+
+def _regions(op: OpView) -> Iterator[_Rule]:
+    rois = op.required(1).shape
+    yield from _equal(rois[-1], 4 if op.type == "RoiAlign" else 5, "numbers of a region")
+    if op.type == "RoiAlign":
+        yield from _same(op.required(2).shape, rois[:1], "batch indices of RoiAlign")
+
+
+def _slice(op: OpView) -> Iterator[_Rule]:
+    for value in op.inputs[2:]:
+        if value is not None:
+            yield from _same(value.shape, op.required(1).shape, "parameters of Slice")
+
+
+def _pad(op: OpView) -> Iterator[_Rule]:
+    axes = op.input(3)
+    count = len(op.required(0).shape) if axes is None else product(axes.shape)
+    yield from _same(op.required(1).shape, (2 * count,), "the amounts of Pad")
+
+
+def _unpool(op: OpView) -> Iterator[_Rule]:
+    yield from _same(op.required(1).shape, op.required(0).shape, "indices of MaxUnpool")
+
+
+def _matrices(op: OpView) -> Iterator[_Rule]:
+    """Trilu, Det and EyeLike work on the last two axes."""
+    shape = op.required(0).shape
+    if len(shape) < 2:
+        yield 1, f"{op.type} takes matrices, not rank {len(shape)}"
+    elif op.type == "Det":
+        yield from _equal(shape[-1], shape[-2], "the sides of a matrix")
+    if op.type == "Trilu" and (k := op.input(1)) is not None:
+        yield from _equal(product(k.shape), 1, "elements of the diagonal of Trilu")
+
+
+def _caches(op: OpView) -> Iterator[_Rule]:
+    yield from _same(op.required(1).shape, op.required(2).shape, "caches of RotaryEmbedding")
+
+
+def _stft(op: OpView) -> Iterator[_Rule]:
+    length, window = op.input(3), op.input(2)
+    if window is not None and length is not None and length.known is not None:
+        yield from _same(window.shape, tuple(length.known[:1]), "the window of STFT")
+
+
 _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "MatMul": _product(0, 1),
     "MatMulInteger": _product(0, 1),
@@ -181,6 +253,7 @@ _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "Linear": _linear,
     "Conv": _convolution(0, 1, 2),
     "ConvBiasAct": _convolution(0, 1, 2),
+    "Bottleneck": _bottleneck,
     "ConvTranspose": _convolution(0, 1, 2),
     "ConvInteger": _convolution(0, 1, 99),
     "QLinearConv": _convolution(0, 3, 8),
@@ -195,4 +268,15 @@ _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "ScatterND": _scatter_nd,
     "GatherND": _gather_nd,
     "OneHot": _one_hot,
+    "TensorScatter": _tensor_scatter,
+    "RoiAlign": _regions,
+    "MaxRoiPool": _regions,
+    "MaxUnpool": _unpool,
+    "Slice": _slice,
+    "Pad": _pad,
+    "RotaryEmbedding": _caches,
+    "Trilu": _matrices,
+    "Det": _matrices,
+    "EyeLike": _matrices,
+    "STFT": _stft,
 }

@@ -64,6 +64,20 @@ def cases() -> Iterator[Case]:
                 dilations=[1, 1],
                 group=1,
             )
+    for overload, stride in {"bias.relu6__bias.relu6__bias.add": 1, "__silu__relu": 2}.items():
+        x, out = random((2, 5, 15, 14)), (2, 5, 8 if stride == 2 else 15, 7 if stride == 2 else 14)
+        weights = [random((13, 5, 1, 1)), random((13, 1, 3, 3), seed=1), random((5, 13, 1, 1))]
+        operands = [random((n,)) for n in (13, 13, 5)] + [random(out)] if "bias" in overload else []
+        yield make(
+            "Bottleneck",
+            overload,
+            [x, *weights, *operands],
+            constants=(1, 2, 3, 4, 5, 6) if operands else (1, 2, 3),
+            function=OPERATORS["Bottleneck"](overload),
+            strides=[stride, stride],
+            pads=[1, 1, 1, 1],
+            group=13,
+        )
     for what, size in {"odd": 37, "one": 1, "large": 1025}.items():
         a, b = random((3, 5, size)), random((3, 5, size), seed=1)
         row = [random((size,), low=0.5, seed=2), random((size,), seed=3)]

@@ -14,6 +14,7 @@ FAMILIES = (
     "recurrent",
     "quantize",
     "conv",
+    "bottleneck",
     "pool",
     "resize",
     "attention",
@@ -34,6 +35,7 @@ FAMILIES = (
     "composed",
     "late",
     "sequence",
+    "trees",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.ir.dims import Dim
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
@@ -55,8 +55,9 @@ def _supports(op: OpView) -> str | None:
     _, keys, d, e = _sizes(op)
     if not (isinstance(d, int) and isinstance(e, int)):
         return "the head size is dynamic"
-    if op.input(6) is not None:
-        return "nonpad_kv_seqlen is given"
+    lengths = op.input(6)
+    if lengths is not None and (lengths.rank != 1 or op.input(4) is not None):
+        return "nonpad_kv_seqlen is not a vector, or stands beside past keys"
     if (op.input(4) is None) != (op.input(5) is None):
         return "only one of past_key and past_value is given"
     if _used(op, 3):
@@ -73,6 +74,10 @@ def _supports(op: OpView) -> str | None:
         if same(mask.shape[-1], 1) and not same(keys, 1):
             return "attn_mask has one column for several keys"
     return None
+
+
+def _supports_half(op: OpView) -> str | None:
+    return "nonpad_kv_seqlen is given" if op.input(6) is not None else _supports(op)
 
 
 def _cost(op: OpView) -> Cost:
@@ -124,8 +129,8 @@ def _emit(e: Emit) -> None:
         mask = mask.expand([*q.shape[:3], mask.shape[-1]])
     scale = op.attr("scale")
     e.step(
-        "attention_f32",
-        [q, k, v, mask],
+        "attention_f32" if q.dtype == "float32" else "attention_bf16",
+        [q, k, v, mask, e.operand(6)],
         [y],
         scale=max(q.shape[3], 1) ** -0.5 if scale is None else scale,
         softcap=float(op.attr("softcap", 0.0)),
@@ -136,13 +141,19 @@ def _emit(e: Emit) -> None:
     )
 
 
-SPECS = [
-    KernelSpec(
-        "attention_f32",
+def _row(name: str, kind: frozenset[str], tags: frozenset[str]) -> KernelSpec:
+    return KernelSpec(
+        name,
         "ai.onnx:Attention",
         _emit,
-        dtypes={0: F32, 1: F32, 2: F32, 4: F32, 5: F32},
-        supports=_supports,
+        dtypes={**dict.fromkeys((0, 1, 2, 4, 5), kind), 6: frozenset({"int64"})},
+        supports=_supports if kind is F32 else _supports_half,
         cost=_cost,
+        tags=tags,
     )
+
+
+SPECS = [
+    _row("attention_f32", F32, frozenset()),
+    _row("attention_bf16", BF16, frozenset({"bf16"})),
 ]

@@ -1,16 +1,17 @@
 """Rows of the gemm family: matrix products, with whatever is fused behind them.
 
-`linear_f32` multiplies by a constant packed ahead of time, `matmul_f32` by a computed tensor. Both
-take an epilogue (`zenith.backends.cpu.epilogue`).
+`linear_f32` and `linear_bf16` multiply by a constant packed ahead of time, `matmul_f32` by a
+computed tensor. They take an epilogue (`zenith.backends.cpu.epilogue`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
@@ -27,6 +28,7 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS"]
 
 _MAX_RANK = 8
+_GAINS = frozenset({"bf16"})
 
 
 def _product_cost(depth: Dim, op: OpView) -> Cost:
@@ -67,17 +69,22 @@ def _linear_reason(op: OpView) -> str | None:
     return epilogue_reason(op.overload, len(op.inputs) - 2)
 
 
-def _emit_linear(e: Emit) -> None:
-    steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
-    operands = [
-        e.inner(2 + i) if step == "bias" else _rows(e, 2 + i) for i, step in enumerate(steps)
-    ]
-    e.step(
-        "linear_f32",
-        [_rows(e, 0), e.packed(1, "linear_pack_f32", transposed=0), *operands],
-        [_output_rows(e.output(0))],
-        epilogue=epilogue_codes(e.op.overload),
-    )
+def _emit_linear(kind: str) -> Callable[[Emit], None]:
+    """kind: of the weights, "f32" or "bf16"."""
+
+    def emit(e: Emit) -> None:
+        steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
+        operands = [
+            e.inner(2 + i) if step == "bias" else _rows(e, 2 + i) for i, step in enumerate(steps)
+        ]
+        e.step(
+            f"linear_{kind}",
+            [_rows(e, 0), e.packed(1, f"linear_pack_{kind}", transposed=0), *operands],
+            [_output_rows(e.output(0))],
+            epilogue=epilogue_codes(e.op.overload),
+        )
+
+    return emit
 
 
 # MatMul: numpy's rules.
@@ -94,10 +101,14 @@ def _packed_matmul_reason(op: OpView) -> str | None:
     return "the left side is a scalar" if op.required(0).rank == 0 else None
 
 
-def _emit_packed_matmul(e: Emit) -> None:
-    x, y = _rows(e, 0), e.output(0)
-    y = _output_rows(y if e.op.outputs[0].rank > 1 else y.unsqueeze(0))
-    e.step("linear_f32", [x, e.packed(1, "linear_pack_f32", transposed=0)], [y], epilogue=[])
+def _emit_packed_matmul(kind: str) -> Callable[[Emit], None]:
+    def emit(e: Emit) -> None:
+        x, y = _rows(e, 0), e.output(0)
+        y = _output_rows(y if e.op.outputs[0].rank > 1 else y.unsqueeze(0))
+        weights = e.packed(1, f"linear_pack_{kind}", transposed=0)
+        e.step(f"linear_{kind}", [x, weights], [y], epilogue=[])
+
+    return emit
 
 
 def _matmul_reason(op: OpView) -> str | None:
@@ -251,18 +262,36 @@ SPECS: list[KernelSpec] = [
     KernelSpec(
         "linear_f32",
         "zenith:Linear",
-        _emit_linear,
+        _emit_linear("f32"),
         dtypes=_float_inputs(8),
         supports=_linear_reason,
         cost=_matmul_cost,
     ),
     KernelSpec(
+        "linear_bf16",
+        "zenith:Linear",
+        _emit_linear("bf16"),
+        dtypes=dict.fromkeys(range(8), BF16),
+        supports=_linear_reason,
+        cost=_matmul_cost,
+        tags=_GAINS,
+    ),
+    KernelSpec(
         "matmul_packed_f32",
         "ai.onnx:MatMul",
-        _emit_packed_matmul,
+        _emit_packed_matmul("f32"),
         dtypes=_float_inputs(2),
         supports=_packed_matmul_reason,
         cost=_matmul_cost,
+    ),
+    KernelSpec(
+        "matmul_packed_bf16",
+        "ai.onnx:MatMul",
+        _emit_packed_matmul("bf16"),
+        dtypes=dict.fromkeys(range(2), BF16),
+        supports=_packed_matmul_reason,
+        cost=_matmul_cost,
+        tags=_GAINS,
     ),
     KernelSpec(
         "matmul_f32",

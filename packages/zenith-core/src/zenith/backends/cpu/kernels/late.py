@@ -14,7 +14,7 @@ import numpy as np
 
 from zenith.backends.cpu.late import run_late
 from zenith.runtime.kernel_registry import KernelSpec, no_cost
-from zenith.runtime.memory_manager import memory_bytes
+from zenith.runtime.memory_manager import check_bytes
 from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
@@ -39,7 +39,7 @@ def _expand(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
     x = inputs[0]
     assert x is not None
     shape = np.broadcast_shapes(x.shape, tuple(_ints(inputs[1])))
-    _bounded(math.prod(shape) * x.itemsize)
+    check_bytes(math.prod(shape) * x.itemsize)
     return [np.broadcast_to(x, shape)]
 
 
@@ -62,7 +62,7 @@ def _range(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
     if delta == 0:
         raise ValueError("the step of Range is 0")
     count = max(int(np.ceil((limit - start) / delta)), 0)
-    _bounded(count * start.dtype.itemsize)
+    check_bytes(count * start.dtype.itemsize)
     steps = np.arange(count).astype(start.dtype)
     return [np.asarray(start + steps * delta, start.dtype)]
 
@@ -71,14 +71,14 @@ def _constant_of_shape(op: OpView, inputs: Sequence[Array | None]) -> list[Array
     value = op.attr("value")
     fill = np.zeros((), np.float32) if value is None else value.numpy().reshape(())
     shape = _ints(inputs[0])
-    _bounded(math.prod(shape) * fill.itemsize)
+    check_bytes(math.prod(shape) * fill.itemsize)
     return [np.broadcast_to(fill, shape)]
 
 
 def _tile(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
     assert inputs[0] is not None
     repeats = _ints(inputs[1])
-    _bounded(inputs[0].nbytes * math.prod(repeats))
+    check_bytes(inputs[0].nbytes * math.prod(repeats))
     return [np.tile(inputs[0], repeats)]
 
 
@@ -116,12 +116,6 @@ def _shape(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
 def _size(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
     assert inputs[0] is not None
     return [np.array(inputs[0].size, np.int64)]
-
-
-def _bounded(nbytes: int) -> None:
-    """Sizes from data are checked before memory is asked for."""
-    if nbytes > memory_bytes():
-        raise MemoryError(f"a result of {nbytes} bytes does not fit in memory")
 
 
 def _late(op_type: str, run: Any) -> KernelSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.operand import Operand, channels_last_order, same
 from zenith.ir.dims import Dim, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
@@ -126,25 +126,23 @@ def _emit_group(e: Emit) -> None:
 def _row(
     name: str, op: str, emit: Callable[[Emit], None], supports: Callable[[OpView], str | None]
 ) -> KernelSpec:
-    dtypes = dict.fromkeys(range(4), F32)
+    kind = BF16 if name.endswith("_bf16") else F32
+    dtypes = dict.fromkeys(range(4), kind)
     return KernelSpec(name, op, emit, dtypes=dtypes, supports=supports, cost=_cost)
 
 
+_ROWS = (
+    ("layer_norm", "ai.onnx:LayerNormalization", 1, _supports_row),
+    ("rms_norm", "ai.onnx:RMSNormalization", 1, _supports_row),
+    ("add_layer_norm", "zenith:AddLayerNorm", 2, _supports_sum),
+    ("add_rms_norm", "zenith:AddRMSNorm", 2, _supports_sum),
+)
 SPECS = [
-    _row(
-        "layer_norm_f32",
-        "ai.onnx:LayerNormalization",
-        _emit_rows("layer_norm_f32", 1),
-        _supports_row,
+    *(
+        _row(f"{name}_{kind}", op, _emit_rows(f"{name}_{kind}", terms), supports)
+        for name, op, terms, supports in _ROWS
+        for kind in ("f32", "bf16")
     ),
-    _row("rms_norm_f32", "ai.onnx:RMSNormalization", _emit_rows("rms_norm_f32", 1), _supports_row),
-    _row(
-        "add_layer_norm_f32",
-        "zenith:AddLayerNorm",
-        _emit_rows("add_layer_norm_f32", 2),
-        _supports_sum,
-    ),
-    _row("add_rms_norm_f32", "zenith:AddRMSNorm", _emit_rows("add_rms_norm_f32", 2), _supports_sum),
     _row("group_norm_f32", "ai.onnx:GroupNormalization", _emit_group, _supports_group),
     _row("instance_norm_f32", "ai.onnx:InstanceNormalization", _emit_group, _supports_group),
 ]

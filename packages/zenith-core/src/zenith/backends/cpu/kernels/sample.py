@@ -6,7 +6,7 @@ from __future__ import annotations
 from zenith.backends.cpu.emit import F32, Emit
 from zenith.backends.cpu.epilogue import epilogue_codes
 from zenith.backends.cpu.kernels.views import known, need, unbound
-from zenith.backends.cpu.operand import Operand, channels_last_order
+from zenith.backends.cpu.operand import Operand, channels_last_order, same
 from zenith.backends.cpu.window import as_pixels, output_pixels, window_of
 from zenith.ir.dims import Dim, ceil_div, exactly, floor_div, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
@@ -129,20 +129,38 @@ def _col2im_reason(op: OpView) -> str | None:
     image, block = known(op, 1), known(op, 2)
     if image is None or block is None:
         return "image_shape or block_shape is computed from data"
-    return None if len(image) <= 3 else f"images of {len(image)} axes have no kernel, only 3"
+    if len(image) > 3:
+        return f"images of {len(image)} axes have no kernel, only 3"
+    columns = op.required(0).shape[2]
+    if not same(columns, product(_col2im_blocks(op))):
+        return f"{columns} columns are not one for each position of a block"
+    return None
+
+
+def _col2im_places(op: OpView) -> tuple[list[int], list[int], list[int]]:
+    """Strides, dilations, pads."""
+    axes = len(known(op, 1) or ())
+    strides = list(op.attr("strides") or [1] * axes)
+    dilations = list(op.attr("dilations") or [1] * axes)
+    return strides, dilations, list(op.attr("pads") or [0] * 2 * axes)
+
+
+def _col2im_blocks(op: OpView) -> list[Dim]:
+    """How many positions a block has along each axis."""
+    image, block = known(op, 1) or (), known(op, 2) or ()
+    strides, dilations, pads = _col2im_places(op)
+    blocks: list[Dim] = []
+    for i, size in enumerate(image):
+        span = size + pads[i] + pads[i + len(image)] - dilations[i] * (block[i] - 1) - 1
+        blocks.append(exactly(floor_div(exactly(span), strides[i]) + 1))
+    return blocks
 
 
 def _emit_col2im(e: Emit) -> None:
     op = e.op
-    image, block = known(op, 1) or (), known(op, 2) or ()
-    axes = len(image)
-    strides = op.attr("strides") or [1] * axes
-    dilations = op.attr("dilations") or [1] * axes
-    pads = op.attr("pads") or [0] * 2 * axes
-    blocks: list[Dim] = []
-    for i in range(axes):
-        span = image[i] + pads[i] + pads[i + axes] - dilations[i] * (block[i] - 1) - 1
-        blocks.append(exactly(floor_div(exactly(span), strides[i]) + 1))
+    block, axes = known(op, 2) or (), len(known(op, 1) or ())
+    strides, dilations, pads = _col2im_places(op)
+    blocks = _col2im_blocks(op)
     ones, zeros = [1] * (3 - axes), [0] * (3 - axes)
     out = e.output(0)
     for _ in ones:

@@ -1,0 +1,54 @@
+// bfloat16 in memory, float32 in registers: reading, rounding to nearest even, writing.
+#pragma once
+
+#include "cpu/isa/simd.h"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+using bf16 = uint16_t;
+typedef uint32_t vu __attribute__((vector_size(ZENITH_VEC_BYTES)));
+typedef uint16_t vh __attribute__((vector_size(ZENITH_VEC_BYTES / 2)));  // kLanes of them
+typedef uint16_t vh_u __attribute__((vector_size(ZENITH_VEC_BYTES / 2), aligned(2), may_alias));
+
+[[gnu::always_inline]] inline vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+[[gnu::always_inline]] inline vf load(const bf16* p) {
+  return widen(*reinterpret_cast<const vh_u*>(p));
+}
+[[gnu::always_inline]] inline vf load_n(const bf16* p, int n) {
+  vh h{};
+  std::memcpy(&h, p, static_cast<size_t>(n) * 2);
+  return widen(h);
+}
+
+// A NaN stays one. Where the hardware rounds, numbers below 2^-126 become 0.
+[[gnu::always_inline]] inline vh narrow(vf v) {
+#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+  return (vh)_mm512_cvtneps_pbh((__m512)v);
+#else
+  const vu bits = (vu)v;
+  const vu rounded = bits + 0x7fff + (bits >> 16 & 1);
+  const vu quiet = bits | 0x400000;
+  return __builtin_convertvector((v != v ? quiet : rounded) >> 16, vh);
+#endif
+}
+[[gnu::always_inline]] inline void store(bf16* p, vf v) { *reinterpret_cast<vh_u*>(p) = narrow(v); }
+[[gnu::always_inline]] inline void store_n(bf16* p, vf v, int n) {
+  const vh h = narrow(v);
+  std::memcpy(p, &h, static_cast<size_t>(n) * 2);
+}
+
+// n numbers from one type of memory to the other.
+template <typename To, typename From>
+[[maybe_unused]] void convert_row(const From* from, int64_t n, To* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i));
+  if (i < n) store_n(to + i, load_n(from + i, static_cast<int>(n - i)), static_cast<int>(n - i));
+}
+
+}  // namespace
+}  // namespace zenith::ZENITH_ISA

@@ -1,0 +1,92 @@
+"""The row of the inverted residual block: three convolutions, nothing stored between them."""
+
+from __future__ import annotations
+
+from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.epilogue import (
+    OPERAND_STEPS,
+    epilogue_codes,
+    epilogue_reason,
+    epilogue_steps,
+)
+from zenith.backends.cpu.window import as_pixels, output_pixels, window_of
+from zenith.ir.dims import product
+from zenith.ops.conv import split
+from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
+from zenith.runtime.op_view import OpView
+
+__all__ = ["SPECS"]
+
+_FIRST_OPERAND = 4
+
+
+def _operand_steps(epilogue: str) -> list[str]:
+    return [step for step in epilogue_steps(epilogue) if step in OPERAND_STEPS]
+
+
+def _reason(op: OpView) -> str | None:
+    if any(op.required(i).const is None for i in (1, 2, 3)):
+        return "the weights are not constant"
+    if op.required(0).rank != 4:
+        return "only images have a kernel"
+    operands = iter(op.inputs[_FIRST_OPERAND:])
+    for index, epilogue in enumerate(split(op.overload)):
+        steps = _operand_steps(epilogue)
+        if reason := epilogue_reason(epilogue, len(steps)):
+            return reason
+        for step in steps:
+            operand = next(operands, None)
+            if step == "bias":
+                continue
+            if index < 2:
+                return f"the operand of '{step}' is not the last convolution's"
+            if operand is None or operand.shape != op.outputs[0].shape:
+                return f"the operand of '{step}' is broadcast"
+    return None
+
+
+def _emit(e: Emit) -> None:
+    op, (expand, depthwise, project) = e.op, split(e.op.overload)
+    window = window_of(op, op.required(2).shape[2:])
+    steps = [step for each in (expand, depthwise, project) for step in _operand_steps(each)]
+    operands = [
+        e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
+        for index, step in enumerate(steps, _FIRST_OPERAND)
+    ]
+    e.step(
+        "conv_bottleneck_f32",
+        [
+            as_pixels(e.channels_last(0)),
+            e.packed(1, "conv_weights_f32", group=1),
+            e.packed(2, "conv_depthwise_weights_f32"),
+            e.packed(3, "conv_weights_f32", group=1),
+            *operands,
+        ],
+        [output_pixels(e)],
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        pads=window.begin,
+        expanded=op.required(2).shape[0],
+        expand_epilogue=epilogue_codes(expand),
+        depthwise_epilogue=epilogue_codes(depthwise),
+        epilogue=epilogue_codes(project),
+    )
+
+
+def _cost(op: OpView) -> Cost:
+    x, expand, depthwise, project = (op.required(i) for i in range(4))
+    before = product((x.shape[0], *x.shape[2:])) * expand.size
+    after = product((x.shape[0], *op.outputs[0].shape[2:])) * (depthwise.size + project.size)
+    return traffic(op, 2 * (before + after))
+
+
+SPECS: list[KernelSpec] = [
+    KernelSpec(
+        "conv_bottleneck_f32",
+        "zenith:Bottleneck",
+        _emit,
+        dtypes=dict.fromkeys(range(20), F32),
+        supports=_reason,
+        cost=_cost,
+    )
+]

@@ -1,0 +1,90 @@
+"""precision="bf16" from the call to the result: what computes in it, how far off, what refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zenith
+from zenith.errors import ConfigurationError, PrecisionError
+
+LAYER = """
+    q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+    a = Attention<q_num_heads = 4, kv_num_heads = 4>(q, k, v)
+    o = MatMul(a, wo) o1 = Add(o, bo) r = Add(o1, x)
+    n = LayerNormalization<axis = -1>(r, g, b)
+    u = MatMul(n, w1) u1 = Add(u, b1) h = Gelu(u1) d = MatMul(h, w2) d1 = Add(d, b2)
+    s = Add(d1, n) y = LayerNormalization<axis = -1>(s, g, b)
+"""
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(11)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("wq", "wk", "wv", "wo"), (64, 64))
+    shapes |= {"w1": (64, 150), "w2": (150, 64), "b1": (150,)}
+    shapes |= dict.fromkeys(("bo", "b2", "b"), (64,))
+    arrays = {n: rng.standard_normal(s).astype(np.float32) / 8 for n, s in shapes.items()}
+    return {**arrays, "g": 1 + rng.standard_normal(64).astype(np.float32) / 8}
+
+
+@pytest.fixture
+def layer(graph_of: Any) -> Any:
+    return graph_of("(float[B,S,64] x) => (float[B,S,64] y)", LAYER, weights())
+
+
+@pytest.mark.parametrize("opt_level", [0, 1, 2, 3])
+def test_a_layer_is_off_by_roundings(layer: Any, array: Any, error_of: Any, opt_level: int) -> None:
+    compiled = zenith.compile(layer, precision="bf16", opt_level=opt_level)
+    for batch, rows in ((1, 7), (2, 40)):
+        # A dozen roundings of 2^-8 each on values of size 1, most of which the norms average out.
+        assert 1e-4 < error_of(layer, compiled, array(batch, rows, 64)) < 3e-2
+    assert not compiled.explain().fallbacks
+
+
+def test_explain_says_where_it_is_used(layer: Any) -> None:
+    explanation = zenith.compile(layer, precision="bf16").explain()
+    products = [n for n in explanation.nodes if n.op.startswith("zenith:Linear")]
+    assert len(products) == 4 and all(n.kernel.startswith("linear_bf16_") for n in products)
+    assert [n.dtype for n in products] == ["bfloat16"] * 3 + ["float32"]  # the last norm's input
+    assert any(n.kernel.startswith("attention_bf16_") for n in explanation.nodes)
+    assert any("precision='bf16': 7 of 9 nodes" in note for note in explanation.notes)
+    plain = zenith.compile(layer).explain()
+    assert not any("bf16" in n.kernel for n in plain.nodes) and not any(
+        "bf16" in n for n in plain.notes
+    )
+
+
+def test_tolerance_is_checked_against_the_model_in_float64(layer: Any, array: Any) -> None:
+    sample = (array(1, 5, 64),)
+    zenith.compile(layer, sample_input=sample, precision="bf16", tolerance=0.05)
+    with pytest.raises(PrecisionError):
+        zenith.compile(layer, sample_input=sample, precision="bf16", tolerance=1e-4)
+
+
+def test_weights_are_held_once_and_can_be_read(layer: Any) -> None:
+    compiled = zenith.compile(layer, precision="bf16")
+    constants = compiled.plan.partitions[0].program.constant_bytes  # type: ignore[attr-defined]
+    source = sum(a.nbytes for a in weights().values())
+    assert constants < 0.8 * source  # half of it, and the padding of panels
+    read = [v.const_value.numpy() for v in compiled.graph.initializers.values()]
+    assert {a.dtype.name for a in read} >= {"bfloat16"}
+
+
+def test_inputs_and_outputs_keep_their_types(layer: Any, array: Any) -> None:
+    compiled = zenith.compile(layer, precision="bf16")
+    assert compiled(array(1, 3, 64)).dtype == np.float32
+    with pytest.raises(zenith.errors.ValidationError):
+        compiled(array(1, 3, 64).astype(np.float64))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4-weight", "auto"])
+def test_what_no_kernel_honours_is_refused(layer: Any, precision: str) -> None:
+    with pytest.raises(ConfigurationError, match="no kernel on target 'cpu' can honour it yet"):
+        zenith.compile(layer, precision=precision)
+
+
+def test_a_backend_refuses_what_it_does_not_name(layer: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'reference' can honour"):
+        zenith.compile(layer, target="reference", precision="bf16")
