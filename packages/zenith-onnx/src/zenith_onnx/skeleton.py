@@ -61,10 +61,10 @@ class Piece:
     def tensor(self, dtype: ir.DataType, shape: list[int], name: str) -> ir.LazyTensor:
         """A tensor that is read anew whenever somebody looks at it, and held by nobody else."""
 
-        def read() -> ir.Tensor:
+        def read() -> ir.TensorProtocol:
             array = np.empty(shape, dtype.numpy().newbyteorder("<"))
             flat = array.reshape(-1).view(np.uint8)
-            self.handle.read_into(memoryview(flat), self.offset, self.where)
+            self.handle.read_into(flat.data, self.offset, self.where)
             return ir.Tensor(array, dtype=dtype, name=name)
 
         return ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
