@@ -96,5 +96,5 @@ def randperm(b: Builder, n: Dim, **_: Any) -> ir.Value:
     """The order of random numbers."""
     kinds = [(torch.int64, (n,)), (torch.int64, (n,))]
     numbers = b.cast(random_bits(b, (n,)), torch.int64)
-    _, order = b.ops("TopK", numbers, b.size_vector([n]), results=kinds, axis=0)
+    order = b.ops("TopK", numbers, b.size_vector([n]), results=kinds, axis=0)[1]
     return b.cast(order, b.out_dtype)
