@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zenith.ir import GraphIR
+from zenith.ir.dims import parse_dim
 
 HEAD = '<ir_version: 10, opset_import: ["" : 28]>\n'
 
@@ -88,3 +89,15 @@ def test_a_difference_of_sizes_that_is_a_number_counts_as_one() -> None:
         y = Slice (d, start, more, zero)
     }"""
     assert shapes(text) == {"y": ["N"]}
+
+
+def test_pooling_with_auto_pad_of_named_sizes() -> None:
+    """As many windows as strides cover the axis: an expression, not a size of its own."""
+    node = 'y = MaxPool<kernel_shape = [2, 3], strides = [2, 1], auto_pad = "SAME_UPPER">(x)'
+    text = f'<ir_version: 10, opset_import: ["" : 28]>\ng (float[N,3,H,W] x) => (y) {{ {node} }}'
+    shape = GraphIR.from_text(text).infer_shapes().nodes[0].outputs[0].shape
+    assert shape is not None
+    n, channels, height, width = (parse_dim(str(d)) for d in shape)
+    assert (str(n), str(channels), str(width)) == ("N", "3", "W")
+    (symbol,) = height.free_symbols
+    assert (str(symbol), [height.subs(symbol, h) for h in (1, 2, 5, 6)]) == ("H", [1, 1, 3, 3])

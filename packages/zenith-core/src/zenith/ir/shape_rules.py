@@ -487,20 +487,3 @@ def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     first = ctx.new_symbolic_dim() if batch is None else batch
     sizes = [ctx.new_symbolic_dim() for _ in range(rank - 2)]
     ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([first, *sizes, rank - 2]), theta.dtype)
-
-
-@_corrects("MaxPool", "AveragePool", "LpPool")
-def _same_pool(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    """auto_pad SAME: as many windows as strides cover the axis, also of a named size."""
-    own(ctx, node)
-    data, how = node.inputs[0], node.attributes.get("auto_pad")
-    if data is None or data.shape is None or how is None or "SAME" not in how.as_string():
-        return
-    axes = len(data.shape) - 2
-    steps = node.attributes.get("strides")
-    strides = [1] * axes if steps is None else list(steps.as_ints())
-    for out in node.outputs:
-        dims = list(data.shape[:2])
-        for size, stride in zip(data.shape[2:], strides, strict=True):
-            dims.append((size + (stride - 1)) // stride if stride > 1 else size)
-        out.shape = ir.Shape(dims)

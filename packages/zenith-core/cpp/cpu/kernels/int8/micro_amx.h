@@ -59,7 +59,7 @@ class TileProduct {
       const int used = tile >= 6 ? 16 : lower ? second : first;
       if (used > 0) config.set(tile, used, 64);
     }
-    Tiles::load(config);
+    load_tiles(config);
     configured_ = rows;
   }
 
