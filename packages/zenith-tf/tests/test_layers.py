@@ -114,6 +114,17 @@ def test_bicubic() -> None:
     check(functional(IMAGE, layer), RNG.normal(size=(1, *IMAGE)).astype(np.float32), close=4e-3)
 
 
+def test_bfloat16_is_not_float16() -> None:
+    """Numbers that float16 does not have; weights of a convolution are constants of the type."""
+    policy = "mixed_bfloat16"
+    layers = lambda x: L.GlobalAveragePooling2D(dtype=policy)(  # noqa: E731
+        L.BatchNormalization(dtype=policy)(L.Conv2D(4, 3, dtype=policy)(x))
+    )
+    x = RNG.normal(size=(2, *IMAGE)).astype(np.float32) * 1e6
+    compiled = check(functional(IMAGE, layers), x, close=2e-2)
+    assert compiled(x).dtype == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [

@@ -70,6 +70,20 @@ def test_residual_network_has_no_copies() -> None:
     assert found["ConvBiasAct.bias.add.relu"] == 3
 
 
+def test_images_of_any_size() -> None:
+    """Strided "same" convolutions and pooling round sizes up, transposed ones multiply them."""
+    x = keras.Input((None, None, 3))
+    y = L.Conv2D(4, 3, strides=2, padding="same", activation="relu")(x)
+    y = L.MaxPooling2D(3, strides=2, padding="same")(y)
+    y = L.Conv2DTranspose(4, 3, strides=2, padding="same")(y)
+    y = L.Conv2D(4, 2, strides=3, padding="same")(y)
+    model = randomise(keras.Model(x, y))
+    compiled = check(model, image(16))
+    for height, width in ((17, 9), (8, 1)):
+        data = image(20, batch=1)[:, :height, :width]
+        assert_same(model(data), compiled(data))
+
+
 def test_unet_joins_channels() -> None:
     x = keras.Input((16, 16, 3))
     down = L.Conv2D(8, 3, padding="same", activation="relu")(x)

@@ -16,7 +16,7 @@ from zenith_torch.dynamo.backend import decompositions
 from zenith_torch.dynamo.edges import import_graph, unsupported
 from zenith_torch.dynamo.signature import assemble
 
-__all__ = ["DTYPES", "core_operators", "infos", "run", "samples"]
+__all__ = ["DTYPES", "accepted", "bad_samples", "core_operators", "infos", "run", "samples"]
 
 DTYPES = (torch.float32, torch.int64, torch.bool)
 
@@ -109,15 +109,50 @@ def samples(
                 yield what, info, every[number]
 
 
+def bad_samples(operator: str) -> Iterator[tuple[str, Any, Any]]:
+    """(what, OpInfo, sample) of calls that PyTorch says are errors, on dense tensors of the CPU."""
+    for info in infos(operator):
+        if info.error_inputs_func is None:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(0)
+            every = list(info.error_inputs("cpu"))
+        for number, error in enumerate(every):
+            yield f"{info.name} error #{number}", info, error.sample_input
+
+
+def accepted(info: Any, sample: Any) -> bool:
+    """Whether a call that eager rejects gets through capture, import, compilation and run."""
+    function, tensors = _as_function(info, sample)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            function(*tensors)
+        except Exception:  # noqa: BLE001  of whatever kind: it is no valid call
+            pass
+        else:
+            return False  # an error only of `out=`, or of gradients
+        try:
+            graph = _traced(function, tensors)
+            if unsupported(graph, {}):
+                return False
+            edges = import_graph(graph, {}, "sample")
+            compiled = zenith.compile(edges.model, fallback="allow")
+            assemble(edges.results, tensors, compiled(*tensors))
+        except Exception:  # noqa: BLE001  any refusal will do; none is what must not be
+            return False
+    return True
+
+
 def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.dtype
 
 
-def run(info: Any, sample: Any) -> str | None:
-    """None when the sample's results agree with eager, else what is different."""
+def _as_function(info: Any, sample: Any) -> tuple[Any, list[torch.Tensor]]:
+    """The call as a function of its tensors, and these."""
     leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    tensors = [leaves[i] for i in places]
 
     def function(*given: torch.Tensor) -> list[torch.Tensor]:
         filled = list(leaves)
@@ -127,19 +162,30 @@ def run(info: Any, sample: Any) -> str | None:
         results = pytree.tree_leaves(info.op(*args, **kwargs))
         return [r for r in results if isinstance(r, torch.Tensor)]
 
+    return function, [leaves[i] for i in places]
+
+
+def _traced(function: Any, tensors: list[torch.Tensor]) -> torch.fx.GraphModule:
+    trace = make_fx(
+        torch.func.functionalize(function),
+        decomposition_table=decompositions(),
+        tracing_mode="fake",
+    )
+    graph: torch.fx.GraphModule = trace(*(t.clone() for t in tensors))
+    return graph
+
+
+def run(info: Any, sample: Any) -> str | None:
+    """None when the sample's results agree with eager, else what is different."""
+    function, tensors = _as_function(info, sample)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             want = function(*tensors)
         except RuntimeError:  # a sample about memory that a copy does not have
             return None
-        trace = make_fx(
-            torch.func.functionalize(function),
-            decomposition_table=decompositions(),
-            tracing_mode="fake",
-        )
         try:
-            graph = trace(*(t.clone() for t in tensors))
+            graph = _traced(function, tensors)
         except Exception as error:  # noqa: BLE001  the trace may fail in any way
             return f"not traced: {type(error).__name__}"
         try:

@@ -207,3 +207,23 @@ def test_the_source_may_go_away() -> None:
     gc.collect()
     assert backend.programs == []
     assert backend.explain() == "no graph was compiled yet"
+
+
+def test_parameters_are_watched_natively() -> None:
+    """Where PyTorch's own attributes are read, a call pays ten times as much."""
+    from zenith._native import NativeReader
+    from zenith_torch.dynamo.watch import _readers, snapshot
+
+    assert all(isinstance(reader, NativeReader) for reader in _readers())
+    tensors = [nn.Parameter(torch.randn(3)) for _ in range(6)]
+    taken = snapshot(dict(enumerate(tensors)))
+    assert taken.matches(tuple(tensors))
+    with torch.no_grad():
+        tensors[1].add_(1)
+    tensors[2].data = torch.randn(3)
+    other = nn.Parameter(torch.zeros(3))
+    torch.utils.swap_tensors(tensors[3], other)
+    given = list(tensors)
+    given[4] = nn.Parameter(tensors[4].detach())
+    assert not taken.matches(tuple(given))
+    assert taken.changed(tuple(given)) == [1, 2, 3, 4]

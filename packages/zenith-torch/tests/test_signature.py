@@ -184,20 +184,6 @@ def test_mask_indexing_is_named() -> None:
         import_raw(Mask().eval(), (torch.randn(3),))
 
 
-def test_mutated_buffer_is_an_error() -> None:
-    class Counter(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("n", torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.n += 1
-            return x + self.n
-
-    with pytest.raises(CompilationError, match="'n'"):
-        import_raw(Counter().eval(), (torch.ones(1),))
-
-
 def test_missing_sample_and_wrong_dynamic() -> None:
     model, x = nn.Linear(4, 3).eval(), torch.ones(1, 4)
     with pytest.raises(ValidationError, match="sample_input"):

@@ -126,10 +126,18 @@ def test_max_pool(options: dict[str, Any]) -> None:
         {"kernel_size": 2},
         {"kernel_size": 3, "stride": 2, "padding": 1},
         {"kernel_size": (3, 2), "stride": (2, 1)},
+        {"kernel_size": 3, "stride": 2, "ceil_mode": True},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
+        {"kernel_size": (2, 3), "padding": 1, "ceil_mode": True, "divisor_override": 5},
     ],
 )
 def test_average_pool(options: dict[str, Any]) -> None:
     check(Layer(lambda x: F.avg_pool2d(x, **options)), torch.randn(2, 3, 10, 9))
+
+
+@pytest.mark.parametrize("size", [1, 3, (2, 4)])
+def test_adaptive_average_pool(size: Any) -> None:
+    check(Layer(lambda x: F.adaptive_avg_pool2d(x, size)), torch.randn(2, 3, 10, 9))
 
 
 def test_batch_norm_moves_its_statistics() -> None:
@@ -265,6 +273,27 @@ def test_dynamic_batch_in_training() -> None:
         x = torch.randn(rows, 4)
         got = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
         want = torch.autograd.grad(exact(x.double()).square().sum(), list(exact.parameters()))
+        assert max(relative(g, w) for g, w in zip(got, want, strict=True)) < 2e-5
+    assert len(backend.programs) == 2  # one forward, one backward
+
+
+def test_convolutions_over_images_of_any_size_in_training() -> None:
+    """Gradients of weights are a product per tap there, and those of inputs are cut to size."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, (3, 2), dilation=2, groups=4),
+        nn.Conv2d(8, 4, 3, stride=(3, 2)),
+        nn.ConvTranspose2d(4, 2, 2, stride=2),
+    )
+    exact = copy.deepcopy(model).double()
+    backend = zenith_torch.create_backend(fallback="error")
+    compiled = torch.compile(model, backend=backend, dynamic=True)
+    for batch, high, wide in ((2, 20, 21), (3, 22, 18), (2, 33, 24)):
+        x = torch.randn(batch, 3, high, wide, requires_grad=True)
+        y = x.detach().double().requires_grad_()
+        got = torch.autograd.grad(compiled(x).square().sum(), [x, *model.parameters()])
+        want = torch.autograd.grad(exact(y).square().sum(), [y, *exact.parameters()])
         assert max(relative(g, w) for g, w in zip(got, want, strict=True)) < 2e-5
     assert len(backend.programs) == 2  # one forward, one backward
 

@@ -67,13 +67,14 @@ def import_raw(
 ) -> Program:
     """Import without the engine; the ONNX checker and shape inference must agree with us."""
     captured = capture(model, sample, dynamic)
-    graph, signature, ranges = import_captured(captured, _device_of(model))
+    imported = import_captured(captured, _device_of(model))
+    graph = imported.graph.model
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto)
     if strict:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     evaluator = ReferenceEvaluator(proto, new_ops=[GatherElements, Swish])
-    return Program(graph, signature, ranges, evaluator)
+    return Program(graph, imported.signature, imported.ranges, evaluator)
 
 
 def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:

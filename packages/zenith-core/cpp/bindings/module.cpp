@@ -7,4 +7,5 @@ PYBIND11_MODULE(_native, m) {
   zenith::bind_call(m);
   zenith::bind_arrays(m);
   zenith::bind_host(m);
+  zenith::bind_snapshot(m);
 }

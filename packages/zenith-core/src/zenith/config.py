@@ -24,8 +24,9 @@ Dynamic = Mapping[Any, Mapping[int, str]]  # Any: str | int, but Mapping's key i
 class CompileConfig:
     """Options of one compilation; `zenith.compile` documents each.
 
-    A wrong value, or one that no kernel can honour, raises `ConfigurationError`. `target` and
-    `dynamic` are normalised: a tuple of backend names (or ``("auto",)``), and plain dicts.
+    A wrong value raises `ConfigurationError`; whether a target honours a precision, the engine
+    says. `target` and `dynamic` are normalised: a tuple of backend names (or ``("auto",)``), and
+    plain dicts.
     Whether a named backend exists, and which `backend_options` it knows, is for
     `zenith.plugins` to say: `PluginManager.check`.
     """
@@ -55,12 +56,12 @@ class CompileConfig:
             raise _wrong("cache", self.cache, (True, False))
         self._set("dynamic", _dynamic(self.dynamic))
         self._set("backend_options", _backend_options(self.backend_options))
-        self._refuse_what_no_kernel_honours()
+        self._refuse_what_nobody_reads()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the way of a frozen dataclass
 
-    def _refuse_what_no_kernel_honours(self) -> None:
+    def _refuse_what_nobody_reads(self) -> None:
         if self.calibration_data is not None:
             raise ConfigurationError(
                 f"calibration_data is read by precision='int8' and 'auto' only, not by "

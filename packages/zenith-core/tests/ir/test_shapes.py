@@ -1,10 +1,10 @@
-"""Sizes of control flow: what is not known yet is not unknown for ever, and the other way round."""
+"""Sizes: of control flow, what is not yet known may be later; of symbols, what can be said."""
 
 from __future__ import annotations
 
 from zenith.ir import GraphIR
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+HEAD = '<ir_version: 10, opset_import: ["" : 28]>\n'
 
 
 def shapes(text: str) -> dict[str, list[object] | None]:
@@ -59,3 +59,32 @@ def test_branches_of_different_ranks_have_no_rank() -> None:
                     else_branch = q () => (b) { b = Unsqueeze(x, axes) }>
     }"""
     assert shapes(text) == {"y": None}
+
+
+def test_windows_padded_to_the_same_size_round_up() -> None:
+    """Pooling as convolution; and what is written of a rounded size can be read again."""
+    text = """g (float[N, 3, H, 9] x, float[3, 3, 2, 2] w) => (a, p, c, n) {
+        a = AveragePool <kernel_shape = [2, 2], strides = [2, 3], auto_pad = "SAME_UPPER"> (x)
+        p = MaxPool <kernel_shape = [2, 2], auto_pad = "SAME_LOWER"> (x)
+        c = Conv <kernel_shape = [2, 2], strides = [2, 3], auto_pad = "SAME_UPPER"> (x, w)
+        n = Concat <axis = 2> (c, c)
+    }"""
+    found = shapes(text)
+    assert found["a"] == found["c"] == ["N", 3, "ceiling(H/2)", 3]
+    assert found["p"] == ["N", 3, "H", 9]
+    assert found["n"] == ["N", 3, "2*ceiling(H/2)", 3]
+
+
+def test_a_difference_of_sizes_that_is_a_number_counts_as_one() -> None:
+    """Cut by as much as there is too much: what tf2onnx makes of a transposed convolution."""
+    text = """g (float[N] x) => (y) {
+        zero = Constant <value = int64[1] {0}> ()
+        one = Constant <value = int64[1] {1}> ()
+        d = Concat <axis = 0> (x, x)
+        n = Shape (x)
+        more = Add (n, one)
+        over = Sub (more, n)
+        start = Max (over, zero)
+        y = Slice (d, start, more, zero)
+    }"""
+    assert shapes(text) == {"y": ["N"]}

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import onnx
 import tensorflow as tf
-from tf2onnx import optimizer, tfonnx
+from tensorflow.core.framework import types_pb2
+from tf2onnx import optimizer, tf_utils, tfonnx, utils
 from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
 from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
 from tf2onnx.optimizer.identity_optimizer import IdentityOptimizer
@@ -31,6 +34,20 @@ __all__ = ["TF2ONNX_OPSET", "to_onnx"]
 TF2ONNX_OPSET = 18  # the newest tf2onnx writes; the ONNX adapter brings it to GraphIR's
 
 _lock = threading.Lock()  # tf2onnx keeps the functions of the graph at hand in globals
+
+
+@contextmanager
+def _bfloat16() -> Iterator[None]:
+    """tf2onnx takes bfloat16 for float16, whose range is another; here it is what it is."""
+    names, arrays = tf_utils.TF_TO_ONNX_DTYPE, utils.ONNX_TO_NUMPY_DTYPE
+    kind, plain = types_pb2.DT_BFLOAT16, onnx.TensorProto.BFLOAT16
+    before = names[kind]
+    names[kind], arrays[plain] = plain, np.dtype(ml_dtypes.bfloat16)
+    try:
+        yield
+    finally:
+        names[kind] = before
+        del arrays[plain]
 
 
 class _Transposes(TransposeOptimizer):  # type: ignore[misc]
@@ -65,7 +82,7 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
     renamed = dict(zip(inputs, input_names, strict=True))
     renamed.update(frozen.outputs)
     operations = {node.name: node.op for node in _all_nodes(frozen.graph)}
-    with _lock, _problems(operations) as problems, tf.Graph().as_default() as graph:
+    with _lock, _bfloat16(), _problems(operations) as problems, tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen.graph, name="")
         try:
             converted = tfonnx.process_tf_graph(

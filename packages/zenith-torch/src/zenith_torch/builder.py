@@ -20,7 +20,8 @@ class Builder(GraphBuilder):
 
     A handler sees its result's facts in `out_dtype` and `out_shape` (of the first result where
     there are several, with the others' in the lists), its operator's name as `target`, and in
-    `used` which of several results anybody reads.
+    `used` which of several results anybody reads. For complex results the types are those of their
+    parts, and `out_complex` is set.
 
     takes_key: whether calls give a key for random numbers; it is the extra input then (see
     `lower.random`), and `streams` counts who took numbers from it.
@@ -32,6 +33,7 @@ class Builder(GraphBuilder):
         self.out_shape: tuple[Dim, ...] = ()
         self.out_shapes: list[tuple[Dim, ...]] = []
         self.out_dtypes: list[torch.dtype] = []
+        self.out_complex = False
         self.target = ""
         self.used: frozenset[int] = frozenset()
         self.takes_key = False
@@ -50,6 +52,22 @@ class Builder(GraphBuilder):
         if isinstance(value, sympy.Expr) and value.is_integer is not True:
             return self.cast(self._real(value), dtype)
         return super().operand(value, dtype)
+
+    def is_unknown(self, size: Dim) -> bool:
+        """Whether a size is one that only the data decides, with no value yet that tells it."""
+        return isinstance(size, sympy.Symbol) and size not in self._symbol_homes
+
+    def knows(self, size: Dim, value: ir.Value, axis: int) -> ir.Value:
+        """`value`, whose axis tells a size from now on."""
+        if isinstance(size, sympy.Symbol):
+            self._symbol_homes.setdefault(size, (value, axis))
+        return value
+
+    def tells(self, size: Dim, value: ir.Value) -> None:
+        """A 0-d integer tensor is a size from now on."""
+        self._sizes.setdefault(
+            size, self._known(self.reshape(self.cast(value, torch.int64), (1,)), [size])
+        )
 
     def _real(self, value: sympy.Expr) -> ir.Value:
         """A real expression over sizes as a 0-d float64."""

@@ -17,6 +17,7 @@ from torch.export.graph_signature import (
 
 from zenith.errors import CompilationError
 from zenith_torch.dtypes import array_view
+from zenith_torch.lower.complexes import Complex
 from zenith_torch.lowering import Lowering
 
 __all__ = ["Imported", "import_program"]
@@ -97,6 +98,11 @@ class _Importer:
                 self.values[node] = val
                 continue
             self.lowering.check_type(val, f"input '{name}'")
+            if val.is_complex():
+                raise CompilationError(
+                    f"input '{name}' is {val.dtype}",
+                    next="give torch.view_as_real of it, and use torch.view_as_complex inside",
+                )
             value = builder.input(name, val.dtype, self.symbols.shape(val.shape))
             self.result.inputs.append(("tensor", len(graph_inputs)))
             self.result.input_types.append((str(value.name), val.dtype, val.dim()))
@@ -107,7 +113,7 @@ class _Importer:
             if spec.target in changed:
                 self.values[node] = self._state_input(str(spec.target))
                 graph_inputs.append(self.values[node])
-        shared: dict[tuple[Any, ...], ir.Value] = {}
+        shared: dict[tuple[Any, ...], Any] = {}
         for node, spec in zip(nodes, specs, strict=True):
             if node in self.values:
                 continue
@@ -124,6 +130,11 @@ class _Importer:
         tensor = self._held(name)
         assert isinstance(tensor, torch.Tensor)
         self.lowering.check_type(tensor, f"'{name}'")
+        if tensor.is_complex():
+            raise CompilationError(
+                f"the model changes its buffer '{name}' in forward, which is {tensor.dtype}",
+                next="keep torch.view_as_real of it",
+            )
         sharers = [
             other
             for other, held in (*self.program.state_dict.items(), *self.program.constants.items())
@@ -144,7 +155,7 @@ class _Importer:
         state, constants = self.program.state_dict, self.program.constants
         return state[name] if name in state else constants[name]
 
-    def _weight(self, name: str, shared: dict[tuple[Any, ...], ir.Value]) -> ir.Value | None:
+    def _weight(self, name: str, shared: dict[tuple[Any, ...], Any]) -> Any:
         """A parameter, buffer or lifted constant; tied ones are one value."""
         tensor = self._held(name)
         if not isinstance(tensor, torch.Tensor):
@@ -152,7 +163,7 @@ class _Importer:
         self.lowering.check_type(tensor, f"'{name}'")
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() == 0 or key not in shared:
-            shared[key] = self.builder.weight(tensor, name)
+            shared[key] = self.lowering.weight(tensor, name)
         return shared[key]
 
     def _outputs(self) -> list[ir.Value]:
@@ -183,6 +194,10 @@ class _Importer:
                 self.result.outputs.append(("constant", constant))
                 continue
             value = self.values[node] if isinstance(node, torch.fx.Node) else node
+            if isinstance(value, Complex):
+                raise CompilationError(
+                    f"output '{name}' is complex", next="return torch.view_as_real of it"
+                )
             kind = "tensor" if isinstance(spec.arg, TensorArgument) else "size"
             if isinstance(spec.arg, SymIntArgument) and isinstance(value, int):
                 self.result.outputs.append(("constant", value))

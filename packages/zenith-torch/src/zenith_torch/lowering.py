@@ -20,6 +20,7 @@ from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dims import SymbolNames, is_symbolic
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower import HANDLERS
+from zenith_torch.lower.complexes import Complex, complex_handler, has_complex, real_type, separate
 from zenith_torch.source import node_line, short
 
 __all__ = ["IR_VERSION", "OPSET", "Lowering", "operator_name"]
@@ -64,7 +65,7 @@ class Lowering:
 
     def check_type(self, tensor: torch.Tensor, what: str) -> None:
         """Raise unless Zenith has the tensor's type."""
-        if tensor.dtype not in TO_ONNX or tensor.layout is not torch.strided:
+        if real_type(tensor.dtype) not in TO_ONNX or tensor.layout is not torch.strided:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
             raise CompilationError(f"{what} is {kind}, which Zenith does not compute with")
 
@@ -102,13 +103,29 @@ class Lowering:
         for part in str(node.target).split("."):
             owner = getattr(owner, part)
         if isinstance(owner, torch.Tensor):
-            return self.builder.weight(owner, str(node.target))
+            return self.weight(owner, str(node.target))
         return owner
+
+    def weight(self, tensor: torch.Tensor, name: str) -> Any:
+        """A constant over a tensor's memory; over its two parts where it is complex."""
+        if tensor.is_complex():
+            parts = torch.view_as_real(tensor.detach().resolve_conj())
+            return Complex(*(self.builder.weight(parts[..., i], name) for i in (0, 1)))
+        return self.builder.weight(tensor, name)
+
+    def input(self, name: str, tensor: torch.Tensor) -> tuple[ir.Value, Any]:
+        """A graph input, and what the graph's nodes see of it."""
+        shape = self.symbols.shape(tensor.shape)
+        if tensor.is_complex():
+            value = self.builder.input(name, real_type(tensor.dtype), (*shape, 2))
+            return value, separate(self.builder, value)
+        value = self.builder.input(name, tensor.dtype, shape)
+        return value, value
 
     def _lower_node(self, node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
         val = node.meta.get("val")
         if is_symbolic(val) or (isinstance(val, (int, float, bool)) and val is not None):
-            return self.symbols.dim(val)
+            return self._number(node, val, values)
         if node.target is operator.getitem:
             source, position = node.args
             assert isinstance(source, torch.fx.Node) and isinstance(position, int)
@@ -128,24 +145,39 @@ class Lowering:
             return self._inline(name, node, args)
         metas = [v for v in (val if isinstance(val, (list, tuple)) else [val])]
         tensors = [v for v in metas if isinstance(v, torch.Tensor)]
-        handler = HANDLERS.get(name)
+        in_pairs = has_complex(args) or has_complex(kwargs) or any(t.is_complex() for t in tensors)
+        handler = complex_handler(name) if in_pairs else HANDLERS.get(name)
+        if handler is None and name in HANDLERS:
+            return self._problem(node, name, "complex numbers", val)
         if handler is None:
             return self._problem(node, name, "", val)
         if "as_strided" in name and not _is_row_major(node.args[0]):
             return self._problem(node, name, "strides over memory that is not row-major", val)
         if tensors:
-            builder.out_dtype = tensors[0].dtype
+            builder.out_dtypes = [real_type(t.dtype) for t in tensors]
+            builder.out_dtype, builder.out_complex = builder.out_dtypes[0], tensors[0].is_complex()
             builder.out_shapes = [self.symbols.shape(t.shape) for t in tensors]
             builder.out_shape = builder.out_shapes[0]
-            builder.out_dtypes = [t.dtype for t in tensors]
         try:
-            unknown = [t.dtype for t in tensors if t.dtype not in TO_ONNX]
+            unknown = [t.dtype for t in tensors if real_type(t.dtype) not in TO_ONNX]
             if unknown:
                 raise NotSupportedError(f"results of type {unknown[0]}")
             result = handler(builder, *args, **kwargs)
         except NotSupportedError as error:
             return self._problem(node, name, str(error), val)
         return self._checked(node, val, result)
+
+    def _number(self, node: torch.fx.Node, val: Any, values: dict[torch.fx.Node, Any]) -> Any:
+        """A Python number of the capture: a size, a constant, or a tensor's only element."""
+        size = self.symbols.dim(val)
+        if operator_name(node.target) != "aten._local_scalar_dense.default" or not is_symbolic(val):
+            return size
+        source = node.args[0]
+        assert isinstance(source, torch.fx.Node)
+        if not isinstance(val, torch.SymInt):
+            return values[source]
+        self.builder.tells(size, values[source])
+        return size
 
     def _arguments(self, tree: Any, values: dict[torch.fx.Node, Any]) -> Any:
         if isinstance(tree, torch.fx.Node):
@@ -179,10 +211,12 @@ class Lowering:
         def stand_in(item: Any) -> Any:
             if not isinstance(item, torch.Tensor):
                 return item
-            dtype = item.dtype if item.dtype in TO_ONNX else torch.float32
+            dtype = real_type(item.dtype)
+            dtype = dtype if dtype in TO_ONNX else torch.float32
             shape: tuple[Dim, ...] = self.symbols.shape(item.shape)
             value = ir.Value(name="unsupported", type=ir.TensorType(TO_ONNX[dtype]))
-            return self.builder.declare(value, shape)
+            self.builder.declare(value, shape)
+            return Complex(value, value) if item.is_complex() else value
 
         if isinstance(val, (list, tuple)):
             return [stand_in(item) for item in val]
@@ -195,7 +229,7 @@ class Lowering:
         wanted = list(val) if several else [val]
         for i, (value, meta) in enumerate(zip(results, wanted, strict=False)):
             if not isinstance(value, ir.Value) or not isinstance(meta, torch.Tensor):
-                continue
+                continue  # among them pairs, see Note [Complex values]
             shape = self.symbols.shape(meta.shape)
             have = self.builder.shape_of(value)
             same_rank = len(shape) == len(have)

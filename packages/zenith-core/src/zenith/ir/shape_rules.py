@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,13 @@ _SLOW = (
 for _module, _name in _SLOW:
     _slow = getattr(importlib.import_module(_module), _name)
     setattr(importlib.import_module(_module), _name, functools.lru_cache(maxsize=4096)(_slow))
+
+# Text they write and do not read: the size of a strided SAME convolution is ceiling(s/2).
+for _module, _name in (
+    ("onnx_ir._symbolic_shapes", "_ALLOWED_FUNCTIONS"),
+    ("onnx_shape_inference._symbolic_shapes", "ALLOWED_FUNCTIONS"),
+):
+    getattr(importlib.import_module(_module), _name)["ceiling"] = sympy.ceiling
 
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
@@ -250,6 +258,22 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
 
 
+@_corrects("Add", "Mul", "Neg", "Sub")
+def _counted(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """A difference of sizes that is a number is one: the package keeps the text of it."""
+    own(ctx, node)
+    data = ctx.get_symbolic_value(node.outputs[0])
+    if data is None or not any(isinstance(d, ir.SymbolicDim) and d.value for d in data):
+        return
+    numbers = [parse_dim(d) if isinstance(d, ir.SymbolicDim) and d.value else d for d in data]
+    plain = [
+        int(n) if isinstance(n, int | sympy.Integer) else d
+        for n, d in zip(numbers, data, strict=True)
+    ]
+    if plain != data:
+        ctx.set_symbolic_value(node.outputs[0], plain)
+
+
 @_corrects("Where")
 def _chosen(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Sizes chosen by which of them are -1: what exporters make of ``expand(-1, n)``."""
@@ -390,6 +414,23 @@ def _padded(ctx: Any, node: ir.Node, own: _Rule) -> None:
     out.shape = ir.Shape(dims)
 
 
+@_corrects("AveragePool", "LpPool", "MaxPool")
+def _pooled_same(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """As many windows as strides begin; the package leaves open what it knows of convolutions."""
+    own(ctx, node)
+    data, padding = node.inputs[0], node.attributes.get("auto_pad")
+    same = padding is not None and padding.as_string().startswith("SAME")
+    if not same or data is None or data.shape is None or len(data.shape) < 3:
+        return
+    spatial = list(data.shape)[2:]
+    strides = node.attributes.get("strides")
+    steps = [1] * len(spatial) if strides is None else list(strides.as_ints())
+    sizes: list[Any] = [math.ceil(d / step) for d, step in zip(spatial, steps, strict=True)]
+    for out in node.outputs:
+        if out.shape is not None:
+            out.shape = ir.Shape([*out.shape[:2], *sizes])
+
+
 @_corrects("MaxUnpool")
 def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """The inverse of a pool's size; the package leaves it open."""
@@ -446,3 +487,20 @@ def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     first = ctx.new_symbolic_dim() if batch is None else batch
     sizes = [ctx.new_symbolic_dim() for _ in range(rank - 2)]
     ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([first, *sizes, rank - 2]), theta.dtype)
+
+
+@_corrects("MaxPool", "AveragePool", "LpPool")
+def _same_pool(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """auto_pad SAME: as many windows as strides cover the axis, also of a named size."""
+    own(ctx, node)
+    data, how = node.inputs[0], node.attributes.get("auto_pad")
+    if data is None or data.shape is None or how is None or "SAME" not in how.as_string():
+        return
+    axes = len(data.shape) - 2
+    steps = node.attributes.get("strides")
+    strides = [1] * axes if steps is None else list(steps.as_ints())
+    for out in node.outputs:
+        dims = list(data.shape[:2])
+        for size, stride in zip(data.shape[2:], strides, strict=True):
+            dims.append((size + (stride - 1)) // stride if stride > 1 else size)
+        out.shape = ir.Shape(dims)

@@ -94,5 +94,5 @@ def _near(depthwise: ir.Node, project: ir.Node) -> bool:
     if any(s is None or not all(isinstance(n, int) for n in s) for s in sizes):
         return False
     m, _, kh, kw = const_shape(depthwise.inputs[1]) or (0, 0, 0, 0)
-    (_, width), (rows, _) = sizes  # type: ignore[misc]
+    (_, width), (rows, _) = ([int(n) for n in s or ()] for s in sizes)  # type: ignore[arg-type]
     return rows >= _LEAST_ROWS and kh * (width + kw) * m * 4 <= _MOST_BYTES

@@ -30,6 +30,9 @@ OPTIONS = ("target", "precision", "mode", "opt_level", "fallback", "threads", "c
 # softmax. Both operators have handlers; none of the two may ever be decomposed.
 _NEVER = ("aten._scaled_dot_product_flash_attention_for_cpu",)
 
+# These change weights, which are none of a training's constants.
+_WITHOUT_GRADIENTS = ("int8", "int4-weight")
+
 _numbers = itertools.count()
 
 
@@ -68,9 +71,12 @@ class Backend:
         number = next(_numbers)
 
         def compiler(kind: str) -> Callable[..., Any]:
-            def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Program:
+            def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+                if kind != "inference" and config.precision in _WITHOUT_GRADIENTS:
+                    return _raising(_no_training(config))
                 held = _constants_of(graph) if kind == "inference" else []
-                program = Program(graph, f"{kind}_{number}", kind, held, config)
+                returned = _returned_of_training() if kind == "forward" else None
+                program = Program(graph, f"{kind}_{number}", kind, held, config, returned)
                 self._programs.append(weakref.ref(program))
                 return program
 
@@ -110,6 +116,13 @@ def _config(options: Mapping[str, Any]) -> CompileConfig:
     return config
 
 
+def _no_training(config: CompileConfig) -> ZenithError:
+    return ConfigurationError(
+        f"precision={config.precision!r} is for inference, and this graph computes gradients",
+        next="call it under torch.no_grad(), or train with another precision",
+    )
+
+
 def _raising(error: ZenithError) -> Callable[..., Any]:
     def refuse(*args: Any) -> Any:
         raise error.with_traceback(None)
@@ -126,6 +139,13 @@ def decompositions() -> dict[Any, Any]:
         for operator, rule in table.items()
         if str(operator) not in HANDLERS and not str(operator).startswith(_NEVER)
     }
+
+
+def _returned_of_training() -> int:
+    """How many of a forward graph's results are not for the backward graph alone."""
+    context = TracingContext.try_get()
+    metadata = None if context is None else context.fw_metadata
+    return 0 if metadata is None else int(metadata.num_forward_returns)
 
 
 def _constants_of(graph: torch.fx.GraphModule) -> list[int]:

@@ -23,6 +23,7 @@ from zenith.ir import GraphIR
 from zenith.runtime.adapter import ImportedModel
 from zenith_torch.dims import is_symbolic
 from zenith_torch.dynamo.signature import KEY, GraphSignature, Result, Slot
+from zenith_torch.lower.complexes import Complex, joined
 from zenith_torch.lowering import Lowering
 
 __all__ = ["Edges", "import_graph", "unsupported"]
@@ -92,12 +93,11 @@ def _lower(
             continue
         lowering.check_type(val, f"'{node.name}'")
         if position in constants:
-            values[node] = builder.weight(constants[position], node.name)
+            values[node] = lowering.weight(constants[position], node.name)
             continue
-        shape = lowering.symbols.shape(val.shape)
-        values[node] = builder.input(node.name, val.dtype, shape)
-        homes.update(size for size in shape if isinstance(size, sympy.Symbol))
-        inputs.append(values[node])
+        value, values[node] = lowering.input(node.name, val)
+        homes.update(d for d in builder.shape_of(value) if isinstance(d, sympy.Symbol))
+        inputs.append(value)
         slots.append(Slot(position, "tensor", val.dtype))
     for position, node in enumerate(places):  # see Note [Sizes as inputs]
         size = values.get(node)
@@ -121,12 +121,16 @@ def _result(lowering: Lowering, leaf: Any, outputs: list[ir.Value]) -> Result:
         return Result("constant", value)
     builder.label, builder.source = "", ""
     kind, order = "tensor", None
-    if not isinstance(value, ir.Value):
+    if isinstance(value, Complex):
+        kind, value = "complex", joined(builder, value)
+        order = memory_order(val)
+    elif not isinstance(value, ir.Value):
         kind, value = "size", builder.size_scalar(value)
     elif isinstance(val, torch.Tensor):
         order = memory_order(val)
     if order is not None:  # see Note [Memory order of results]
-        value = builder.transpose(value, order)
+        last = (len(order),) if kind == "complex" else ()
+        value = builder.transpose(value, (*order, *last))
     if value.producer() is None or value in outputs or kind == "size":
         value = builder.op("Identity", value)
     outputs.append(value)

@@ -62,22 +62,27 @@ def partition(
     return split
 
 
-def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
+def replay_views(module: torch.fx.GraphModule, returned: int | None = None) -> list[torch.fx.Node]:
     """Let results that share memory in the trace share it again; gives the nodes to leave to torch.
 
-    A result of ours owns its memory. Where several results are views of one tensor, only that
-    tensor is computed, and the chain of views is repeated behind it, for PyTorch to run.
+    A result of ours owns its memory. Where a result is a view of an argument, or several are views
+    of one tensor, the chain of views is repeated behind it, for PyTorch to run: of the arguments
+    AOTAutograd makes its own views by the strides that it finds in ours.
+    returned: at training, how many results are the caller's; the views among these AOTAutograd
+    makes itself, except for that.
     """
     output = module.graph.output_node()
     results: Any = output.args[0]
-    leaves = [leaf for leaf in results if isinstance(leaf, torch.fx.Node)]
+    leaves = [leaf for leaf in results[:returned] if isinstance(leaf, torch.fx.Node)]
+    given = {_storage(node) for node in module.graph.nodes if node.op == "placeholder"}
     homes: dict[Any, list[torch.fx.Node]] = {}
     for leaf in dict.fromkeys(leaves):
         homes.setdefault(_storage(leaf), []).append(leaf)
     added: list[torch.fx.Node] = []
     copies: dict[torch.fx.Node, torch.fx.Node] = {}
     for storage, group in homes.items():
-        if storage is None or len(group) < 2:
+        shared = len(group) > 1 and returned is None
+        if storage is None or not (shared or storage in given):
             continue
         for leaf in group:
             chain = []
@@ -90,7 +95,8 @@ def replay_views(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
                     with module.graph.inserting_before(output):
                         copies[view] = module.graph.node_copy(view, lambda n: copies.get(n, n))
                     added.append(copies[view])
-    output.args = (tuple(copies.get(leaf, leaf) for leaf in results),)
+    replayed = [copies.get(leaf, leaf) for leaf in results[:returned]]
+    output.args = ((*replayed, *results[len(replayed) :]),)
     return added
 
 

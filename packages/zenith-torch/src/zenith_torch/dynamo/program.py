@@ -35,7 +35,7 @@ class Program:
     """What AOTAutograd calls, with a list of arguments that it may empty.
 
     kind: "inference", "forward" or "backward". held: placeholders that are parameters or buffers,
-    where these become constants.
+    where these become constants. returned: see `replay_views`.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class Program:
         kind: str,
         held: Sequence[int],
         config: CompileConfig,
+        returned: int | None = None,
     ) -> None:
+        self._returned = returned
         self._boxed_call = True  # AOTAutograd's mark of this way of calling
         self.name = name
         self.kind = kind
@@ -74,8 +76,8 @@ class Program:
             problems = self._problems(constants)
             if problems:
                 self._report(problems)
-            # At training AOTAutograd makes the views of results itself.
-            views = replay_views(self._module) if self.kind == "inference" else []
+            backward = self.kind == "backward"
+            views = [] if backward else replay_views(self._module, self._returned)
             if problems or views:
                 places = [n for n in self._module.graph.nodes if n.op == "placeholder"]
                 held = {places[position].name for position in self._held}

@@ -17,8 +17,9 @@ KEY = -1
 class Slot(NamedTuple):
     """One graph input: the argument at `position`; kind "tensor", "size" or "key"; a tensor's type.
 
-    A size is given as a tensor of shape (size, 0); a key is new random bits for every call, from
-    PyTorch's own generator, so that `torch.manual_seed` repeats them.
+    A complex tensor is given as its `view_as_real`, a size as a tensor of shape (size, 0); a key is
+    new random bits for every call, from PyTorch's own generator, so that `torch.manual_seed`
+    repeats them.
     """
 
     position: int
@@ -27,8 +28,9 @@ class Slot(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One result: "tensor" or "size" number `content` of the outputs, "input" number `content` of
-    the arguments, or the "constant" `content`. order: how a tensor's axes are to be permuted."""
+    """One result: "tensor", "complex" or "size" number `content` of the outputs, "input" number
+    `content` of the arguments, or the "constant" `content`. order: how a tensor's axes are to be
+    permuted."""
 
     kind: str
     content: Any
@@ -60,6 +62,8 @@ class GraphSignature(TensorAccess):
                 tensor = tensor.detach().to(dtype)
             if not tensor.is_contiguous() or tensor.is_neg():
                 tensor = tensor.detach().resolve_neg().contiguous()
+            if dtype.is_complex:
+                tensor = torch.view_as_real(tensor.detach().resolve_conj())
             tensors.append(tensor)
         for position in self._sizes:
             tensors.append(torch.empty((int(args[position]), 0), dtype=torch.uint8))
@@ -79,6 +83,9 @@ def assemble(
     for kind, content, order in results:
         if kind == "tensor":
             found.append(outputs[content] if order is None else outputs[content].permute(order))
+        elif kind == "complex":
+            tensor = torch.view_as_complex(outputs[content])
+            found.append(tensor if order is None else tensor.permute(order))
         elif kind == "input":
             found.append(args[content])
         elif kind == "size":

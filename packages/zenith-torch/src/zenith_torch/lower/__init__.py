@@ -7,9 +7,12 @@ from zenith_torch.lower import (
     attention,
     backward,
     compare,
+    complexes,
     conv,
     create,
+    distance,
     elementwise,
+    embedding,
     index,
     linear,
     norm,
@@ -19,6 +22,7 @@ from zenith_torch.lower import (
     resize,
     scatter,
     shape,
+    windows,
 )
 from zenith_torch.lower.registry import HANDLERS, lower
 
@@ -28,9 +32,12 @@ __all__ = [
     "attention",
     "backward",
     "compare",
+    "complexes",
     "conv",
     "create",
+    "distance",
     "elementwise",
+    "embedding",
     "index",
     "linear",
     "lower",
@@ -41,4 +48,5 @@ __all__ = [
     "resize",
     "scatter",
     "shape",
+    "windows",
 ]

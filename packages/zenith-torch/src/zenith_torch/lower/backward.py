@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import Dim, product
+from zenith.ir.dims import Dim, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower.conv import per_axis
 from zenith_torch.lower.create import filled
+from zenith_torch.lower.pool import adaptive_weights, along_axes
 from zenith_torch.lower.registry import lower
 
 # --- convolution ----------------------------------------------------------------------------------
@@ -88,30 +89,46 @@ def _conv_transposed_input(
     dilation: Sequence[int],
     groups: int,
 ) -> ir.Value:
-    """Of a plain convolution: the transposed one; rows no window reached are padding."""
-    kernel = b.static_shape_of(weight)[2:]
-    extra = []
-    for axis, size in enumerate(kernel):
-        have, out = b.shape_of(x)[2 + axis], b.shape_of(grad)[2 + axis]
-        reached = (out - 1) * stride[axis] + dilation[axis] * (size - 1) + 1 - 2 * padding[axis]
-        if not isinstance(have, int) or not isinstance(out, int):
-            if stride[axis] != 1:
-                raise NotSupportedError("strides over an axis of dynamic size")
-            extra.append(0)
-        else:
-            extra.append(int(have - reached))
-    return b.op(
+    """Of a plain convolution: the transposed one; rows no window reached are padding.
+
+    Where nobody knows how many these are, it is made too large and cut.
+    """
+    kernel, axes = b.static_shape_of(weight)[2:], len(stride)
+    have, out = b.shape_of(x)[2:], b.shape_of(grad)[2:]
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    whole = [exactly((o - 1) * s + n) for o, s, n in zip(out, stride, spans, strict=True)]
+    extra: list[int] | None = None
+    ends, shape = list(padding), list(have)
+    if all(isinstance(d, int) for d in (*have, *out)) or all(s == 1 for s in stride):
+        missing = [h - (w - 2 * p) for h, w, p in zip(have, whole, padding, strict=True)]
+        extra = [int(m) if isinstance(m, int) else 0 for m in missing]
+    else:
+        ends = [0] * axes
+        shape = [exactly(w - p) for w, p in zip(whole, padding, strict=True)]
+    result = b.op(
         "ConvTranspose",
         grad,
         weight,
-        shape=b.shape_of(x),
+        shape=(*b.shape_of(x)[:2], *shape),
         kernel_shape=list(kernel),
         strides=list(stride),
-        pads=list(padding) * 2,
+        pads=[*padding, *ends],
         dilations=list(dilation),
         group=groups,
-        output_padding=extra if any(extra) else None,
+        output_padding=extra if extra and any(extra) else None,
     )
+    return result if extra is not None else _cut(b, result, stride, have)
+
+
+def _cut(b: Builder, x: ir.Value, stride: Sequence[int], sizes: Sequence[Dim]) -> ir.Value:
+    """The first `sizes` rows of x, with up to stride - 1 zeros behind what it has."""
+    ends = [0] * (b.rank_of(x) + 2) + [s - 1 for s in stride]
+    lead = b.shape_of(x)[:2]
+    wide = [exactly(d + s - 1) for d, s in zip(b.shape_of(x)[2:], stride, strict=True)]
+    x = b.op("Pad", x, b.ints(ends), shape=(*lead, *wide))
+    for axis, size in enumerate(sizes, start=2):
+        x = b.slice(x, axis, 0, size)
+    return x
 
 
 def _conv_weight(
@@ -131,8 +148,8 @@ def _conv_weight(
     """
     batch, channels, *sizes = b.shape_of(large)
     _, outputs, *kernel = b.shape_of(small)
-    if not all(isinstance(k, int) for k in (*kernel, channels, outputs)):
-        raise NotSupportedError("the gradient of weights over axes of dynamic size")
+    if not all(isinstance(k, int) for k in kernel):
+        return _conv_weight_by_tap(b, large, small, weight, stride, padding, dilation, groups)
     tail = list(range(2, b.rank_of(large)))
     each = channels // groups
     if groups == 1:
@@ -161,6 +178,46 @@ def _conv_weight(
         if size != wanted:  # the window of the last row ended before the image did
             result = b.slice(result, 2 + axis, 0, wanted)
     return b.transpose(result, [1, 0, *tail])
+
+
+def _conv_weight_by_tap(
+    b: Builder,
+    large: ir.Value,
+    small: ir.Value,
+    weight: ir.Value,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> ir.Value:
+    """`_conv_weight` as one product per tap: a convolution wants a kernel of known size."""
+    batch, channels, *sizes = b.shape_of(large)
+    outputs, taps = b.shape_of(small)[1], b.static_shape_of(weight)[2:]
+    places = b.shape_of(small)[2:]
+    if any(padding):
+        wide = [exactly(d + 2 * p) for d, p in zip(sizes, padding, strict=True)]
+        ends = b.ints([0, 0, *padding] * 2)
+        large = b.op("Pad", large, ends, shape=(batch, channels, *wide))
+    count = product([batch, *places])
+
+    def rows(x: ir.Value, width: Dim) -> ir.Value:
+        """(images, channels, ...) to (groups, channels of one, images * places)."""
+        x = b.transpose(x, [1, 0, *range(2, b.rank_of(x))])
+        return b.reshape(x, (groups, width // groups, count))
+
+    right = b.transpose(rows(small, outputs), [0, 2, 1])
+    found = []
+    for tap in np.ndindex(*taps):
+        moved = large
+        for axis, (i, d, s, n) in enumerate(zip(tap, dilation, stride, places, strict=True)):
+            start = i * d
+            end = exactly(start + (n - 1) * s + 1)
+            moved = b.slice(moved, axis + 2, start, end, s)
+        left = rows(moved, channels)
+        shape = (groups, channels // groups, outputs // groups)
+        found.append(b.unsqueeze(b.op("MatMul", left, right, shape=shape), 3))
+    total = b.transpose(b.concat(found, 3), [0, 2, 1, 3])
+    return b.reshape(total, b.shape_of(weight))
 
 
 # --- pooling --------------------------------------------------------------------------------------
@@ -202,7 +259,8 @@ def avg_pool_backward(
     taps = per_axis(kernel, 2)
     steps, pads = per_axis(stride, 2) if stride else taps, per_axis(padding, 2)
     if ceil_mode or (any(pads) and not count_include_pad) or b.rank_of(x) != 4:
-        raise NotSupportedError("rounding up, uncounted padding, or no batch axis")
+        how = (taps, steps, pads, count_include_pad, divisor_override)
+        return _avg_pool_by_matrix(b, grad, x, *how)
     batch, channels, *sizes = b.shape_of(x)
     extra = []
     for size, out, k, step, pad in zip(sizes, b.shape_of(grad)[2:], taps, steps, pads, strict=True):
@@ -223,6 +281,48 @@ def avg_pool_backward(
         output_padding=extra if any(extra) else None,
     )
     return b.reshape(spread, b.shape_of(x))
+
+
+def _avg_pool_by_matrix(
+    b: Builder,
+    grad: ir.Value,
+    x: ir.Value,
+    taps: Sequence[int],
+    steps: Sequence[int],
+    pads: Sequence[int],
+    count_include_pad: bool,
+    divisor: int | None,
+) -> ir.Value:
+    """Which element has which share in which average, axis by axis."""
+    matrices = []
+    sizes, counts = b.shape_of(x)[-2:], b.shape_of(grad)[-2:]
+    if not all(isinstance(d, int) for d in (*sizes, *counts)):
+        raise NotSupportedError("an axis of dynamic size")
+    for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        shares = np.zeros((count, size))
+        for place in range(count):
+            first = place * steps[axis] - pads[axis]
+            last = min(first + taps[axis], size + pads[axis])
+            start, end = max(first, 0), min(last, size)
+            below = last - first if count_include_pad else end - start
+            if divisor is not None:
+                below = divisor if axis == 0 else 1
+            shares[place, start:end] = 1 / below
+        matrices.append(shares)
+    return along_axes(b, grad, matrices)
+
+
+@lower("aten._adaptive_avg_pool2d_backward.default", "aten._adaptive_avg_pool3d_backward.default")
+def adaptive_avg_pool_backward(b: Builder, grad: ir.Value, x: ir.Value) -> ir.Value:
+    axes = int(b.target.split("pool")[1][0])
+    sizes, counts = b.shape_of(x)[-axes:], b.shape_of(grad)[-axes:]
+    if all(count == 1 for count in counts):
+        total = b.operand(product(sizes), b.out_dtype)
+        return b.expand(b.op("Div", grad, total), b.shape_of(x))
+    if not all(isinstance(d, int) for d in (*sizes, *counts)):
+        raise NotSupportedError("an axis of dynamic size")
+    pairs = zip(sizes, counts, strict=True)
+    return along_axes(b, grad, [adaptive_weights(*pair).T for pair in pairs])
 
 
 # --- attention ------------------------------------------------------------------------------------

@@ -7,8 +7,12 @@ from typing import Any
 
 import onnx_ir as ir
 
+from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.lower.linear import product_of
 from zenith_torch.lower.registry import lower
+from zenith_torch.lower.shape import flip
+from zenith_torch.lower.windows import windows
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> list[int]:
@@ -28,14 +32,18 @@ def _convolve(
     output_padding: list[int] | None = None,
 ) -> ir.Value:
     """`output_padding` is None for a convolution and a list for its transpose."""
-    if not b.out_dtype.is_floating_point:
-        raise NotSupportedError("a convolution of integers")
     axes = b.rank_of(weight) - 2
     unbatched = b.rank_of(x) == axes + 1
     shape = b.out_shape
     if unbatched:
         x, shape = b.unsqueeze(x, 0), (1, *shape)
     transposed = output_padding is not None
+    if not b.out_dtype.is_floating_point:
+        how = (per_axis(stride, axes), pads[:axes], per_axis(dilation, axes), groups, transposed)
+        result = _integers(b, x, weight, shape, *how)
+        if bias is not None:
+            result = b.op("Add", result, b.reshape(bias, (*b.shape_of(bias), *[1] * axes)))
+        return b.squeeze(result, 0) if unbatched else result
     result = b.op(
         "ConvTranspose" if transposed else "Conv",
         x,
@@ -50,6 +58,53 @@ def _convolve(
         output_padding=output_padding if transposed and any(output_padding or []) else None,
     )
     return b.squeeze(result, 0) if unbatched else result
+
+
+def _integers(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value,
+    shape: Sequence[Any],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    groups: int,
+    transposed: bool,
+) -> ir.Value:
+    """Exact sums of integers, which ONNX's Conv does not take: products with gathered windows."""
+    axes = len(strides)
+    n, channels = b.shape_of(x)[:2]
+    each, *kernel = b.static_shape_of(weight)[1:]
+    if transposed:  # the plain one over x with zeros between, the weights turned and swapped
+        x, pads = _spread(b, x, strides, [d * (k - 1) - p for d, k, p in
+                                          zip(dilations, kernel, pads, strict=True)])  # fmt: skip
+        strides = [1] * axes
+        weight = b.reshape(weight, (groups, channels // groups, each, *kernel))
+        weight = b.transpose(flip(b, weight, range(3, 3 + axes)), [0, 2, 1, *range(3, 3 + axes)])
+        each = channels // groups
+    taps = [3 + 2 * i for i in range(axes)]
+    found = windows(b, x, shape[2:], kernel, strides, pads, dilations, 0)
+    found = b.transpose(found, [0, 1, *taps, *(2 + 2 * i for i in range(axes))])
+    places = product(shape[2:])
+    found = b.reshape(found, (n, groups, each * product(kernel), places))
+    weight = b.reshape(weight, (groups, shape[1] // groups, each * product(kernel)))
+    return b.reshape(product_of(b, weight, found), shape)
+
+
+def _spread(
+    b: Builder, x: ir.Value, steps: Sequence[int], pads: list[int]
+) -> tuple[ir.Value, list[int]]:
+    """x with step - 1 zeros between its rows; what padding below zero cuts off is cut here."""
+    for axis, step in enumerate(steps, start=2):
+        size, rest = b.static_shape_of(x)[axis], list(b.shape_of(x))
+        wide = [*rest[: axis + 1], step, *rest[axis + 1 :]]
+        ends = [0] * 2 * len(wide)
+        ends[len(wide) + axis + 1] = step - 1
+        x = b.op("Pad", b.unsqueeze(x, axis + 1), b.ints(ends), shape=wide)
+        x = b.reshape(x, [*rest[:axis], size * step, *rest[axis + 1 :]])
+        cut = max(0, -pads[axis - 2])
+        x = b.slice(x, axis, cut, (size - 1) * step + 1)
+    return x, [max(0, p) for p in pads]
 
 
 @lower("aten.convolution.default", "aten._convolution.default")

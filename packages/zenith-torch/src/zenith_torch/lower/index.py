@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import broadcast
+from zenith.ir.dims import Dim, broadcast, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.registry import lower
 
@@ -16,15 +16,8 @@ _INDEX_TYPES = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 def as_index(b: Builder, indices: ir.Value) -> ir.Value:
-    """Indices in a type that ONNX takes; masks are counted at run time, so not supported."""
-    if indices.dtype == ir.DataType.BOOL:
-        raise NotSupportedError("indexing by a mask: the size of the result depends on the data")
+    """Indices in a type that ONNX takes."""
     return indices if indices.dtype in _INDEX_TYPES else b.cast(indices, torch.int64)
-
-
-@lower("aten.embedding.default")
-def embedding(b: Builder, weight: ir.Value, indices: ir.Value, *_: Any, **__: Any) -> ir.Value:
-    return b.gather(weight, as_index(b, indices), 0)
 
 
 @lower("aten.index_select.default")
@@ -38,10 +31,16 @@ def index_select(b: Builder, x: ir.Value, dim: int, indices: ir.Value) -> ir.Val
 
 @lower("aten.gather.default")
 def gather(b: Builder, x: ir.Value, dim: int, indices: ir.Value, **_: Any) -> ir.Value:
+    if indices.dtype not in _INDEX_TYPES and b.elements(indices) != 0:
+        raise NotSupportedError("indices that are no integers of 32 or 64 bits")
     indices = as_index(b, indices)
     if b.rank_of(x) == 0:
         return b.expand(x, b.shape_of(indices))
+    if b.rank_of(indices) == 0:
+        return b.gather(x, indices, 0)
     shape = b.shape_of(indices)
+    if 0 in shape:  # PyTorch lets these have any number of axes
+        return b.expand(b.number(0, b.out_dtype), b.out_shape)
     axis = b.axis(x, dim)
     others = [s[a] for s in (b.shape_of(x), shape) for a in range(len(shape)) if a != axis]
     if all(size == 1 for size in others):  # one row: whole slices can be read
@@ -54,9 +53,56 @@ def take(b: Builder, x: ir.Value, indices: ir.Value) -> ir.Value:
     return b.gather(b.reshape(x, (b.elements(x),)), as_index(b, indices), 0)
 
 
+def _counted(b: Builder) -> Dim:
+    """The size of a result that the data decides: the capture has a symbol for it."""
+    return next(d for d in b.out_shape if b.is_unknown(d))
+
+
+@lower("aten.nonzero.default")
+def nonzero(b: Builder, x: ir.Value) -> ir.Value:
+    return b.transpose(_set_places(b, x), [1, 0])
+
+
+def _set_places(b: Builder, mask: ir.Value) -> ir.Value:
+    """(rank, count) positions of what is not zero; the count is known when it runs."""
+    count = _counted(b)
+    if b.rank_of(mask) == 0:  # ONNX takes a number for a vector
+        found = b.op("NonZero", b.reshape(mask, (1,)), shape=(1, count), dtype=torch.int64)
+        b.knows(count, found, 1)
+        return b.slice(found, 0, 0, 0)
+    shape = (b.rank_of(mask), count)
+    return b.knows(count, b.op("NonZero", mask, shape=shape, dtype=torch.int64), 1)
+
+
+@lower("aten.masked_select.default")
+def masked_select(b: Builder, x: ir.Value, mask: ir.Value) -> ir.Value:
+    shape = broadcast(b.shape_of(x), b.shape_of(mask))
+    flat = [b.reshape(b.expand(v, shape), (product(shape),)) for v in (x, mask)]
+    count = _counted(b)
+    return b.knows(count, b.op("Compress", *flat, shape=(count,), axis=0), 0)
+
+
+def _positions(b: Builder, indices: Sequence[ir.Value | None]) -> list[tuple[int, ir.Value]]:
+    """(axis, positions) of every index; a mask is the positions where it is set."""
+    used: list[tuple[int, ir.Value]] = []
+    axis = 0
+    for which in indices:
+        if which is None:
+            axis += 1
+        elif which.dtype != ir.DataType.BOOL:
+            used.append((axis, as_index(b, which)))
+            axis += 1
+        else:
+            places = _set_places(b, which)
+            for row in range(b.rank_of(which)):
+                used.append((axis, b.squeeze(b.slice(places, 0, row, row + 1), 0)))
+                axis += 1
+    return used
+
+
 @lower("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(b: Builder, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.Value:
-    used = [(axis, as_index(b, i)) for axis, i in enumerate(indices) if i is not None]
+    used = _positions(b, indices)
     if len(used) == 1:
         axis, which = used[0]
         return b.gather(x, which, axis)

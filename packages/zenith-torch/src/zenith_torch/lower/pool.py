@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import product
+from zenith.ir.dims import Dim, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower.registry import lower
+from zenith_torch.lower.windows import over_windows, window_positions, windows
 
 Sizes = int | Sequence[int]
 
@@ -37,13 +39,15 @@ def _max_pool(
     with_indices: bool = False,
 ) -> list[ir.Value]:
     """The maxima and, where asked for, their places in the plane of each channel."""
-    if b.out_dtype is torch.int64:
-        raise NotSupportedError("pooling of int64")
     kernel = _per_axis(kernel, axes)
     batched = _batched(b, x, axes)
     unbatched = batched is not x
     shape = (1, *b.out_shape) if unbatched else b.out_shape
     strides = _per_axis(stride, axes) if stride != [] and stride != () else kernel
+    if not b.out_dtype.is_floating_point:
+        how = (kernel, strides, _per_axis(padding, axes), _per_axis(dilation, axes))
+        results = _integer_max_pool(b, batched, shape, *how, with_indices)
+        return [b.squeeze(result, 0) if unbatched else result for result in results]
     begins, ends = _per_axis(padding, axes), _per_axis(padding, axes)
     if ceil_mode:
         # Rounding up is padding more at the end, as long as every window touches the image.
@@ -65,6 +69,63 @@ def _max_pool(
         plane = b.operand(product(b.shape_of(batched)[2:]), torch.int64)
         results[1] = b.op("Mod", results[1], plane, shape=shape)
     return [b.squeeze(result, 0) if unbatched else result for result in results]
+
+
+def _integer_max_pool(
+    b: Builder,
+    x: ir.Value,
+    shape: Sequence[Dim],
+    kernel: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    with_indices: bool,
+) -> list[ir.Value]:
+    counts, sizes = shape[2:], b.shape_of(x)[2:]
+    least = torch.iinfo(b.out_dtype).min
+    found = windows(b, x, counts, kernel, strides, pads, dilations, least)
+    results = [over_windows(b, "ReduceMax", found, len(kernel))]
+    if with_indices:
+        which = over_windows(b, "ArgMax", found, len(kernel), arg=True)
+        place: Any = np.zeros((1,) * 2 * len(kernel), np.int64)
+        for axis, size in enumerate(sizes):  # the window's elements by their place in the plane
+            how = (size, counts[axis], kernel[axis], strides[axis], dilations[axis], pads[axis])
+            form = [1] * (2 * len(kernel))
+            form[axis], form[len(kernel) + axis] = counts[axis], kernel[axis]
+            place = place * size + window_positions(*how).reshape(form)
+        flat = place.reshape(*counts, -1)
+        table = b.expand(b.constant(flat), (*shape, flat.shape[-1]))
+        last = len(shape)
+        picked = b.unsqueeze(which, last)
+        picked = b.op("GatherElements", table, picked, shape=b.shape_of(picked), axis=last)
+        results.append(b.squeeze(picked, last))
+    return results
+
+
+def _average_of_windows(
+    b: Builder,
+    x: ir.Value,
+    kernel: list[int],
+    strides: list[int],
+    pads: list[int],
+    count_include_pad: bool,
+    divisor: int | None,
+) -> ir.Value:
+    """Sums of windows over what PyTorch divides them by: for integers, and for any divisor."""
+    counts = b.out_shape[-len(kernel) :]
+    found = windows(b, x, counts, kernel, strides, pads, [1] * len(kernel), 0)
+    total = over_windows(b, "ReduceSum", found, len(kernel))
+    below: Any = np.ones((), np.int64)
+    for size, out, k, step, pad in zip(b.shape_of(x)[2:], counts, kernel, strides, pads,
+                                       strict=True):  # fmt: skip
+        first = np.arange(out) * step - pad
+        last = np.minimum(first + k, size + pad)
+        if not count_include_pad:
+            first, last = np.maximum(first, 0), np.minimum(last, size)
+        below = below[..., None] * (last - first)
+    if divisor is not None:
+        below = np.full_like(below, divisor)
+    return b.op("Div", total, b.constant(below.astype(TO_ONNX[b.out_dtype].numpy())))
 
 
 def _register_pools(axes: int) -> None:
@@ -104,19 +165,21 @@ def _register_pools(axes: int) -> None:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> ir.Value:
-        if not b.out_dtype.is_floating_point:
-            raise NotSupportedError("average pooling of integers")
         sizes = _per_axis(kernel, axes)
         batched = _batched(b, x, axes)
         unbatched = batched is not x
-        if divisor_override is not None and (ceil_mode or not count_include_pad):
-            raise NotSupportedError("avg_pool with a divisor and ceil_mode or uncounted padding")
+        strides = sizes if stride in ([], ()) else _per_axis(stride, axes)
+        other = divisor_override is not None and (ceil_mode or not count_include_pad)
+        if other or not b.out_dtype.is_floating_point:
+            how = (sizes, strides, _per_axis(padding, axes))
+            result = _average_of_windows(b, batched, *how, count_include_pad, divisor_override)
+            return b.squeeze(result, 0) if unbatched else result
         result = b.op(
             "AveragePool",
             batched,
             shape=(1, *b.out_shape) if unbatched else b.out_shape,
             kernel_shape=sizes,
-            strides=sizes if stride in ([], ()) else _per_axis(stride, axes),
+            strides=strides,
             pads=_per_axis(padding, axes) * 2,
             ceil_mode=int(ceil_mode),
             count_include_pad=int(count_include_pad),
@@ -162,19 +225,29 @@ def adaptive_avg_pool(b: Builder, x: ir.Value, output_size: Sizes) -> ir.Value:
         result = b.op("AveragePool", batched, shape=shape, kernel_shape=kernel, strides=kernel)
         return b.squeeze(result, 0) if batched is not x else result
     # Windows of unequal size: one product with an averaging matrix per axis.
+    return along_axes(b, x, [adaptive_weights(*pair) for pair in zip(sizes, counts, strict=True)])
+
+
+def adaptive_weights(size: int, count: int) -> Any:
+    """[size, count] shares of each element in each average."""
+    weights = np.zeros((size, count))
+    for j, (start, end) in enumerate(_windows(size, count)):
+        weights[start:end, j] = 1.0 / (end - start)
+    return weights
+
+
+def along_axes(b: Builder, x: ir.Value, matrices: Sequence[Any]) -> ir.Value:
+    """x with each of its last axes multiplied by a matrix."""
     rank = b.rank_of(x)
-    for i, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        if size == count:
+    for i, matrix in enumerate(matrices, start=rank - len(matrices)):
+        if np.array_equal(matrix, np.eye(len(matrix))):
             continue
-        weights = np.zeros((size, count), TO_ONNX[b.out_dtype].numpy())
-        for j, (start, end) in enumerate(_windows(size, count)):
-            weights[start:end, j] = 1.0 / (end - start)
-        axis = rank - axes + i
-        order = [a for a in range(rank) if a != axis] + [axis]
-        back = [order.index(a) for a in range(rank)]
+        order = [a for a in range(rank) if a != i] + [i]
         moved = b.transpose(x, order)
-        shape = (*b.shape_of(moved)[:-1], count)
-        x = b.transpose(b.op("MatMul", moved, b.constant(weights), shape=shape), back)
+        shape = (*b.shape_of(moved)[:-1], matrix.shape[1])
+        weights = b.constant(np.ascontiguousarray(matrix, TO_ONNX[b.out_dtype].numpy()))
+        moved = b.op("MatMul", moved, weights, shape=shape)
+        x = b.transpose(moved, [order.index(a) for a in range(rank)])
     return x
 
 

@@ -89,3 +89,12 @@ def randn(b: Builder, *_: Any, **__: Any) -> ir.Value:
 @lower("aten.bernoulli.p")
 def bernoulli(b: Builder, x: ir.Value, p: float = 0.5, **_: Any) -> ir.Value:
     return b.cast(happens(b, p, b.shape_of(x)), b.out_dtype)
+
+
+@lower("aten.randperm.default")
+def randperm(b: Builder, n: Dim, **_: Any) -> ir.Value:
+    """The order of random numbers."""
+    kinds = [(torch.int64, (n,)), (torch.int64, (n,))]
+    numbers = b.cast(random_bits(b, (n,)), torch.int64)
+    _, order = b.ops("TopK", numbers, b.size_vector([n]), results=kinds, axis=0)
+    return b.cast(order, b.out_dtype)

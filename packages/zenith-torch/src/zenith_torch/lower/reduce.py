@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from zenith.ir.dims import Dim, product
-from zenith_torch.builder import Builder, Scalar
+from zenith_torch.builder import Builder, NotSupportedError, Scalar
 from zenith_torch.lower.registry import lower
 
 Axes = int | Sequence[int] | None
@@ -46,11 +46,15 @@ def mean(
 def prod(
     b: Builder, x: ir.Value, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
 ) -> ir.Value:
-    return b.reduce("ReduceProd", b.cast(x, b.out_dtype), _axes(dim), keepdim)
+    op_type = "ReduceMin" if b.out_dtype is torch.bool else "ReduceProd"
+    return b.reduce(op_type, b.cast(x, b.out_dtype), _axes(dim), keepdim)
 
 
 def _extreme(b: Builder, op_type: str, x: ir.Value, dim: Axes, keepdim: bool) -> ir.Value:
-    return b.reduce(op_type, x, _axes(dim), keepdim)
+    axes, shape = _axes(dim), b.shape_of(x)
+    if 0 in ([shape[a] for a in axes] if axes and shape else shape):
+        raise NotSupportedError("the extreme of no element")
+    return b.reduce(op_type, x, axes, keepdim)
 
 
 @lower("aten.amax.default")
@@ -126,7 +130,10 @@ def _variance(b: Builder, x: ir.Value, dim: Axes, correction: Scalar, keepdim: b
     if correction == 0:
         return b.reduce("ReduceMean", squares, _axes(dim), keepdim)
     count = _count(b, x, dim)
-    below = b.operand(count - correction, b.out_dtype)
+    below = count - correction
+    if isinstance(below, (int, float)):
+        below = max(below, 0)
+    below = b.operand(below, b.out_dtype)
     return b.op("Div", b.reduce("ReduceSum", squares, _axes(dim), keepdim), below)
 
 
@@ -249,4 +256,5 @@ def sort(
     stable: bool | None = None,
 ) -> list[ir.Value]:
     # TopK names the lower index first where values are equal, so every sort is stable.
-    return topk(b, x, b.shape_of(x)[b.axis(x, dim)], dim, largest=descending)
+    size = b.shape_of(x)[b.axis(x, dim)] if b.rank_of(x) else 1
+    return topk(b, x, size, dim, largest=descending)

@@ -10,7 +10,7 @@ import torch
 
 from zenith.ir.dims import Dim, broadcast, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
-from zenith_torch.lower.elementwise import where
+from zenith_torch.lower.elementwise import div_mode, where
 from zenith_torch.lower.index import as_index
 from zenith_torch.lower.registry import lower
 from zenith_torch.lower.shape import bound
@@ -50,6 +50,16 @@ def scatter_value(b: Builder, x: ir.Value, dim: int, index: ir.Value, value: Any
     return _scatter(b, x, dim, index, source, "none")
 
 
+@lower("aten.scatter.reduce", "aten.scatter.value_reduce")
+def scatter_with(
+    b: Builder, x: ir.Value, dim: int, index: ir.Value, value: Any, *, reduce: str
+) -> ir.Value:
+    if not isinstance(value, ir.Value):
+        value = b.expand(b.operand(value, b.out_dtype), b.shape_of(index))
+    name = {"add": "sum", "multiply": "prod"}[reduce]
+    return scatter_reduce(b, x, dim, index, value, name)
+
+
 @lower("aten.scatter_add.default")
 def scatter_add(b: Builder, x: ir.Value, dim: int, index: ir.Value, src: ir.Value) -> ir.Value:
     return _scatter(b, x, dim, index, src, "add")
@@ -67,21 +77,23 @@ def scatter_reduce(
     include_self: bool = True,
 ) -> ir.Value:
     names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
-    if b.out_dtype is torch.bool:
-        raise NotSupportedError("a reduction of booleans")
+    if b.out_dtype is torch.bool:  # "or" is the maximum, "and" the minimum
+        b.out_dtype, how = torch.int32, {"sum": "amax", "prod": "amin"}.get(reduce, reduce)
+        wide = (b.cast(x, torch.int32), dim, index, b.cast(src, torch.int32), how)
+        return b.cast(scatter_reduce(b, *wide, include_self=include_self), torch.bool)
     start = x
     if not include_self:  # what the written places held does not count
         start = _scatter(b, x, dim, index, _filled(b, _neutral(b, reduce), index), "none")
     result = _scatter(b, start, dim, index, src, names[reduce])
     if reduce != "mean":
         return result
-    if not b.out_dtype.is_floating_point:
-        raise NotSupportedError("the mean of integers")
     ones = b.expand(b.number(1, b.out_dtype), b.shape_of(x))
     if not include_self:
         ones = _scatter(b, ones, dim, index, _filled(b, 0, index), "none")
     counts = _scatter(b, ones, dim, index, _filled(b, 1, index), "add")
-    return b.op("Div", result, b.op("Max", counts, b.number(1, b.out_dtype)))
+    counts = b.op("Max", counts, b.number(1, b.out_dtype))
+    floats = b.out_dtype.is_floating_point
+    return div_mode(b, result, counts, rounding_mode=None if floats else "floor")
 
 
 def _filled(b: Builder, value: Any, like: ir.Value) -> ir.Value:
@@ -109,7 +121,7 @@ def index_put(
     accumulate: bool = False,
 ) -> ir.Value:
     used = [(axis, i) for axis, i in enumerate(indices) if i is not None]
-    if len(used) == 1 and used[0][1].dtype == ir.DataType.BOOL and b.elements(values) == 1:
+    if len(used) == 1 and used[0][1].dtype == ir.DataType.BOOL:
         return _masked_put(b, x, *used[0], values, accumulate)
     used = [(axis, as_index(b, i)) for axis, i in used]
     if len(used) == 1 and used[0][0] > 0 and b.rank_of(used[0][1]) == 1:
@@ -151,11 +163,29 @@ def _rows_put(
 def _masked_put(
     b: Builder, x: ir.Value, axis: int, mask: ir.Value, values: ir.Value, accumulate: bool
 ) -> ir.Value:
-    value = b.reshape(b.cast(values, b.out_dtype), ())
-    if accumulate:
-        value = b.op("Add", x, value)
-    tail = b.rank_of(x) - axis - b.rank_of(mask)
-    return where(b, b.reshape(mask, (*b.shape_of(mask), *[1] * tail)), value, x)
+    """A number for all places of the mask, or one row for each of them, in order."""
+    values = b.cast(values, b.out_dtype)
+    tail = b.shape_of(x)[axis + b.rank_of(mask) :]
+    if b.rank_of(values) > len(tail) and b.shape_of(values)[0] != 1:
+        if axis != 0:
+            raise NotSupportedError("rows for a mask of inner axes")
+        rows = b.expand(values, (b.shape_of(values)[0], *tail))
+        values = b.reshape(_row_of_each(b, mask, rows), (*b.shape_of(mask), *tail))
+    elif b.rank_of(values) > len(tail):
+        values = b.squeeze(values, 0)
+    plus = "Or" if b.out_dtype is torch.bool else "Add"
+    value = b.op(plus, x, values) if accumulate else values
+    return where(b, b.reshape(mask, (*b.shape_of(mask), *[1] * len(tail))), value, x)
+
+
+def _row_of_each(b: Builder, mask: ir.Value, rows: ir.Value) -> ir.Value:
+    """For each element of the mask the row that is its own where it is set."""
+    count = b.elements(mask)
+    flat = b.cast(b.reshape(mask, (count,)), torch.int64)
+    places = b.op("CumSum", flat, b.number(0, torch.int64), shape=(count,))
+    places = b.op("Sub", places, b.number(1, torch.int64))
+    places = b.op("Max", places, b.number(0, torch.int64))  # before the first there is none
+    return b.gather(rows, places, 0)
 
 
 @lower("aten.masked_scatter.default")
@@ -171,11 +201,6 @@ def masked_scatter(b: Builder, x: ir.Value, mask: ir.Value, source: ir.Value) ->
     places = b.op("Max", b.op("Min", places, last), zero)
     values = b.gather(b.reshape(source, (b.elements(source),)), places, 0)
     return b.op("Where", b.reshape(flat, shape), b.reshape(values, shape), x, dtype=b.out_dtype)
-
-
-@lower("aten.nonzero.default", "aten.masked_select.default")
-def counted_at_run_time(b: Builder, *_: Any, **__: Any) -> ir.Value:
-    raise NotSupportedError("the size of the result depends on the data")
 
 
 @lower("aten.slice_scatter.default")

@@ -83,28 +83,6 @@ struct Task {
   Params how;    // with this batch's offset
 };
 
-bool shows(const TensorRef& mask, int64_t at) {
-  if (mask.dtype == DType::kBool) return static_cast<const uint8_t*>(mask.data)[at] != 0;
-  return static_cast<const float*>(mask.data)[at] != -__builtin_inff();
-}
-
-// One past the last key that the mask shows to any row of the task. In a cache with room for more
-// keys than there are, and in padded batches, that is far less than all; looking costs what is
-// hidden only.
-int64_t shown_keys(const TensorRef& mask, const Task& task, int64_t keys) {
-  const int64_t heads = mask.strides[1] == 0 ? 1 : task.head1 - task.head0;
-  const int64_t rows = mask.strides[2] == 0 ? 1 : task.row1 - task.row0;
-  int64_t shown = 0;
-  for (int64_t i = 0; i < heads * rows; ++i) {
-    const int64_t at = task.batch * mask.strides[0] + (task.head0 + i / rows) * mask.strides[1] +
-                       (task.row0 + i % rows) * mask.strides[2];
-    int64_t last = keys;
-    while (last > shown && !shows(mask, at + (last - 1) * mask.strides[3])) --last;
-    shown = last;
-  }
-  return shown;
-}
-
 // One tile of m query rows, first one `row` of head h, against the keys [t0, t0 + n).
 void run_tile(const Call& call, const Plan& p, const Task& task, const Work& work, int64_t h,
               int64_t row, int m, int64_t t0, int64_t n) {
@@ -246,7 +224,8 @@ const char* run_attention(const Call& call) {
       task.how.offset = at_least(at_most(length, p.keys + p.rows), -p.rows) - p.rows;
     }
     if (call.n_in > 3 && call.in[3].data != nullptr) {
-      task.keys = shown_keys(call.in[3], task, at_most(task.keys, call.in[3].shape[3]));
+      task.keys = shown_keys(call.in[3], {task.batch, task.head0, task.head1, task.row0, task.row1},
+                             at_most(task.keys, call.in[3].shape[3]));
     }
     run_task(call, p, task, work);
   });

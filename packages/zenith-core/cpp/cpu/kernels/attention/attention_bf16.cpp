@@ -124,7 +124,7 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
   const Params& w = *static_cast<const Params*>(call.params);
   const TensorRef &q = call.in[0], &y = call.out[0];
   const TensorRef* mask = call.n_in > 3 && call.in[3].data != nullptr ? &call.in[3] : nullptr;
-  const int64_t keys = mask != nullptr ? at_most(p.keys, mask->shape[3]) : p.keys;
+  const int64_t keys = p.keys;
   const int64_t first = visible(w, row, keys).from / kStep * kStep;
   const int64_t last = at_most(visible(w, row + m - 1, keys).to, keys);
   bf16* to = const_cast<bf16*>(half_row(y, b, h, row));
@@ -171,8 +171,9 @@ int64_t tile_attention_scratch(const Call& call) {
 // As attention_f32, see Params; q, k, v and y are bfloat16, the mask is float32 or bool.
 const char* run_tile_attention(const Call& call) {
   if (element_count(call.out[0]) == 0) return nullptr;
-  const TilePlan p = tile_plan_of(call);
-  parallel_for(call, call.in[0].shape[0] * p.groups * p.cuts, [&](int64_t task, int worker) {
+  const TilePlan plan = tile_plan_of(call);
+  parallel_for(call, call.in[0].shape[0] * plan.groups * plan.cuts, [&](int64_t task, int worker) {
+    TilePlan p = plan;
     TileWork work{};
     work.k = reinterpret_cast<bf16*>(call.scratch + worker * p.worker_bytes);
     work.v = work.k + p.k_size;
@@ -182,9 +183,14 @@ const char* run_tile_attention(const Call& call) {
     work.y = work.s + p.s_size;
     const int64_t cut = task % p.cuts, group = task / p.cuts % p.groups;
     const int64_t b = task / p.cuts / p.groups;
+    const int64_t row0 = p.rows * cut / p.cuts, row1 = p.rows * (cut + 1) / p.cuts;
+    if (call.n_in > 3 && call.in[3].data != nullptr) {  // hidden keys are not even packed
+      p.keys = shown_keys(call.in[3], {b, group * p.heads, (group + 1) * p.heads, row0, row1},
+                          at_most(p.keys, call.in[3].shape[3]));
+      p.tp = round_up(at_least(p.keys, 1), kStep);
+    }
     pack_keys(call.in[1], b, group, p, work.k, work.p);
     pack_values(call.in[2], b, group, p, work.v);
-    const int64_t row0 = p.rows * cut / p.cuts, row1 = p.rows * (cut + 1) / p.cuts;
     Multiplier multiplier;
     for (int64_t h = group * p.heads; h < (group + 1) * p.heads; ++h) {
       for (int64_t row = row0; row < row1; row += kRows) {

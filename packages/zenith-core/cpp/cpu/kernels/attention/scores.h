@@ -56,6 +56,33 @@ struct Span {
   }
 }
 
+// Query rows of some heads of one item of the batch.
+struct Queries {
+  int64_t batch, head0, head1, row0, row1;
+};
+
+[[maybe_unused]] bool shows(const TensorRef& mask, int64_t at) {
+  if (mask.dtype == DType::kBool) return static_cast<const uint8_t*>(mask.data)[at] != 0;
+  return static_cast<const float*>(mask.data)[at] != -__builtin_inff();
+}
+
+// One past the last key that the mask shows to any row of the task. In a cache with room for more
+// keys than there are, and in padded batches, that is far less than all; looking costs what is
+// hidden only.
+[[maybe_unused]] int64_t shown_keys(const TensorRef& mask, const Queries& task, int64_t keys) {
+  const int64_t heads = mask.strides[1] == 0 ? 1 : task.head1 - task.head0;
+  const int64_t rows = mask.strides[2] == 0 ? 1 : task.row1 - task.row0;
+  int64_t shown = 0;
+  for (int64_t i = 0; i < heads * rows; ++i) {
+    const int64_t at = task.batch * mask.strides[0] + (task.head0 + i / rows) * mask.strides[1] +
+                       (task.row0 + i % rows) * mask.strides[2];
+    int64_t last = keys;
+    while (last > shown && !shows(mask, at + (last - 1) * mask.strides[3])) --last;
+    shown = last;
+  }
+  return shown;
+}
+
 [[maybe_unused]] float row_max(const float* s, int64_t n) {
   vf a = splat(-__builtin_inff()), b = a;
   for (int64_t j = 0; j < n; j += 2 * kLanes) {

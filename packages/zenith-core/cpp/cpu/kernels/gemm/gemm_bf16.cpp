@@ -38,8 +38,21 @@ void pack(const TensorRef& src, void* dst, const void* params) {
   const bf16* from = static_cast<const bf16*>(src.data);
   bf16* to = static_cast<bf16*>(dst);
   std::memset(to, 0, static_cast<size_t>(w.size()) * 2);
-  for (int64_t k = 0; k < w.depth; ++k) {
-    for (int64_t j = 0; j < w.n; ++j) to[w.at(k, j)] = from[k * w.step + j * w.col];
+  for (int64_t first = 0; first < w.n; first += kCols) {
+    const int64_t cols = w.n - first < kCols ? w.n - first : kCols;
+    if (w.step == 1) {
+      for (int64_t j = first; j < first + cols; ++j) {
+        bf16* column = to + w.at(0, j);
+        const bf16* source = from + j * w.col;
+        for (int64_t k = 0; k < w.depth; ++k) column[k / 2 * 2 * kCols + k % 2] = source[k];
+      }
+      continue;
+    }
+    for (int64_t k = 0; k < w.depth; ++k) {
+      bf16* row = to + w.at(k, first);
+      const bf16* source = from + k * w.step + first * w.col;
+      for (int64_t j = 0; j < cols; ++j) row[2 * j] = source[j * w.col];
+    }
   }
 }
 

@@ -35,6 +35,7 @@ FAMILIES = (
     "composed",
     "late",
     "sequence",
+    "trees",
 )
 
 
