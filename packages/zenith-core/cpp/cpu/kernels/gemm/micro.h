@@ -41,7 +41,7 @@ struct Tile {
   int64_t c_row;
   bool accumulate;
   const float* ahead;  // memory wanted soon
-  int64_t lines;       // how many of its lines are fetched per kUnroll steps
+  int64_t lines;       // how many of its lines are fetched per kUnroll steps, one at least
 };
 
 // kVecs: how many vectors of the panel's kNV are multiplied. kUnit: a_step is 1.
@@ -87,7 +87,9 @@ void run_tile(const Tile& t) {
       asm volatile("" : "+r"(b), "+r"(a_row));
     }
     advance(kUnroll);
-    for (int64_t i = 0; i < lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kLine;
+    for (int64_t i = 1; i < lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
   }
   for (; k < t.depth; ++k) {
     step(0);
@@ -187,7 +189,7 @@ constexpr int64_t depth_passes(int64_t depth) {
     // Together the tiles fetch what comes next, each some lines for every kUnroll steps. The first
     // tile of a panel that nobody fetched does so for the panel itself.
     const bool alone = p.cold && pass == 0 && tiles > 1;
-    const int64_t lines = ceil_div(kPanelLines, tiles);
+    const int64_t lines = ceil_div(kPanelLines, tiles), slices = ceil_div(kPanelLines, lines);
     const int64_t slice = depth / kUnroll * lines * kLine;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = p.rows * t / tiles;
@@ -195,8 +197,9 @@ constexpr int64_t depth_passes(int64_t depth) {
       float* y = p.y + first * p.y_row;
       const bool own = alone && t == 0;
       run[rows - least_rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth,
-                              y, p.y_row, pass > 0, own ? b + kColdDistance : next + t * slice,
-                              own ? kPanelLines : least(lines, most(0, kPanelLines - t * lines))});
+                              y, p.y_row, pass > 0,
+                              own ? b + kColdDistance : next + least(t, slices - 1) * slice,
+                              own ? kPanelLines : lines});
       if (pass + 1 == passes) {
         apply_epilogue(epilogue, p.row + first, p.col, rows, p.cols, y, p.y_row);
       }
