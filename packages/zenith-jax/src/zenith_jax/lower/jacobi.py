@@ -113,8 +113,8 @@ def svd(a: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
             cosine, sine = _rotation(squares[:half], squares[half:], between)
             size = jnp.sqrt(squares[:half]) * jnp.sqrt(squares[half:])
             worst = jnp.max(jnp.abs(between) / jnp.where(size == 0, 1, size))
-            turned = (_turned(v, cosine, sine, order) for v in (columns, right))
-            return tuple(turned), worst
+            columns = _turned(columns, cosine, sine, order)
+            return (columns, _turned(right, cosine, sine, order)), worst
 
         columns, right = _sweeps((start, jnp.eye(size, dtype=a.dtype)), size, turn)
         columns, right = columns[:, :count], right[:count, :count]
