@@ -58,7 +58,7 @@ def _sweeps(start: State, size: int, turn: Callable[[State], tuple[State, Array]
         pair, worst = lax.scan(lambda s, _: turn(s), pair, None, length=size - 1)
         return pair, jnp.max(worst), count + 1
 
-    small = jnp.finfo(start[0].dtype).eps
+    small = float(np.finfo(start[0].dtype).eps)
     state = (start, jnp.full((), jnp.inf, start[0].dtype), 0)
     goes_on = lambda s: (s[1] > small) & (s[2] < _SWEEPS)  # noqa: E731
     return lax.while_loop(goes_on, sweep, state)[0]
