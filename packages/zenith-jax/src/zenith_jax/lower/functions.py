@@ -35,10 +35,11 @@ def _program(name: str, function: Callable[..., Any], writes: str) -> None:
         return b.program(lambda *arrays: function(*arrays, **params), values)
 
 
+_up_and_broadcast: Any = vars(jax_special)["_up_and_broadcast"]  # it has no types
 for _name in ("igamma", "igammac", "igamma_grad_a", "regularized_incomplete_beta"):
     _program(
         _name,
-        jax_special._up_and_broadcast(getattr(jax_special, f"{_name}_impl")),
+        _up_and_broadcast(getattr(jax_special, f"{_name}_impl")),
         "Loop of elementwise operators",
     )
 _program(

@@ -58,7 +58,7 @@ def _sweeps(start: State, size: int, turn: Callable[[State], tuple[State, Array]
         pair, worst = lax.scan(lambda s, _: turn(s), pair, None, length=size - 1)
         return pair, jnp.max(worst), count + 1
 
-    small = jnp.finfo(start[0].dtype).eps
+    small = float(np.finfo(start[0].dtype).eps)
     state = (start, jnp.full((), jnp.inf, start[0].dtype), 0)
     goes_on = lambda s: (s[1] > small) & (s[2] < _SWEEPS)  # noqa: E731
     return lax.while_loop(goes_on, sweep, state)[0]
@@ -113,8 +113,8 @@ def svd(a: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
             cosine, sine = _rotation(squares[:half], squares[half:], between)
             size = jnp.sqrt(squares[:half]) * jnp.sqrt(squares[half:])
             worst = jnp.max(jnp.abs(between) / jnp.where(size == 0, 1, size))
-            turned = (_turned(v, cosine, sine, order) for v in (columns, right))
-            return tuple(turned), worst
+            columns = _turned(columns, cosine, sine, order)
+            return (columns, _turned(right, cosine, sine, order)), worst
 
         columns, right = _sweeps((start, jnp.eye(size, dtype=a.dtype)), size, turn)
         columns, right = columns[:, :count], right[:count, :count]

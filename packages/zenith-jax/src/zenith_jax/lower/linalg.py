@@ -35,7 +35,7 @@ def _decomposition(name: str, function: Callable[..., Any], ranks: tuple[int, ..
             raise NotSupportedError("of matrices of symbolic size")
         if any(0 in core for core in cores):
             raise NotSupportedError("of empty matrices")
-        if any(jnp.finfo(a.dtype).bits < 32 for a in b.in_avals if _is_float(a)):
+        if any(a.dtype.itemsize < 4 for a in b.in_avals if _is_float(a)):
             raise NotSupportedError(f"of {b.in_avals[0].dtype}")
         mapped = lambda *arrays: function(*arrays, **params)  # noqa: E731
         for _ in range(batch[0]):
@@ -115,7 +115,9 @@ def _lu(a: Array) -> tuple[Array, Array, Array]:
         column = jnp.where(rows > j, factor, column)
         return lax.dynamic_update_index_in_dim(a, column, j, 1), pivots, order
 
-    return lax.fori_loop(0, count, step, (a, jnp.zeros(count, jnp.int32), rows))
+    start = (a, jnp.zeros(count, jnp.int32), rows)
+    both, pivots, order = lax.fori_loop(0, count, step, start)
+    return both, pivots, order
 
 
 def _order_of_pivots(pivots: Array, *, permutation_size: int) -> Array:

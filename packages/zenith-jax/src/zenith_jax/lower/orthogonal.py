@@ -38,7 +38,8 @@ def geqrf(a: Array) -> tuple[Array, Array]:
         a = lax.dynamic_update_index_in_dim(a, done, j, 1)
         return a, lax.dynamic_update_index_in_dim(factors, factor, j, 0)
 
-    return lax.fori_loop(0, count, step, (a, jnp.zeros(count, a.dtype)))
+    packed, factors = lax.fori_loop(0, count, step, (a, jnp.zeros(count, a.dtype)))
+    return packed, factors
 
 
 def _reflected(reflectors: Array, factors: Array, x: Array, backwards: bool) -> Array:
@@ -57,7 +58,7 @@ def _reflected(reflectors: Array, factors: Array, x: Array, backwards: bool) -> 
 
 def householder_product(a: Array, factors: Array) -> Array:
     """The first columns of the product of the reflections."""
-    return _reflected(a, factors, jnp.eye(*a.shape, dtype=a.dtype), False)
+    return _reflected(a, factors, jnp.eye(a.shape[0], a.shape[1], dtype=a.dtype), False)
 
 
 def ormqr(a: Array, factors: Array, x: Array, *, left: bool, transpose: bool) -> Array:
