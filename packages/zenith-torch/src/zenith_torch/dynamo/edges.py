@@ -123,6 +123,7 @@ def _result(lowering: Lowering, leaf: Any, outputs: list[ir.Value]) -> Result:
     kind, order = "tensor", None
     if isinstance(value, Complex):
         kind, value = "complex", joined(builder, value)
+        assert val is not None, "a complex result has its meta"
         order = memory_order(val)
     elif not isinstance(value, ir.Value):
         kind, value = "size", builder.size_scalar(value)
