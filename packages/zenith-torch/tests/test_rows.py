@@ -62,7 +62,8 @@ def test_bags(options: dict[str, Any]) -> None:
     torch.compile(model, backend=backend)(indices, offsets).square().sum().backward()
     exact(indices, offsets).square().sum().backward()
     assert model.table.weight.grad is not None and exact.table.weight.grad is not None
-    torch.testing.assert_close(model.table.weight.grad.double(), exact.table.weight.grad)
+    got = model.table.weight.grad.double()
+    torch.testing.assert_close(got, exact.table.weight.grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.0, float("inf")])

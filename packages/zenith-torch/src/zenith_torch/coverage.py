@@ -27,6 +27,7 @@ WITHOUT = {
     "aten._local_scalar_dense.default": "a size, or the tensor itself: read by the lowering",
     "aten._native_batch_norm_legit.default": "writes its arguments; the functional form is lowered",
     "aten.atan2.out": "writes its argument; captured programs are functional",
+    "aten.resize_.default": "writes its argument; captured programs are functional",
     "aten.sym_numel.default": "a size: read by the lowering",
     "aten.sym_storage_offset.default": "a place in memory, which no value of a graph has",
 }
@@ -45,8 +46,13 @@ _OTHERS = {"ThreeFry2x32"}
 
 
 def core_operators() -> list[str]:
-    """What PyTorch tags as core ATen, overload by overload."""
-    packets = (getattr(torch.ops.aten, name) for name in dir(torch.ops.aten))
+    """What PyTorch tags as core ATen, overload by overload.
+
+    Of all schemas that are registered: `dir(torch.ops.aten)` has only what was asked for so far.
+    """
+    schemas = torch._C._jit_get_all_schemas()
+    names = {s.name.removeprefix("aten::") for s in schemas if s.name.startswith("aten::")}
+    packets = (getattr(torch.ops.aten, name, None) for name in sorted(names))
     return sorted(
         str(getattr(packet, overload))
         for packet in packets
