@@ -59,7 +59,8 @@ py::object failure(const RunError& error) { return py::make_tuple(error.step, er
 
 class ArrayCaller {
  public:
-  ArrayCaller(std::shared_ptr<BoundPlan> plan, const py::sequence& inputs, const py::sequence& outputs)
+  ArrayCaller(std::shared_ptr<BoundPlan> plan, const py::sequence& inputs,
+              const py::sequence& outputs)
       : plan_(std::move(plan)) {
     for (const py::handle& pair : inputs) inputs_.emplace_back(pair);
     for (const py::handle& pair : outputs) outputs_.emplace_back(pair);
