@@ -122,17 +122,21 @@ def bad_samples(operator: str) -> Iterator[tuple[str, Any, Any]]:
             yield f"{info.name} error #{number}", info, error.sample_input
 
 
+def _runs(function: Any, tensors: list[torch.Tensor]) -> bool:
+    try:
+        function(*tensors)
+    except Exception:  # noqa: BLE001  of whatever kind: it is no valid call
+        return False
+    return True
+
+
 def accepted(info: Any, sample: Any) -> bool:
     """Whether a call that eager rejects gets through capture, import, compilation and run."""
     function, tensors = _as_function(info, sample)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            function(*tensors)
-        except Exception:  # noqa: BLE001  of whatever kind: it is no valid call
-            pass
-        else:
-            return False  # an error only of `out=`, or of gradients
+        if _runs(function, tensors):
+            return False  # an error only of gradients
         try:
             graph = _traced(function, tensors)
             if unsupported(graph, {}):

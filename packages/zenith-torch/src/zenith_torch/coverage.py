@@ -52,7 +52,7 @@ def core_operators() -> list[str]:
     """
     schemas = torch._C._jit_get_all_schemas()
     names = {s.name.removeprefix("aten::") for s in schemas if s.name.startswith("aten::")}
-    packets = (getattr(torch.ops.aten, name, None) for name in sorted(names))
+    packets: list[Any] = [getattr(torch.ops.aten, name, None) for name in sorted(names)]
     return sorted(
         str(getattr(packet, overload))
         for packet in packets
