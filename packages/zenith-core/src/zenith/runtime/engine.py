@@ -122,7 +122,6 @@ class ZenithEngine:
             passes=stages.passes,
             notes=[
                 *self._notes(targets, config),
-                *stages.notes,
                 *(stages.tuner.notes() if stages.tuner is not None else ()),
                 *stages.notes,
                 *_state_notes(specs),

@@ -301,10 +301,18 @@ class Stages:
         precision = self._config.precision
         if precision == "fp32":
             return []
-        return [
+        notes = [
             f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in it "
             "or move such values; the others stay as the model declares them"
         ]
+        # Of the int8 family: cpp/cpu/kernels/int8/finish.h.
+        short = sum(".gelu." in r.op and r.op.endswith(".quantize") for r in self.reports)
+        if short:
+            notes.append(
+                f"{short} products have a GELU rounded to 8 bits at once: a polynomial within 2e-4, "
+                "taken where that is less than a fifth of a step"
+            )
+        return notes
 
     def _select(self, part: Partition, backend: Backend) -> list[Selection]:
         selections: list[Selection] = []
