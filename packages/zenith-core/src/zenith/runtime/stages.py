@@ -309,8 +309,8 @@ class Stages:
         short = sum(".gelu." in r.op and r.op.endswith(".quantize") for r in self.reports)
         if short:
             notes.append(
-                f"{short} products have a GELU rounded to 8 bits at once: a polynomial within 2e-4, "
-                "taken where that is less than a fifth of a step"
+                f"{short} products have a GELU rounded to 8 bits at once: a polynomial within "
+                "2e-4, taken where that is less than a fifth of a step"
             )
         return notes
 
