@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from zenith.errors import ValidationError
 from zenith.ir import GraphIR
 from zenith.ir.dims import parse_dim
 
@@ -101,3 +104,10 @@ def test_pooling_with_auto_pad_of_named_sizes() -> None:
     assert (str(n), str(channels), str(width)) == ("N", "3", "W")
     (symbol,) = height.free_symbols
     assert (str(symbol), [height.subs(symbol, h) for h in (1, 2, 5, 6)]) == ("H", [1, 1, 3, 3])
+
+
+@pytest.mark.parametrize("node", ["Reshape(x, s)", "Expand(x, s)", "ConstantOfShape(s)"])
+def test_a_rank_beyond_reason_is_refused_at_once(node: str) -> None:
+    text = f"{HEAD}g (float[4] x, int64[2000000000] s) => (y) {{ y = {node} }}"
+    with pytest.raises(ValidationError, match="a result of 2000000000 axes"):
+        GraphIR.from_text(text).infer_shapes()

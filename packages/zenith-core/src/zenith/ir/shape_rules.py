@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 import sympy
-from onnx_shape_inference import registry
+from onnx_shape_inference import OpUsageError, registry
 
 from zenith.ir.dims import UnknownSizeError, parse_dim
 
@@ -487,3 +487,13 @@ def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     first = ctx.new_symbolic_dim() if batch is None else batch
     sizes = [ctx.new_symbolic_dim() for _ in range(rank - 2)]
     ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([first, *sizes, rank - 2]), theta.dtype)
+
+
+@_corrects("ConstantOfShape", "Expand", "Reshape")
+def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The length of a computed shape is the rank; refused before a name is made for every axis."""
+    says = node.inputs[0 if node.op_type == "ConstantOfShape" else 1]
+    count = None if says is None else _length(says)
+    if count is not None and count > _MOST_AXES:
+        raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
+    own(ctx, node)
