@@ -497,3 +497,24 @@ def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
     if count is not None and count > _MOST_AXES:
         raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
     own(ctx, node)
+
+
+@_corrects("Transpose")
+def _permuted(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """An order that names an axis twice has no transposition."""
+    perm = node.attributes.get("perm")
+    if perm is not None and sorted(perm.as_ints()) != list(range(len(perm.as_ints()))):
+        raise OpUsageError(node, f"{list(perm.as_ints())} is no order of axes")
+    own(ctx, node)
+
+
+def _regressed(ctx: Any, node: ir.Node) -> None:
+    """A row of targets for every row of features."""
+    x, count = node.inputs[0], node.attributes.get("n_targets")
+    rows = ctx.new_symbolic_dim() if x is None or x.shape is None else x.shape[0]
+    width = 1 if count is None else count.as_int()
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([rows, width]), ir.DataType.FLOAT)
+
+
+for _version in (1, 3):
+    registry.register("ai.onnx.ml", "TreeEnsembleRegressor", since_version=_version)(_regressed)
