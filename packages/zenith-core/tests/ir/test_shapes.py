@@ -106,8 +106,11 @@ def test_pooling_with_auto_pad_of_named_sizes() -> None:
     assert (str(symbol), [height.subs(symbol, h) for h in (1, 2, 5, 6)]) == ("H", [1, 1, 3, 3])
 
 
-@pytest.mark.parametrize("node", ["Reshape(x, s)", "Expand(x, s)", "ConstantOfShape(s)"])
+@pytest.mark.parametrize(
+    "node",
+    ["Reshape(x, s)", "Expand(x, s)", "ConstantOfShape(s)", "Unsqueeze(x, s)", "AffineGrid(t, s)"],
+)
 def test_a_rank_beyond_reason_is_refused_at_once(node: str) -> None:
-    text = f"{HEAD}g (float[4] x, int64[2000000000] s) => (y) {{ y = {node} }}"
+    text = f"{HEAD}g (float[4] x, float[1,2,3] t, int64[2000000000] s) => (y) {{ y = {node} }}"
     with pytest.raises(ValidationError, match="a result of 2000000000 axes"):
         GraphIR.from_text(text).infer_shapes()

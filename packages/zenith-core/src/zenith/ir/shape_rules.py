@@ -79,6 +79,16 @@ def _length(value: ir.Value) -> int | None:
     return value.shape[0]
 
 
+def _axes_said(node: ir.Node, index: int) -> int | None:
+    """How many axes a computed vector adds or asks for, if that is fixed; too many are refused
+    before a name is made for each."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    count = None if value is None else _length(value)
+    if count is not None and count > _MOST_AXES:
+        raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
+    return count
+
+
 def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None) -> None:
     """Every size a symbol of its own."""
     shape = None if rank is None else ir.Shape([ctx.new_symbolic_dim() for _ in range(rank)])
@@ -193,14 +203,13 @@ def _filled(ctx: Any, node: ir.Node, own: _Rule) -> None:
 @_corrects("Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
 def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Where only the sizes depend on data, the rank does not."""
+    count = _axes_said(node, 1) if node.op_type in ("Expand", "Unsqueeze") else None
     own(ctx, node)
     if node.outputs[0].shape is not None:
         return
     data = node.inputs[0]
     assert data is not None
     rank, dtype = _rank(data), data.dtype
-    says = node.inputs[1] if len(node.inputs) > 1 else None
-    count = None if says is None else _length(says)
     if node.op_type == "Expand":
         rank = None if rank is None or count is None else max(rank, count)
     elif node.op_type == "Unsqueeze":
@@ -208,7 +217,7 @@ def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
     elif node.op_type == "ConstantOfShape":
         value = node.attributes.get("value")
         dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
-        rank = _length(data)
+        rank = _axes_said(node, 0)
     if rank is not None:
         _open(ctx, node.outputs[0], rank, dtype)
 
@@ -480,7 +489,7 @@ def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
 def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """A computed size leaves sizes open, but not the rank, and theta has the batch."""
     theta, size = node.inputs[0], _computed(ctx, node, 1)
-    rank = None if size is None else _length(size)
+    rank = None if size is None else _axes_said(node, 1)
     if theta is None or rank is None:
         return own(ctx, node)
     batch = theta.shape[0] if theta.shape is not None and len(theta.shape) == 3 else None
@@ -491,11 +500,8 @@ def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
 
 @_corrects("ConstantOfShape", "Expand", "Reshape")
 def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
-    """The length of a computed shape is the rank; refused before a name is made for every axis."""
-    says = node.inputs[0 if node.op_type == "ConstantOfShape" else 1]
-    count = None if says is None else _length(says)
-    if count is not None and count > _MOST_AXES:
-        raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
+    """The length of a computed shape is the rank."""
+    _axes_said(node, 0 if node.op_type == "ConstantOfShape" else 1)
     own(ctx, node)
 
 
