@@ -250,3 +250,31 @@ def copy(b: Builder, x: ir.Value, source: ir.Value, *_: Any) -> ir.Value:
 @lower("aten.fill.Scalar", "aten.fill.Tensor")
 def fill(b: Builder, x: ir.Value, value: Any) -> ir.Value:
     return b.expand(b.operand(value, b.out_dtype), b.shape_of(x))
+
+
+@lower("aten.histc.default")
+def histc(b: Builder, x: ir.Value, bins: int = 100, low: float = 0, high: float = 0) -> ir.Value:
+    """How many elements fall into each of equal intervals; the last one includes its end."""
+    kind, count = b.out_dtype, b.elements(x)
+    x = b.reshape(x, (count,))
+    if low == high:
+        low, high = b.reduce("ReduceMin", x, None, False), b.reduce("ReduceMax", x, None, False)
+    first, last = b.operand(low, kind), b.operand(high, kind)
+    apart = b.op("Div", b.op("Sub", x, first), b.op("Sub", last, first))
+    place = b.op("Floor", b.op("Mul", apart, b.number(bins, kind)))
+    limits = (b.number(0, kind), b.number(bins - 1, kind))
+    place = b.op("Min", b.op("Max", place, limits[0]), limits[1])
+    inside = b.op(
+        "And",
+        b.op("GreaterOrEqual", x, first, dtype=torch.bool),
+        b.op("LessOrEqual", x, last, dtype=torch.bool),
+    )
+    return b.op(
+        "ScatterElements",
+        b.expand(b.number(0, kind), (bins,)),
+        b.cast(place, torch.int64),
+        b.cast(inside, kind),
+        shape=(bins,),
+        axis=0,
+        reduction="add",
+    )
