@@ -123,3 +123,11 @@ def test_the_rest() -> None:
             ),
         }
     )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_whose_queries_share_heads(causal: bool) -> None:
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+
+    check({"shared": (attention, [torch.randn(2, heads, 5, 8) for heads in (4, 2, 2)])})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 import torch
 
-from zenith.ir.dims import Dim, product
+from zenith.ir.dims import Dim, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.create import filled
 from zenith_torch.lower.registry import lower
@@ -86,8 +88,9 @@ def attention_with_statistics(
         given["mask"] = options.get("attn_mask")
     mask, dropout, causal = given.get("mask"), given.get("dropout", 0.0), given.get("causal", False)
     if 1 in b.used:
-        if dropout or b.rank_of(query) != 4 or b.shape_of(query)[1] != b.shape_of(key)[1]:
-            raise NotSupportedError("attention with dropout or shared heads, in training")
+        if dropout or b.rank_of(query) != 4:
+            raise NotSupportedError("attention with dropout in training")
+        key, value = (_for_each_query(b, x, query) for x in (key, value))
         return [*attention_for_training(b, query, key, value, mask, causal, options.get("scale"))]
     gqa = options.get("enable_gqa", False) or b.shape_of(query)[-3] != b.shape_of(key)[-3]
     scale = options.get("scale")
@@ -171,8 +174,8 @@ def attention_backward(
     if dropout_p:
         raise NotSupportedError("attention with dropout")
     shape, kind = b.shape_of(query), query.dtype
-    if b.shape_of(key)[1] != shape[1]:
-        raise NotSupportedError("fewer heads of keys than of queries")
+    own = b.shape_of(key), b.shape_of(value)
+    key, value = (_for_each_query(b, x, query) for x in (key, value))
     scores = attention_scores(b, query, key, attn_mask, is_causal, scale)
     weights = b.op("Exp", b.op("Sub", scores, b.cast(b.unsqueeze(logsumexp, 3), kind)))
     pairs = b.shape_of(weights)
@@ -185,7 +188,27 @@ def attention_backward(
     to_scores = b.op("Mul", to_scores, b.number(factor, kind))
     to_query = _matmul(b, to_scores, key)
     to_key = _matmul(b, b.transpose(to_scores, [0, 1, 3, 2]), query)
-    return [to_query, to_key, to_value]
+    return [to_query, _of_each_key(b, to_key, own[0]), _of_each_key(b, to_value, own[1])]
+
+
+def _for_each_query(b: Builder, x: ir.Value, query: ir.Value) -> ir.Value:
+    """Keys or values once for every head of the queries, where several of these share one."""
+    batch, heads, length, size = b.shape_of(x)
+    shared = exactly(sympy.sympify(b.shape_of(query)[1]) / heads)
+    if shared == 1:
+        return x
+    wide = b.expand(b.unsqueeze(x, 2), (batch, heads, shared, length, size))
+    return b.reshape(wide, (batch, heads * shared, length, size))
+
+
+def _of_each_key(b: Builder, grad: ir.Value, shape: Sequence[Dim]) -> ir.Value:
+    """The other way round: the sum over the heads that share."""
+    if b.shape_of(grad)[1] == shape[1]:
+        return grad
+    batch, heads, length, size = shape
+    shared = exactly(sympy.sympify(b.shape_of(grad)[1]) / heads)
+    parts = b.reshape(grad, (batch, heads, shared, length, size))
+    return b.reduce("ReduceSum", parts, [2], keepdims=False)
 
 
 def _matmul(b: Builder, left: ir.Value, right: ir.Value) -> ir.Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,67 +14,23 @@ from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.create import filled
 from zenith_torch.lower.pool import along_axes
 from zenith_torch.lower.registry import lower
-
-_ATEN = torch.ops.aten
-
-# How each kind resamples one axis: (rows, size), count, corners, scale -> (rows, count).
-_Resample = Callable[[torch.Tensor, int, bool, float | None], torch.Tensor]
+from zenith_torch.lower.resize import RESAMPLES, resampling
 
 
-def _in_a_row(operator: Any, has_corners: bool) -> _Resample:
-    def run(rows: torch.Tensor, count: int, corners: bool, scale: float | None) -> torch.Tensor:
-        how = (corners, scale) if has_corners else (scale,)
-        found: torch.Tensor = operator(rows[None], [count], *how)[0]
-        return found
+def _register(name: str, has_corners: bool) -> None:
+    """A resampling is linear, axis by axis: its gradient is the product with the matrix turned."""
 
-    return run
-
-
-def _in_a_plane(operator: Any) -> _Resample:
-    def run(rows: torch.Tensor, count: int, corners: bool, scale: float | None) -> torch.Tensor:
-        found: torch.Tensor = operator(rows[None, :, None], [1, count], corners, None, scale)
-        return found[0, :, 0]
-
-    return run
-
-
-def _register(names: Sequence[str], resample: _Resample, has_corners: bool) -> None:
-    """A resampling is linear, axis by axis: its gradient is the product with the same matrix
-    turned. The operator itself says which, by what it makes of the unit vectors."""
-
-    @lower(*(f"aten.{name}_backward.default" for name in names))
+    @lower(f"aten.{name}_backward.default")
     def backward(
         b: Builder, grad: ir.Value, counts: Sequence[Dim], shape: Sequence[Dim], *rest: Any
     ) -> ir.Value:
         corners, scales = (rest[0], rest[1:]) if has_corners else (False, rest)
-        sizes = shape[2:]
-        if not all(isinstance(d, int) for d in (*sizes, *counts)):
-            raise NotSupportedError("an axis of dynamic size")
-        given = scales or [None] * len(sizes)
-        matrices = []
-        for size, count, scale in zip(sizes, counts, given, strict=True):
-            units = torch.eye(int(size), dtype=torch.float64)
-            matrices.append(resample(units, int(count), bool(corners), scale).T.numpy())
-        return along_axes(b, grad, matrices)
+        matrices = resampling(name, shape[2:], counts, bool(corners), scales)
+        return along_axes(b, grad, [matrix.T for matrix in matrices])
 
 
-_register(
-    [f"upsample_nearest{axes}d" for axes in (1, 2, 3)],
-    _in_a_row(_ATEN.upsample_nearest1d.default, False),
-    False,
-)
-_register(
-    [f"_upsample_nearest_exact{axes}d" for axes in (1, 2, 3)],
-    _in_a_row(_ATEN._upsample_nearest_exact1d.default, False),
-    False,
-)
-_register(
-    ["upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"],
-    _in_a_row(_ATEN.upsample_linear1d.default, True),
-    True,
-)
-for _name in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
-    _register([_name], _in_a_plane(getattr(_ATEN, _name).default), True)
+for _name, (_, has_corners) in RESAMPLES.items():
+    _register(_name, has_corners)
 
 
 @lower(*(f"aten.replication_pad{axes}d_backward.default" for axes in (1, 2, 3)))
