@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 import sympy
-from onnx_shape_inference import OpUsageError, registry
+from onnx_shape_inference import OpUsageError, ShapeInferenceContext, registry
 
 from zenith.ir.dims import UnknownSizeError, parse_dim
 
@@ -43,6 +43,17 @@ for _module, _name in (
 ):
     getattr(importlib.import_module(_module), _name)["ceiling"] = sympy.ceiling
 
+
+_note = ShapeInferenceContext.set_symbolic_value
+
+
+def _note_vectors(self: Any, value: ir.Value, data: list[int | ir.SymbolicDim]) -> None:
+    """Contents are for vectors: the rules go element by element, whatever broadcasts over axes."""
+    if value.shape is None or len(value.shape) <= 1:
+        _note(self, value, data)
+
+
+ShapeInferenceContext.set_symbolic_value = _note_vectors  # type: ignore[method-assign]
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
 
@@ -253,6 +264,8 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """
     shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
     if node.op_type == "Expand":
+        if shapes[0] is None:  # what is not known yet may be larger than the target says
+            return
         target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
         shapes = [shapes[0], target]
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
