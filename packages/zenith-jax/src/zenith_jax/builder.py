@@ -11,6 +11,7 @@ import onnx_ir as ir
 import sympy
 
 from zenith.ir.builder import NotSupportedError, Scalar
+from zenith.ir.complexes import Complex, joined
 from zenith.ir.control import reads
 from zenith.ir.dims import Dim, exactly
 from zenith_jax.dims import sizes
@@ -37,7 +38,7 @@ class Builder(ViewBuilder):
         self.target = ""
         self.inline: Callable[[Any, Sequence[ir.Value]], list[ir.Value]]
         self.program: Callable[[Callable[..., Any], Sequence[ir.Value]], list[ir.Value]]
-        self._weights: dict[int, tuple[Any, ir.Value]] = {}
+        self._weights: dict[int, tuple[Any, Any]] = {}
         self._known_sizes: dict[ir.Value, Dim] = {}
         self._hoisted: list[ir.Value] = []
         self._complements: dict[ir.Value, ir.Value] = {}
@@ -75,13 +76,21 @@ class Builder(ViewBuilder):
         dtype, shape = physical(aval)
         return self.onnx_type(dtype), sizes(shape)
 
-    def weight(self, array: Any, name: str = "const") -> ir.Value:
+    def weight(self, array: Any, name: str = "const") -> Any:
         """A constant over an array's own memory; the same array is one value."""
         if id(array) not in self._weights:
-            data = jax.random.key_data(array) if is_key(array.dtype) else array
-            if self.onnx_type(data.dtype) is not None:
-                self._weights[id(array)] = (array, self.constant(np.asarray(data), name))
+            data = np.asarray(jax.random.key_data(array) if is_key(array.dtype) else array)
+            if data.dtype.kind == "c":
+                parts = [np.ascontiguousarray(part) for part in (data.real, data.imag)]
+                made: Any = Complex(*(self.constant(part, name) for part in parts))
+            else:
+                made = self.constant(data, name)
+            self._weights[id(array)] = (array, made)
         return self._weights[id(array)][1]
+
+    def whole(self, value: Any) -> ir.Value:
+        """One value of a complex one too: its joined parts."""
+        return joined(self, value) if isinstance(value, Complex) else value
 
     def full(self, value: Scalar, dtype: Any, shape: Sequence[Dim]) -> ir.Value:
         """One number in every place."""
@@ -133,7 +142,7 @@ class Builder(ViewBuilder):
         self,
         name: str,
         formal: Sequence[tuple[ir.DataType, tuple[Dim, ...]]],
-        write: Callable[[list[ir.Value]], Sequence[ir.Value]],
+        write: Callable[[list[ir.Value]], Sequence[Any]],
     ) -> ir.Graph:
         """A subgraph of the given inputs; `write` lowers it. It reads outer values by name."""
         saved = (self.nodes, dict(self._sizes), dict(self._made))
@@ -144,7 +153,7 @@ class Builder(ViewBuilder):
             inputs.append(self.declare(value, shape))
         inner = {*inputs}
         outputs: list[ir.Value] = []
-        for value in write(inputs):
+        for value in map(self.whole, write(inputs)):
             own = any(value is o for node in self.nodes for o in node.outputs)
             if not own or value in outputs or value in inner:
                 value = self.op("Identity", value)
