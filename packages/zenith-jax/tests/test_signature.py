@@ -213,6 +213,8 @@ def test_inside_a_trace() -> None:
     compare(jax.vmap(compiled)(stacked), jax.vmap(function)(stacked))
     with pytest.raises(ValidationError, match="float16"):
         jax.jit(compiled)(x.astype(jnp.float16))
+    with pytest.raises(ValidationError, match="compile the gradient instead"):
+        jax.jit(jax.grad(lambda v: compiled(v)["y"].sum()))(x)
 
 
 def test_a_torch_tensor_is_refused() -> None:

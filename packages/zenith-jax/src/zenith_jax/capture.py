@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from zenith.errors import CompilationError, ConfigurationError, ValidationError
+from zenith_jax.dependence import depends
 from zenith_jax.dtypes import described
 
 __all__ = ["Captured", "Leaf", "capture", "is_array"]
@@ -230,7 +230,7 @@ def _nnx(module: Any, nnx: Any) -> tuple[Function, list[tuple[str, Any]], list[F
         result, copy = run(random, args, kwargs)
         changed.extend(_traced_names(nnx.state(copy, nnx.Not(nnx.RngState))))
         counters = _traced_names(nnx.state(copy, nnx.RngState))
-        if counters and _depends(lambda *v: run(*v)[0], random, args, kwargs):
+        if counters and depends(lambda *v: run(*v)[0], random, args, kwargs):
             changed.extend(counters)
         return result
 
@@ -257,26 +257,6 @@ def _copied(tree: Any) -> Any:
 def _traced_names(state: Any) -> list[str]:
     found = jax.tree_util.tree_leaves_with_path(state)
     return [_path(path) for path, leaf in found if isinstance(leaf, jax.core.Tracer)]
-
-
-def _depends(function: Function, random: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a result of `function(random, args, kwargs)` can change with `random`."""
-    own, tree = jax.tree_util.tree_flatten(random)
-    leaves, structure = jax.tree_util.tree_flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
-
-    def flat(own: list[Any], traced: list[Any]) -> list[Any]:
-        filled = list(leaves)
-        for place, value in zip(places, traced, strict=True):
-            filled[place] = value
-        state = jax.tree_util.tree_unflatten(tree, own)
-        result = function(state, *jax.tree_util.tree_unflatten(structure, filled))
-        return [leaf for leaf in jax.tree_util.tree_leaves(result) if is_array(leaf)]
-
-    shaped = [described(leaves[i].shape, leaves[i].dtype) for i in places]
-    jaxpr = jax.make_jaxpr(flat)(own, shaped).jaxpr
-    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return any(used[: len(own)])
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -211,12 +211,24 @@ class JaxSignature:
             found = compiled.run(dict(zip(compiled.input_names, feeds, strict=True)))
             return list(found.values())
 
-        arrays = jax.pure_callback(call, results, *data, vmap_method="sequential")
+        @jax.custom_jvp
+        def run(*data: Any) -> Any:
+            return jax.pure_callback(call, results, *data, vmap_method="sequential")
+
+        run.defjvp(_no_gradient)
+        arrays = run(*data)
         whole = [
             jax.lax.complex(a[..., 0], a[..., 1]) if pair else a
             for a, pair in zip(arrays, self._in_pairs, strict=True)
         ]
         return self._build(whole)
+
+
+def _no_gradient(*_: Any) -> Any:
+    raise ValidationError(
+        "a compiled model cannot be differentiated inside a JAX program",
+        next="compile the gradient instead: zenith.compile(jax.grad(function), ...)",
+    )
 
 
 def _given_type(aval: Any) -> np.dtype[Any]:
