@@ -208,7 +208,8 @@ class Stages:
             planned.append(
                 PlannedPartition(part.backend, program, inputs, outputs, tuple(selections))
             )
-        if len(parts) == 1:  # lowering may have replaced the values of the graph itself
+        if len(parts) == 1 and parts[0].backend != EXECUTOR:
+            # Lowering may have replaced the values of the graph itself.
             results: Sequence[ir.Value] = parts[0].outputs
         else:
             results = graph.outputs
