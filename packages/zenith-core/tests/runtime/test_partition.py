@@ -126,3 +126,12 @@ def test_every_result_is_memory_of_its_own(
     for a, b in zip(compiled(x), saved, strict=True):
         np.testing.assert_array_equal(a, b)
     assert error_of(graph, compiled, x) < 1e-6
+
+
+def test_an_input_without_a_rank_that_nobody_reads(graph_of: Any, array: Any) -> None:
+    """Found by fuzzing: it is no input of the plan."""
+    graph = graph_of("(float[n] x, float like) => (y)", "y = Relu(x)")
+    graph.inputs[1].shape = None
+    compiled = zenith.compile(graph, fallback="error")
+    x = array(3)
+    np.testing.assert_array_equal(compiled(x, array(2, 2)), np.maximum(x, 0))

@@ -149,8 +149,10 @@ def partition(
 ) -> list[Partition]:
     """Group nodes into as few runs of one choice as the data flow allows, in execution order."""
     choices = set(chosen.values())
-    if len(choices) <= 1 and EXECUTOR not in {c.backend for c in choices}:
-        choice = next(iter(choices), Choice("cpu"))
+    choice = next(iter(choices), Choice("cpu"))
+    # A plan takes inputs of known ranks: others are for nobody, and left out.
+    whole = choice.backend not in planning or all(v.shape is not None for v in graph.inputs)
+    if len(choices) <= 1 and choice.backend != EXECUTOR and whole:
         return [
             Partition(choice, list(graph.nodes), graph, list(graph.inputs), list(graph.outputs))
         ]
