@@ -53,7 +53,7 @@ def _note_vectors(self: Any, value: ir.Value, data: list[int | ir.SymbolicDim]) 
         _note(self, value, data)
 
 
-ShapeInferenceContext.set_symbolic_value = _note_vectors  # type: ignore[method-assign]
+ShapeInferenceContext.set_symbolic_value = _note_vectors
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
 
