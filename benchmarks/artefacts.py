@@ -21,7 +21,7 @@ def _made(name: str, write: Callable[[Path], None]) -> Path:
     """The file of this name, written now unless it is there; never half of it."""
     path = CACHE / name
     if not path.exists():
-        draft = CACHE / f"draft-{os.getpid()}" / name
+        draft = CACHE / f"draft-{os.getpid()}-{name}" / name  # one may be made while another is
         draft.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
         draft.replace(path)

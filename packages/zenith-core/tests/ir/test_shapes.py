@@ -6,7 +6,7 @@ import pytest
 
 from zenith.errors import ValidationError
 from zenith.ir import GraphIR
-from zenith.ir.dims import parse_dim
+from zenith.ir.dims import parse_dim, symbol
 
 HEAD = '<ir_version: 10, opset_import: ["" : 28]>\n'
 
@@ -92,6 +92,34 @@ def test_a_difference_of_sizes_that_is_a_number_counts_as_one() -> None:
         y = Slice (d, start, more, zero)
     }"""
     assert shapes(text) == {"y": ["N"]}
+
+
+def test_quotients_and_remainders_of_sizes() -> None:
+    """Div rounds towards zero: what cannot be negative is a plain quotient."""
+    text = """g (float[N] x) => (half, rest, down, up) {
+        two = Constant <value = int64[1] {2}> ()
+        four = Constant <value = int64[1] {4}> ()
+        n = Shape (x)
+        halves = Div (n, two)
+        rests = Mod (n, two)
+        less = Sub (n, four)
+        over = Mod (less, four)
+        whole = Sub (less, over)
+        downs = Div (whole, four)
+        shifted = Add (downs, two)
+        ups = Div (less, four)
+        more = Add (ups, two)
+        zero = Constant <value = float[1] {0}> ()
+        half = Expand (zero, halves)
+        rest = Expand (zero, rests)
+        down = Expand (zero, shifted)
+        up = Expand (zero, more)
+    }"""
+    found = shapes(text)
+    for n in (1, 2, 3, 4, 7, 9):
+        value = {k: int(parse_dim(str(v[0])).subs({symbol("N"): n})) for k, v in found.items()}
+        assert (value["half"], value["rest"]) == (n // 2, n % 2)
+        assert (value["down"], value["up"]) == ((n - 4) // 4 + 2, int((n - 4) / 4) + 2)
 
 
 def test_pooling_with_auto_pad_of_named_sizes() -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import sympy
 
 from zenith.ir.builder import Formal, NotSupportedError, Scalar, WriteBody
+from zenith.ir.complexes import Complex, joined
 from zenith.ir.dims import Dim, exactly
 from zenith_jax.dims import sizes
 from zenith_jax.dtypes import is_key, onnx_type, physical
@@ -36,7 +37,7 @@ class Builder(ViewBuilder):
         self.target = ""
         self.inline: Callable[[Any, Sequence[ir.Value]], list[ir.Value]]
         self.program: Callable[[Callable[..., Any], Sequence[ir.Value]], list[ir.Value]]
-        self._weights: dict[int, tuple[Any, ir.Value]] = {}
+        self._weights: dict[int, tuple[Any, Any]] = {}
         self._known_sizes: dict[ir.Value, Dim] = {}
         self._complements: dict[ir.Value, ir.Value] = {}
         self._pooled_sums: dict[ir.Value, tuple[ir.Value, int]] = {}
@@ -73,13 +74,21 @@ class Builder(ViewBuilder):
         dtype, shape = physical(aval)
         return self.onnx_type(dtype), sizes(shape)
 
-    def weight(self, array: Any, name: str = "const") -> ir.Value:
+    def weight(self, array: Any, name: str = "const") -> Any:
         """A constant over an array's own memory; the same array is one value."""
         if id(array) not in self._weights:
-            data = jax.random.key_data(array) if is_key(array.dtype) else array
-            if self.onnx_type(data.dtype) is not None:
-                self._weights[id(array)] = (array, self.constant(np.asarray(data), name))
+            data = np.asarray(jax.random.key_data(array) if is_key(array.dtype) else array)
+            if data.dtype.kind == "c":
+                parts = [np.ascontiguousarray(part) for part in (data.real, data.imag)]
+                made: Any = Complex(*(self.constant(part, name) for part in parts))
+            else:
+                made = self.constant(data, name)
+            self._weights[id(array)] = (array, made)
         return self._weights[id(array)][1]
+
+    def whole(self, value: Any) -> ir.Value:
+        """One value of a complex one too: its joined parts."""
+        return joined(self, value) if isinstance(value, Complex) else value
 
     def full(self, value: Scalar, dtype: Any, shape: Sequence[Dim]) -> ir.Value:
         """One number in every place."""
@@ -128,9 +137,9 @@ class Builder(ViewBuilder):
     # --- bodies -------------------------------------------------------------------------------
 
     def body(self, name: str, formal: Formal, write: WriteBody) -> ir.Graph:
-        """What was folded inside a body is not known outside of it."""
+        """Complex results are joined; what was folded inside a body is not known outside of it."""
         made = dict(self._made)
-        graph = super().body(name, formal, write)
+        graph = super().body(name, formal, lambda given: [*map(self.whole, write(given))])
         self._made = made
         return graph
 

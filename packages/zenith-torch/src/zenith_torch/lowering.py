@@ -15,13 +15,14 @@ import torch
 
 from zenith import ops
 from zenith.errors import CompilationError, UnsupportedOperationError
+from zenith.ir.complexes import Complex, separate
 from zenith.ir.dims import Dim
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.control import CONTROL
 from zenith_torch.dims import SymbolNames, is_symbolic
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower import HANDLERS
-from zenith_torch.lower.complexes import Complex, complex_handler, has_complex, real_type, separate
+from zenith_torch.lower.complexes import complex_handler, has_complex, real_type
 from zenith_torch.source import node_line, short
 
 __all__ = ["IR_VERSION", "OPSET", "Lowering", "operator_name"]

@@ -18,6 +18,7 @@ from zenith.ir.dims import Dim, broadcast, exactly, product
 __all__ = ["Formal", "GraphBuilder", "NotSupportedError", "Scalar", "WriteBody"]
 
 Scalar = bool | int | float
+_BEFORE_ALL = -(2**31)  # where a slice that goes backwards ends when it takes all
 
 Formal = Sequence[tuple[ir.DataType, tuple[Dim, ...]]]
 """Element type and shape of each input of a body."""
@@ -263,6 +264,15 @@ class GraphBuilder:
             bounds.append(self.ints([step]))
         return self.op("Slice", value, *bounds, shape=shape)
 
+    def flip(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """The other way round along some axes."""
+        if not axes:
+            return value
+        count = len(axes)
+        bounds = [self.ints([bound] * count) for bound in (-1, _BEFORE_ALL)]
+        steps = (self.ints(list(axes)), self.ints([-1] * count))
+        return self.op("Slice", value, *bounds, *steps, shape=self.shape_of(value))
+
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """Values one after the other along one axis."""
         if len(values) == 1:
@@ -343,7 +353,10 @@ class GraphBuilder:
             over, under = sympy.fraction(sympy.together(size.args[0]))
             if under.is_Integer and int(under) == 1:
                 return self._size(over)
-            return self.op("Div", self._size(over), self._size(under))
+            above, below = self._size(over), self._size(under)
+            if not over.is_nonnegative:  # Div rounds towards zero
+                above = self.op("Sub", above, self.op("Mod", above, below))
+            return self.op("Div", above, below)
         op_type = _SIZE_OPS.get(size.func)
         if op_type is not None:
             over, under = sympy.fraction(sympy.together(size))

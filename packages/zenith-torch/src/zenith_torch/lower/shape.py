@@ -192,12 +192,7 @@ def stack(b: Builder, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
 
 @lower("aten.flip.default")
 def flip(b: Builder, x: ir.Value, dims: Sequence[int]) -> ir.Value:
-    axes = [b.axis(x, d) for d in dims]
-    if not axes or b.rank_of(x) == 0:
-        return x
-    count = len(axes)
-    bounds = (b.ints([-1] * count), b.ints([-_END] * count), b.ints(axes), b.ints([-1] * count))
-    return b.op("Slice", x, *bounds, shape=b.shape_of(x))
+    return b.flip(x, [b.axis(x, d) for d in dims]) if b.rank_of(x) else x
 
 
 @lower("aten.roll.default")
