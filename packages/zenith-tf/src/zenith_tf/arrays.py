@@ -14,11 +14,25 @@ import tensorflow as tf
 
 from zenith.errors import UnsupportedOperationError
 
-__all__ = ["check_arrays"]
+__all__ = ["called", "check_arrays"]
 
 _LOOPS = ("While", "StatelessWhile")
 _SAME = ("Identity", "Cast")
 _SET = "TensorListSetItem"
+
+
+def called(graph: Any) -> list[Any]:
+    """The functions that a graph calls; its library may hold others, such as those that restore."""
+    functions = {f.signature.name: f for f in graph.library.function}
+    found: dict[str, Any] = {}
+    nodes = list(graph.node)
+    while nodes:
+        for value in nodes.pop().attr.values():
+            for name in (f.name for f in (value.func, *value.list.func)):
+                if name in functions and name not in found:
+                    found[name] = functions[name]
+                    nodes += functions[name].node_def
+    return list(found.values())
 
 
 def check_arrays(graph: Any) -> None:
@@ -26,7 +40,7 @@ def check_arrays(graph: Any) -> None:
     functions = {f.signature.name: f for f in graph.library.function}
     problems = [
         (_SET, f"{name}: {why}")
-        for nodes in (graph.node, *(f.node_def for f in functions.values()))
+        for nodes in (graph.node, *(f.node_def for f in called(graph)))
         for node in nodes
         if node.op in _LOOPS
         for name, why in _problems(node, {n.name: n for n in nodes}, functions)
