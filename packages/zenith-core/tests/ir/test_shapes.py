@@ -139,3 +139,32 @@ def test_a_rank_beyond_reason_is_refused_at_once(node: str) -> None:
     text = f"{HEAD}g (float[4] x, int64[2000000000] s) => (y) {{ y = {node} }}"
     with pytest.raises(ValidationError, match="a result of 2000000000 axes"):
         GraphIR.from_text(text).infer_shapes()
+
+
+def test_a_target_of_expand_says_nothing_about_larger_data() -> None:
+    """What a Scan gives is known only when its body was looked at."""
+    text = """g (float[3, 4] x) => (y) <int64[2] target = {5, 1}, int64[1] zero = {0}> {
+        s = Scan <num_scan_inputs = 1, body = b (float[4] t) => (u) { u = Neg(t) }> (x)
+        r = ReduceSum (s, zero)
+        y = Expand (r, target)
+    }"""
+    assert shapes(text) == {"y": [5, 4]}
+
+
+def test_contents_of_sizes_are_followed_in_vectors_only() -> None:
+    """Rows and columns of sizes broadcast: what is known of them goes element by element."""
+    import numpy as np
+
+    import zenith
+
+    text = """g (float[N, 4] x) => (y) {
+        sizes = Shape (x)
+        zero = Constant <value = int64[1] {0}> ()
+        one = Constant <value = int64[1] {1}> ()
+        row = Unsqueeze (sizes, zero)
+        column = Unsqueeze (sizes, one)
+        y = Add (row, column)
+    }"""
+    compiled = zenith.compile(GraphIR.from_text(HEAD + text), opt_level=0, fallback="error")
+    x = np.zeros((7, 4), np.float32)
+    np.testing.assert_array_equal(compiled(x), [[14, 11], [11, 8]])

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 import sympy
-from onnx_shape_inference import OpUsageError, registry
+from onnx_shape_inference import OpUsageError, ShapeInferenceContext, registry
 
 from zenith.ir.dims import UnknownSizeError, exactly, parse_dim
 
@@ -43,6 +43,17 @@ for _module, _name in (
 ):
     getattr(importlib.import_module(_module), _name)["ceiling"] = sympy.ceiling
 
+
+_note = ShapeInferenceContext.set_symbolic_value
+
+
+def _note_vectors(self: Any, value: ir.Value, data: list[int | ir.SymbolicDim]) -> None:
+    """Contents are for vectors: the rules go element by element, whatever broadcasts over axes."""
+    if value.shape is None or len(value.shape) <= 1:
+        _note(self, value, data)
+
+
+ShapeInferenceContext.set_symbolic_value = _note_vectors  # type: ignore[method-assign]
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
 
@@ -253,6 +264,8 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """
     shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
     if node.op_type == "Expand":
+        if shapes[0] is None:  # what is not known yet may be larger than the target says
+            return
         target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
         shapes = [shapes[0], target]
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
@@ -531,3 +544,24 @@ def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
     if count is not None and count > _MOST_AXES:
         raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
     own(ctx, node)
+
+
+@_corrects("Transpose")
+def _permuted(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """An order that names an axis twice has no transposition."""
+    perm = node.attributes.get("perm")
+    if perm is not None and sorted(perm.as_ints()) != list(range(len(perm.as_ints()))):
+        raise OpUsageError(node, f"{list(perm.as_ints())} is no order of axes")
+    own(ctx, node)
+
+
+def _regressed(ctx: Any, node: ir.Node) -> None:
+    """A row of targets for every row of features."""
+    x, count = node.inputs[0], node.attributes.get("n_targets")
+    rows = ctx.new_symbolic_dim() if x is None or x.shape is None else x.shape[0]
+    width = 1 if count is None else count.as_int()
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([rows, width]), ir.DataType.FLOAT)
+
+
+for _version in (1, 3):
+    registry.register("ai.onnx.ml", "TreeEnsembleRegressor", since_version=_version)(_regressed)

@@ -119,6 +119,11 @@ def slice_(
     size, length = b.shape_of(x)[axis], b.out_shape[axis]
     if step == 1 and length == size:
         return x
+    if b.is_unknown(length):  # the data decides the bounds; Slice clamps them as PyTorch does
+        ends = (0 if start is None else start, _END if end is None else end)
+        bounds = [b.size_vector([place]) for place in ends]
+        result = b.op("Slice", x, *bounds, b.ints([axis]), b.ints([step]), shape=b.out_shape)
+        return b.knows(length, result, axis)
     first = bound(start, size, 0)
     if not isinstance(first, int) and isinstance(start, int):
         # The capture knows the length: start = size - length without a Max.
