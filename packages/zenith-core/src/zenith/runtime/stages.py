@@ -233,7 +233,9 @@ class Stages:
         if self.tuner is not None and not part.choice.call:
             rows = self._dispatcher.accepting
             selections = self.tuner.choose(backend, part.graph, selections, rows)
-        self._tied += [s.op.required(1).nbytes for s in selections if "strassen" in s.spec.tags]
+        self._tied += [
+            int(s.op.required(1).nbytes) for s in selections if "strassen" in s.spec.tags
+        ]
         program = (
             CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call
@@ -301,7 +303,7 @@ class Stages:
     def notes(self) -> list[str]:
         """What explain() says about the whole compilation."""
         precision = self._config.precision
-        notes = []
+        notes: list[str] = []
         if self._tied:
             notes.append(
                 f"opt_level={self._config.opt_level}: {len(self._tied)} products by Strassen's "
