@@ -302,7 +302,8 @@ class Stages:
     @property
     def notes(self) -> list[str]:
         """What explain() says about the whole compilation."""
-        precision, notes = self._config.precision, []
+        precision = self._config.precision
+        notes: list[str] = []
         if precision != "fp32":
             notes.append(
                 f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in "
