@@ -30,15 +30,15 @@ struct Work {
   int64_t chunk, chunks, rows, row_tasks;
 
   explicit Work(const Call& call) : s(call) {
-    constexpr int64_t kRingBytes = 24 << 10;  // half of L1
+    constexpr int64_t kRingBytes = 36 << 10;  // most of L1: whole rows are copied at once
     const int64_t threads = call.parallel.threads, lines = s.n * s.oh;
     height = (s.kh - 1) * s.dh + 1;
     columns = (round_up(s.ow, kPixels) - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     const int64_t units = ceil_div(s.c, 64), wanted = threads == 1 ? 1 : 4 * threads;
-    chunks = ceil_div(units, most(1, kRingBytes / most(1, height * columns * 64)));
+    chunks = most(1, least(units, ceil_div(height * columns * round_up(s.c, kLanes), kRingBytes)));
     // Few rows: tasks of whole columns, or each would copy most rows again.
     if (lines < wanted * height) chunks = most(chunks, least(units, wanted));
-    chunk = ceil_div(units, most(1, chunks)) * 64;
+    chunk = ceil_div(units, chunks) * 64;
     chunks = ceil_div(s.c, chunk);
     pixel = round_up(least(chunk, s.c), kLanes);
     rows = most(1, least(lines, ceil_div(lines * chunks, wanted)));
