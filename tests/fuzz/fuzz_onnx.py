@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--only", type=int, help="run one case here and show what happens")
     parser.add_argument("--save", type=Path, help="with --only: where to write the model")
     parser.add_argument("--out", type=Path, help="JSON of all findings")
@@ -112,7 +113,8 @@ def fuzz(corpus: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                 lines.put({"case": started, "kind": kind, "what": f"status {status}", "at": tail})
                 first = started + options.jobs
 
-    threads = [threading.Thread(target=serve, args=(i,)) for i in range(options.jobs)]
+    first = range(options.first, options.first + options.jobs)
+    threads = [threading.Thread(target=serve, args=(i,)) for i in first]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -57,9 +57,9 @@ def compare(results: Any, wanted: Any, rtol: float = 2e-5, atol: float = 1e-6) -
         if np.dtype(expected.dtype).kind in "biu":
             np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
         else:
-            np.testing.assert_allclose(
-                np.asarray(result, np.float64), np.asarray(expected, np.float64), rtol, atol
-            )
+            kind = np.complex128 if np.dtype(expected.dtype).kind == "c" else np.float64
+            wide = np.asarray(result, kind), np.asarray(expected, kind)
+            np.testing.assert_allclose(*wide, rtol, atol)
 
 
 def compiled_ops(compiled: Any) -> list[str]:

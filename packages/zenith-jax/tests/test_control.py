@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax_oracle import arrays, check, compare, compiled_ops
@@ -45,6 +46,7 @@ CALLS: dict[str, Any] = {
     "barrier": lambda x: lax.optimization_barrier(x) + lax.stop_gradient(x),
     "closure": lambda x: jax.jit(lambda y: y + jnp.arange(4.0))(x),
     "platform": lambda x: lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos),
+    "empty": jax.grad(lambda x: lax.fori_loop(0, 3, lambda k, c: jnp.sin(c) * x[0, k], 1.0)),
     "named": lambda x: jax.named_call(jnp.cos, name="inner")(x),
 }
 
@@ -52,6 +54,21 @@ CALLS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_calls(name: str) -> None:
     check(CALLS[name], *arrays((3, 4)))
+
+
+def test_one_device_needs_no_collectives() -> None:
+    """What is written for a mesh runs where the mesh is this machine."""
+
+    def function(x: Any) -> Any:
+        total = lax.psum(x, "d") + lax.pmean(x, "d") + lax.axis_index("d")
+        total += lax.all_gather(x, "d").sum() + lax.all_gather(x, "d", tiled=True)
+        total += lax.psum_scatter(x, "d", tiled=True) + lax.all_to_all(x, "d", 0, 0, tiled=True)
+        return total + lax.ppermute(x, "d", [(0, 0)])
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+    spec = jax.sharding.PartitionSpec("d")
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
+    check(lambda x: sharded(x) * 2, arrays((4, 3))[0])
 
 
 SCANS: dict[str, Any] = {

@@ -80,6 +80,12 @@ WRITES: dict[str, Any] = {
     "bincount": lambda x, i: jnp.bincount(jnp.abs(i), length=10),
     "segment_sum": lambda x, i: jax.ops.segment_sum(x[0], jnp.abs(i[:1]).repeat(6), 4),
     "nested": lambda x, i: x.at[i].set(x.at[i].add(1.0)[1]),
+    "scalar": lambda x, i: x[0, 0, 0].at[...].set(2.0) + x[0, 0, 1].at[...].add(1.0),
+    "one segment": lambda x, i: [
+        jax.ops.segment_sum(x[0], jnp.abs(i[:1]).repeat(6) // 9, 1),
+        x[:1].at[i * 0].add(2.0),
+        x[:1].at[jnp.minimum(i, 0)].max(x[1]),
+    ],
 }
 
 

@@ -121,6 +121,44 @@ def test_state_that_changes_is_refused() -> None:
     compare(zenith.compile(norm, sample_input=(x,))(x), norm(x), atol=1e-5)
 
 
+class _Keyed(nnx.Module):  # type: ignore[misc]
+    """Asks for a key at each call, as the recurrent layers of flax.nnx do for a state of zeros."""
+
+    def __init__(self, scale: float) -> None:
+        self.rngs, self.scale = nnx.Rngs(0), scale
+
+    def __call__(self, x: Any) -> Any:
+        key = self.rngs.params()
+        return x + self.scale * jax.random.normal(key, x.shape) if self.scale else jnp.tanh(x)
+
+
+def test_counters_of_random_numbers_that_are_not_drawn() -> None:
+    (x,) = arrays((2, 3))
+    compare(zenith.compile(_Keyed(0), sample_input=(x,))(x), jnp.tanh(x))
+    with pytest.raises(CompilationError, match=r"changes its own state.*count"):
+        zenith.compile(_Keyed(0.1), sample_input=(x,))
+
+
+def test_a_function_may_change_the_state_it_is_given() -> None:
+    """`(function, state)` with flax.nnx variables: they belong to the trace, not to the caller."""
+    norm = nnx.BatchNorm(3, momentum=0.5, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(norm)
+
+    def function(state: Any, x: Any) -> Any:
+        module = nnx.merge(definition, state)
+        return module(x), nnx.to_pure_dict(nnx.state(module))
+
+    (x,) = arrays((8, 3))
+    compiled = zenith.compile((function, state), sample_input=(x,))
+    compare(compiled(x), jax.jit(function)(state, x), atol=1e-5)
+
+
+def test_parameters_that_are_one_array() -> None:
+    (weight, x) = arrays((3, 4), (2, 3))
+    compiled = zenith.compile((lambda w, x: jnp.tanh(x @ w), weight), sample_input=(x,))
+    compare(compiled(x), jnp.tanh(x @ weight))
+
+
 def test_equinox() -> None:
     mlp = eqx.nn.MLP(8, 4, 16, 2, key=jax.random.key(0))
     x, batch = arrays((8,), (5, 8))

@@ -343,6 +343,22 @@ def test_strings_ragged_and_nothing() -> None:
         zenith.compile(tf.function(lambda x: None), sample_input=f32(2))
 
 
+def test_variables_that_the_call_changes_are_named() -> None:
+    x = keras.Input(batch_shape=(2, 5, 3))
+    with pytest.raises(CompilationError, match=r"changes its variables.*gru"):
+        zenith.compile(keras.Model(x, L.GRU(4, stateful=True)(x)))
+    count = tf.Variable(0.0, name="count")
+
+    @tf.function
+    def function(t: Any) -> Any:
+        for _ in tf.range(2):
+            count.assign_add(1.0)
+        return t * count
+
+    with pytest.raises(CompilationError, match="changes its variables"):
+        zenith.compile(function, sample_input=f32(2))
+
+
 def test_a_model_that_fails_in_tracing() -> None:
     with pytest.raises(CompilationError):
         zenith.compile(tf.function(lambda x: x @ x), sample_input=f32(2, 3))

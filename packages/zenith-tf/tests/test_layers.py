@@ -66,11 +66,9 @@ CASES: dict[str, tuple[tuple[int | None, ...], Any]] = {
     "causal attention": (OPEN, lambda x: L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)),
     "grouped attention": (SEQUENCE, lambda x: L.GroupQueryAttention(4, 4, 2)(x, x)),
     "luong attention": (SEQUENCE, lambda x: L.Attention(use_scale=True)([x, x])),
-    "simple rnn": (SEQUENCE, lambda x: L.SimpleRNN(4)(x)),
     "lstm": (OPEN, lambda x: L.LSTM(4, return_sequences=True)(x)),
     "lstm backwards": (SEQUENCE, lambda x: L.LSTM(4, go_backwards=True, return_state=True)(x)),
     "gru": (OPEN, lambda x: L.GRU(4)(x)),
-    "gru sequences": (SEQUENCE, lambda x: L.GRU(4, return_sequences=True, reset_after=False)(x)),
     "bidirectional": (SEQUENCE, lambda x: L.Bidirectional(L.LSTM(4, return_sequences=True))(x)),
     "conv lstm": ((3, 6, 6, 2), lambda x: L.ConvLSTM2D(3, 3, padding="same")(x)),
     "masking": (SEQUENCE, lambda x: L.LSTM(4)(L.Masking()(x))),
@@ -89,6 +87,40 @@ def test_layer(name: str) -> None:
             compiled = check(model, x)
         else:
             assert_same(model(x), compiled(x))
+
+
+RECURRENT: dict[str, tuple[str, Any]] = {
+    "gru": ("GRU", lambda x: L.GRU(4, return_sequences=True, return_state=True)(x)),
+    "gru backwards": ("GRU", lambda x: L.GRU(4, go_backwards=True, return_sequences=True)(x)),
+    "gru from a state": ("GRU", lambda x: L.GRU(4)(x, initial_state=L.Dense(4)(x[:, 0]))),
+    "gru unrolled": ("GRU", lambda x: L.GRU(4, unroll=True, use_bias=False)(x)),
+    "gru both ways": ("GRU", lambda x: L.Bidirectional(L.GRU(4, return_sequences=True))(x)),
+    "cell": ("GRU", lambda x: L.RNN(L.GRUCell(3), return_sequences=True)(x)),
+    "plain": ("RNN", lambda x: L.SimpleRNN(4, return_sequences=True)(x)),
+    "plain relu": ("RNN", lambda x: L.SimpleRNN(4, activation="relu", use_bias=False)(x)),
+    "lstm": ("LSTM", lambda x: L.LSTM(4, go_backwards=True)(x)),
+    "gru of another form": ("Loop", lambda x: L.GRU(4, activation="relu")(x)),
+    "gru with reset before": ("Loop", lambda x: L.GRU(4, reset_after=False)(x)),
+    "gru masked": ("Loop", lambda x: L.GRU(4)(L.Masking()(x))),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_one_kernel(name: str) -> None:
+    expected, layer = RECURRENT[name]
+    x = RNG.normal(size=(2, *SEQUENCE)).astype(np.float32)
+    x[1, 3:] = 0
+    found = kernels(check(functional(SEQUENCE, layer), x, close=1e-5))
+    assert found[expected] == (2 if "both" in name else 1)
+    assert expected == "Loop" or not found["Loop"]
+
+
+def test_a_recurrent_layer_is_left_as_it_was() -> None:
+    layer = L.GRU(4)
+    model = functional(SEQUENCE, layer)
+    x = RNG.normal(size=(2, *SEQUENCE)).astype(np.float32)
+    check(model, x)
+    assert "inner_loop" not in vars(layer)
 
 
 ACTIVATIONS = """celu elu exponential gelu glu hard_sigmoid hard_silu hard_tanh leaky_relu linear

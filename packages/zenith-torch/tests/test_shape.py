@@ -173,3 +173,13 @@ def test_writing_by_index() -> None:
         scatter_add=lambda x, v, i: x.scatter_add(0, i.unsqueeze(1).expand(2, 5), v),
         copy=lambda x, v, i: torch.zeros(4, 5).copy_(x),
     )
+
+
+def test_an_identity_of_any_size() -> None:
+    check_cases(
+        (torch.randn(3, 4),),
+        {0: {0: "n"}},
+        [(torch.randn(5, 4),)],
+        square=lambda x: torch.eye(x.shape[0]) @ x,
+        wide=lambda x: torch.eye(x.shape[0], 3, dtype=torch.int64),
+    )

@@ -22,6 +22,7 @@ void bind_kernels(pybind11::module_& m);
 void bind_plan(pybind11::module_& m);
 void bind_call(pybind11::module_& m);
 void bind_arrays(pybind11::module_& m);
+void bind_walk(pybind11::module_& m);
 void bind_host(pybind11::module_& m);
 void bind_snapshot(pybind11::module_& m);
 

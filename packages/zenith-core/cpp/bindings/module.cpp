@@ -6,6 +6,7 @@ PYBIND11_MODULE(_native, m) {
   zenith::bind_plan(m);
   zenith::bind_call(m);
   zenith::bind_arrays(m);
+  zenith::bind_walk(m);
   zenith::bind_host(m);
   zenith::bind_snapshot(m);
 }

@@ -141,7 +141,8 @@ void bind_plan(py::module_& m) {
            [](Plan& self, const py::object& size, std::string message) {
              self.add_guard(size_of(self, size), std::move(message));
            })
-      .def("bind", &Plan::bind, py::arg("dims"), py::arg("threads"))
+      .def("bind", py::overload_cast<const std::vector<int64_t>&, int>(&Plan::bind),
+           py::arg("dims"), py::arg("threads"))
       .def_property_readonly("n_steps", &Plan::n_steps)
       .def_property_readonly("constant_bytes", &Plan::constant_bytes);
 }

@@ -219,16 +219,25 @@ int64_t Plan::constant_bytes() const {
 }
 
 std::shared_ptr<BoundPlan> Plan::bind(const std::vector<int64_t>& dims, int threads) {
+  auto bound = std::make_shared<BoundPlan>();
+  bind(dims, threads, *bound);
+  return bound;
+}
+
+void Plan::bind(const std::vector<int64_t>& dims, int threads, BoundPlan& bound) {
   if (static_cast<int32_t>(dims.size()) != n_symbols_) {
     throw std::invalid_argument("bind needs a value for every symbol");
   }
   for (const auto& [size, message] : guards_) {
     if (evaluate(size, dims) != 0) throw std::invalid_argument(message);
   }
-  auto bound = std::make_shared<BoundPlan>();
-  bound->plan_ = shared_from_this();
-  bound->dims_ = dims;
-  bound->parallel_ = parallel(threads);
+  bound.plan_ = shared_from_this();
+  bound.dims_ = dims;
+  bound.parallel_ = parallel(threads);
+  bound.operands_.clear();
+  bound.operand_storage_.clear();
+  bound.params_.resize(steps_.size());
+  bound.scratch_.clear();
 
   std::vector<int64_t> bytes(storages_.size());
   for (size_t s = 0; s < storages_.size(); ++s) {
@@ -274,48 +283,51 @@ std::shared_ptr<BoundPlan> Plan::bind(const std::vector<int64_t>& dims, int thre
   }
   const size_t n_storages = lifetimes.size();
   std::vector<size_t> scratch_owner;
+  size_t n_operands = 0;
+  for (const Step& step : steps_) n_operands += step.in.size() + step.out.size();
+  bound.operands_.reserve(n_operands);
+  bound.operand_storage_.reserve(n_operands);
+  bound.scratch_.reserve(steps_.size());
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
-    const size_t first = bound->operands_.size();
+    const size_t first = bound.operands_.size();
     for (const auto* ids : {&step.in, &step.out}) {
       for (const int32_t id : *ids) {
-        bound->operands_.push_back(resolve(id));
-        bound->operand_storage_.push_back(id < 0 ? -1 : tensors_[static_cast<size_t>(id)].storage);
+        bound.operands_.push_back(resolve(id));
+        bound.operand_storage_.push_back(id < 0 ? -1 : tensors_[static_cast<size_t>(id)].storage);
       }
     }
-    bound->params_.push_back(step.params);
+    std::vector<char>& params = bound.params_[i];
+    params = step.params;
     for (const Patch& patch : step.patches) {
       const int64_t value = evaluate(patch.size, dims);
-      std::memcpy(bound->params_.back().data() + patch.offset, &value, sizeof(value));
+      std::memcpy(params.data() + patch.offset, &value, sizeof(value));
     }
-    bound->scratch_.push_back(-1);
+    bound.scratch_.push_back(-1);
     if (step.kernel->scratch == nullptr) continue;
-    const Call call{bound->operands_.data() + first,
-                    bound->operands_.data() + first + step.in.size(),
+    const Call call{bound.operands_.data() + first,
+                    bound.operands_.data() + first + step.in.size(),
                     static_cast<int>(step.in.size()),
                     static_cast<int>(step.out.size()),
-                    bound->params_.back().data(),
+                    params.data(),
                     nullptr,
-                    bound->parallel_};
+                    bound.parallel_};
     const int64_t scratch = step.kernel->scratch(call);
     if (scratch <= 0) continue;
     lifetimes.push_back({scratch, static_cast<int32_t>(i), static_cast<int32_t>(i)});
     scratch_owner.push_back(i);
   }
-  const std::vector<int64_t> offsets = place_blocks(lifetimes, &bound->arena_bytes_);
-  bound->offsets_.assign(storages_.size(), -1);
-  for (size_t i = 0; i < n_storages; ++i) bound->offsets_[owners[i]] = offsets[i];
+  const std::vector<int64_t> offsets = place_blocks(lifetimes, &bound.arena_bytes_);
+  bound.offsets_.assign(storages_.size(), -1);
+  for (size_t i = 0; i < n_storages; ++i) bound.offsets_[owners[i]] = offsets[i];
   for (size_t i = 0; i < scratch_owner.size(); ++i) {
-    bound->scratch_[scratch_owner[i]] = offsets[n_storages + i];
+    bound.scratch_[scratch_owner[i]] = offsets[n_storages + i];
   }
-  return bound;
 }
 
 std::vector<int64_t> BoundPlan::shape_of(int32_t tensor) const {
   std::vector<int64_t> shape;
-  for (const Size& size : plan_->tensors_.at(static_cast<size_t>(tensor)).shape) {
-    shape.push_back(plan_->evaluate(size, dims_));
-  }
+  append_shape(tensor, shape);
   return shape;
 }
 

@@ -62,23 +62,59 @@ class Caller:
     ) -> None: ...
     def call(self, tensors: list[Any], targets: list[Any] = ...) -> list[Any]: ...
 
-class ArrayCaller:
+class Runner:
+    def run(self, program: Any, inputs: Sequence[Any], context: Any) -> list[Any]: ...
+
+class ArrayProgram(Runner):
     def __init__(
         self,
-        plan: BoundPlan,
-        inputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
-        outputs: Sequence[tuple[np.dtype[Any], Sequence[int]]],
+        plan: Plan,
+        n_symbols: int,
+        inputs: Sequence[tuple[np.dtype[Any], Sequence[int | None]]],
+        outputs: Sequence[tuple[np.dtype[Any], int, int]],
+        memory: int,
     ) -> None: ...
-    def __call__(self, arrays: Sequence[_Array]) -> list[_Array] | tuple[int, str] | None: ...
+    @property
+    def rebinds(self) -> int: ...
+
+class Walk:
+    def __init__(
+        self, n_inputs: int, n_slots: int, results: Sequence[int], constants: Mapping[int, _Array]
+    ) -> None: ...
+    def add(
+        self, program: Any, runner: Runner | None, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None: ...
+    def run(self, inputs: Sequence[Any], context: Any) -> list[Any]: ...
     def repeat(
+        self, program: Any, inputs: Sequence[Any], wiring: Wiring, count: int, context: Any
+    ) -> tuple[int, list[Any], list[list[_Array]]]: ...
+
+class Wiring:
+    def __init__(
         self,
-        arrays: Sequence[_Array],
         sliced: Sequence[bool],
         states: Sequence[int],
         stacked: Sequence[int],
         condition: int,
-        count: int,
-    ) -> tuple[int, bool, list[_Array], list[_Array]] | tuple[int, str] | None: ...
+    ) -> None: ...
+
+class Branch(Runner):
+    def __init__(
+        self,
+        condition: int | _Array | None,
+        yes: tuple[Walk, Sequence[int]],
+        no: tuple[Walk, Sequence[int]],
+        wanted: Sequence[int],
+    ) -> None: ...
+
+class Loop(Runner):
+    def __init__(
+        self,
+        sources: Sequence[int | _Array | None],
+        body: tuple[Walk, Sequence[int]],
+        wiring: Wiring,
+        wanted: Sequence[int],
+    ) -> None: ...
 
 class Plan:
     def __init__(self, n_symbols: int) -> None: ...

@@ -6,7 +6,7 @@ import pytest
 
 from zenith.errors import ValidationError
 from zenith.ir import GraphIR
-from zenith.ir.dims import parse_dim
+from zenith.ir.dims import parse_dim, symbol
 
 HEAD = '<ir_version: 10, opset_import: ["" : 28]>\n'
 
@@ -94,6 +94,34 @@ def test_a_difference_of_sizes_that_is_a_number_counts_as_one() -> None:
     assert shapes(text) == {"y": ["N"]}
 
 
+def test_quotients_and_remainders_of_sizes() -> None:
+    """Div rounds towards zero: what cannot be negative is a plain quotient."""
+    text = """g (float[N] x) => (half, rest, down, up) {
+        two = Constant <value = int64[1] {2}> ()
+        four = Constant <value = int64[1] {4}> ()
+        n = Shape (x)
+        halves = Div (n, two)
+        rests = Mod (n, two)
+        less = Sub (n, four)
+        over = Mod (less, four)
+        whole = Sub (less, over)
+        downs = Div (whole, four)
+        shifted = Add (downs, two)
+        ups = Div (less, four)
+        more = Add (ups, two)
+        zero = Constant <value = float[1] {0}> ()
+        half = Expand (zero, halves)
+        rest = Expand (zero, rests)
+        down = Expand (zero, shifted)
+        up = Expand (zero, more)
+    }"""
+    found = shapes(text)
+    for n in (1, 2, 3, 4, 7, 9):
+        value = {k: int(parse_dim(str(v[0])).subs({symbol("N"): n})) for k, v in found.items()}
+        assert (value["half"], value["rest"]) == (n // 2, n % 2)
+        assert (value["down"], value["up"]) == ((n - 4) // 4 + 2, int((n - 4) / 4) + 2)
+
+
 def test_pooling_with_auto_pad_of_named_sizes() -> None:
     """As many windows as strides cover the axis: an expression, not a size of its own."""
     node = 'y = MaxPool<kernel_shape = [2, 3], strides = [2, 1], auto_pad = "SAME_UPPER">(x)'
@@ -111,3 +139,32 @@ def test_a_rank_beyond_reason_is_refused_at_once(node: str) -> None:
     text = f"{HEAD}g (float[4] x, int64[2000000000] s) => (y) {{ y = {node} }}"
     with pytest.raises(ValidationError, match="a result of 2000000000 axes"):
         GraphIR.from_text(text).infer_shapes()
+
+
+def test_a_target_of_expand_says_nothing_about_larger_data() -> None:
+    """What a Scan gives is known only when its body was looked at."""
+    text = """g (float[3, 4] x) => (y) <int64[2] target = {5, 1}, int64[1] zero = {0}> {
+        s = Scan <num_scan_inputs = 1, body = b (float[4] t) => (u) { u = Neg(t) }> (x)
+        r = ReduceSum (s, zero)
+        y = Expand (r, target)
+    }"""
+    assert shapes(text) == {"y": [5, 4]}
+
+
+def test_contents_of_sizes_are_followed_in_vectors_only() -> None:
+    """Rows and columns of sizes broadcast: what is known of them goes element by element."""
+    import numpy as np
+
+    import zenith
+
+    text = """g (float[N, 4] x) => (y) {
+        sizes = Shape (x)
+        zero = Constant <value = int64[1] {0}> ()
+        one = Constant <value = int64[1] {1}> ()
+        row = Unsqueeze (sizes, zero)
+        column = Unsqueeze (sizes, one)
+        y = Add (row, column)
+    }"""
+    compiled = zenith.compile(GraphIR.from_text(HEAD + text), opt_level=0, fallback="error")
+    x = np.zeros((7, 4), np.float32)
+    np.testing.assert_array_equal(compiled(x), [[14, 11], [11, 8]])

@@ -59,6 +59,20 @@ def test_a_loop_ends_when_its_condition_says_so(graph_of: Any) -> None:
     assert float(y) == 128.0
 
 
+def test_a_graph_of_one_node_names_its_results_in_another_order(graph_of: Any) -> None:
+    body = """
+        a, b = If(c) <
+            then_branch = yes () => (p, q) { p = Neg(x) q = Concat<axis = 0>(x, x) },
+            else_branch = no () => (r, s) { r = Abs(x) s = Concat<axis = 0>(x, x) }
+        >
+    """
+    graph = graph_of("(float[2] x, bool c) => (b, a)", body)
+    compiled = zenith.compile(graph, fallback="error")
+    twice, negative = compiled(np.array([1, 2], np.float32), np.array(True))
+    np.testing.assert_array_equal(twice, [1, 2, 1, 2])
+    np.testing.assert_array_equal(negative, [-1, -2])
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_branches_of_other_sizes_and_captured_values(
     taken: bool, graph_of: Any, array: Any

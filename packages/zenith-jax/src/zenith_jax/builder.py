@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import sympy
 
-from zenith.ir.builder import NotSupportedError, Scalar
-from zenith.ir.control import reads
+from zenith.ir.builder import Formal, NotSupportedError, Scalar, WriteBody
+from zenith.ir.complexes import Complex, joined
 from zenith.ir.dims import Dim, exactly
 from zenith_jax.dims import sizes
 from zenith_jax.dtypes import is_key, onnx_type, physical
@@ -37,9 +37,8 @@ class Builder(ViewBuilder):
         self.target = ""
         self.inline: Callable[[Any, Sequence[ir.Value]], list[ir.Value]]
         self.program: Callable[[Callable[..., Any], Sequence[ir.Value]], list[ir.Value]]
-        self._weights: dict[int, tuple[Any, ir.Value]] = {}
+        self._weights: dict[int, tuple[Any, Any]] = {}
         self._known_sizes: dict[ir.Value, Dim] = {}
-        self._hoisted: list[ir.Value] = []
         self._complements: dict[ir.Value, ir.Value] = {}
         self._pooled_sums: dict[ir.Value, tuple[ir.Value, int]] = {}
 
@@ -75,13 +74,21 @@ class Builder(ViewBuilder):
         dtype, shape = physical(aval)
         return self.onnx_type(dtype), sizes(shape)
 
-    def weight(self, array: Any, name: str = "const") -> ir.Value:
+    def weight(self, array: Any, name: str = "const") -> Any:
         """A constant over an array's own memory; the same array is one value."""
         if id(array) not in self._weights:
-            data = jax.random.key_data(array) if is_key(array.dtype) else array
-            if self.onnx_type(data.dtype) is not None:
-                self._weights[id(array)] = (array, self.constant(np.asarray(data), name))
+            data = np.asarray(jax.random.key_data(array) if is_key(array.dtype) else array)
+            if data.dtype.kind == "c":
+                parts = [np.ascontiguousarray(part) for part in (data.real, data.imag)]
+                made: Any = Complex(*(self.constant(part, name) for part in parts))
+            else:
+                made = self.constant(data, name)
+            self._weights[id(array)] = (array, made)
         return self._weights[id(array)][1]
+
+    def whole(self, value: Any) -> ir.Value:
+        """One value of a complex one too: its joined parts."""
+        return joined(self, value) if isinstance(value, Complex) else value
 
     def full(self, value: Scalar, dtype: Any, shape: Sequence[Dim]) -> ir.Value:
         """One number in every place."""
@@ -129,48 +136,12 @@ class Builder(ViewBuilder):
 
     # --- bodies -------------------------------------------------------------------------------
 
-    def body(
-        self,
-        name: str,
-        formal: Sequence[tuple[ir.DataType, tuple[Dim, ...]]],
-        write: Callable[[list[ir.Value]], Sequence[ir.Value]],
-    ) -> ir.Graph:
-        """A subgraph of the given inputs; `write` lowers it. It reads outer values by name."""
-        saved = (self.nodes, dict(self._sizes), dict(self._made))
-        self.nodes = []
-        inputs = []
-        for index, (dtype, shape) in enumerate(formal):
-            value = ir.Value(name=self.unique(f"{name}.in{index}"), type=ir.TensorType(dtype))
-            inputs.append(self.declare(value, shape))
-        inner = {*inputs}
-        outputs: list[ir.Value] = []
-        for value in write(inputs):
-            own = any(value is o for node in self.nodes for o in node.outputs)
-            if not own or value in outputs or value in inner:
-                value = self.op("Identity", value)
-            outputs.append(value)
-        self.drop_unused(outputs)
-        nodes = self.nodes
-        self._hoisted += self.initializers(outputs)
-        self.nodes, self._sizes, self._made = saved
-        return ir.Graph(inputs, outputs, nodes=nodes, name=self.unique(name))
-
-    def drop_unused(self, outputs: Sequence[ir.Value]) -> None:
-        """Leave out nodes that no output needs: most views are never read as they are."""
-        needed = {*outputs}
-        kept = []
-        for node in reversed(self.nodes):
-            if needed.isdisjoint(node.outputs):
-                for index in range(len(node.inputs)):
-                    node.replace_input_with(index, None)
-                continue
-            kept.append(node)
-            needed.update(reads(node))
-        self.nodes = kept[::-1]
-
-    def initializers(self, outputs: Sequence[ir.Value]) -> list[ir.Value]:
-        """Constants that nodes use, those in bodies too: they belong to the outermost graph."""
-        return list(dict.fromkeys([*super().initializers(outputs), *self._hoisted]))
+    def body(self, name: str, formal: Formal, write: WriteBody) -> ir.Graph:
+        """Complex results are joined; what was folded inside a body is not known outside of it."""
+        made = dict(self._made)
+        graph = super().body(name, formal, lambda given: [*map(self.whole, write(given))])
+        self._made = made
+        return graph
 
     def conditional(
         self,

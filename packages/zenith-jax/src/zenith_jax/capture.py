@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from zenith.errors import CompilationError, ConfigurationError, ValidationError
+from zenith_jax.dependence import depends
 from zenith_jax.dtypes import described
 
 __all__ = ["Captured", "Leaf", "capture", "is_array"]
@@ -177,7 +178,7 @@ def _with_first(function: Function, params: Any) -> Function:
     """`function` with its first argument given; its signature is that of the rest."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return function(params, *args, **kwargs)
+        return function(_copied(params), *args, **kwargs)
 
     found = _signature(function)
     if found is not None:
@@ -217,15 +218,20 @@ def _linen(
 
 def _nnx(module: Any, nnx: Any) -> tuple[Function, list[tuple[str, Any]], list[Function]]:
     """The module is put together anew inside the trace: what it changes there stays there."""
-    definition, state = nnx.split(module)
+    definition, random, rest = nnx.split(module, nnx.RngState, ...)
     changed: list[str] = []
+
+    def run(random: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        copy = nnx.merge(definition, *(_copied(part) for part in (random, rest)))
+        return copy(*args, **kwargs), copy
 
     @functools.wraps(type(module).__call__)
     def call(*args: Any, **kwargs: Any) -> Any:
-        copy = nnx.merge(definition, jax.tree.map(lambda leaf: leaf, state))
-        result = copy(*args, **kwargs)
-        after = jax.tree_util.tree_leaves_with_path(nnx.state(copy))
-        changed.extend(_path(path) for path, leaf in after if isinstance(leaf, jax.core.Tracer))
+        result, copy = run(random, args, kwargs)
+        changed.extend(_traced_names(nnx.state(copy, nnx.Not(nnx.RngState))))
+        counters = _traced_names(nnx.state(copy, nnx.RngState))
+        if counters and depends(lambda *v: run(*v)[0], random, args, kwargs):
+            changed.extend(counters)
         return result
 
     found = _signature(module)
@@ -240,13 +246,24 @@ def _nnx(module: Any, nnx: Any) -> tuple[Function, list[tuple[str, Any]], list[F
                 "the state (flax.nnx.split, flax.nnx.merge)",
             )
 
-    return call, _named(state), [check]
+    return call, _named((random, rest)), [check]
+
+
+def _copied(tree: Any) -> Any:
+    """The tree anew: its flax variables belong to the trace that is going on."""
+    return jax.tree.map(lambda leaf: leaf, tree)
+
+
+def _traced_names(state: Any) -> list[str]:
+    found = jax.tree_util.tree_leaves_with_path(state)
+    return [_path(path) for path, leaf in found if isinstance(leaf, jax.core.Tracer)]
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    """(path, array) of a tree's weights."""
+    """(path, array) of a tree's weights; a tree that is one array has no path."""
     found = jax.tree_util.tree_leaves_with_path(tree)
-    return [(_path(path), leaf) for path, leaf in found if isinstance(leaf, jax.Array | np.ndarray)]
+    arrays = [(path, leaf) for path, leaf in found if isinstance(leaf, jax.Array | np.ndarray)]
+    return [(_path(path) or "weight", leaf) for path, leaf in arrays]
 
 
 def _path(path: Sequence[Any]) -> str:

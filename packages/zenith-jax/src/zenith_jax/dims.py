@@ -68,6 +68,13 @@ def _read(node: ast.expr) -> Any:
     raise ValueError(f"a size of unknown form: {ast.unparse(node)}")
 
 
+def _quotient(a: Any, b: Any) -> Any:
+    """floor(a / b); of what cannot be positive as JAX writes it, by what is not negative."""
+    if sympy.sympify(b).is_Integer and (-a).is_nonnegative:
+        return -floor_div(b - 1 - a, b)
+    return floor_div(a, b)
+
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -75,7 +82,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
 }
 _CALLS: dict[str, Callable[..., Any]] = {
-    "floordiv": floor_div,
+    "floordiv": _quotient,
     "mod": sympy.Mod,
     "max": sympy.Max,
     "min": sympy.Min,

@@ -10,7 +10,17 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["TO_ONNX", "described", "is_float", "is_key", "is_signed", "onnx_type", "physical"]
+__all__ = [
+    "TO_ONNX",
+    "described",
+    "is_complex",
+    "is_float",
+    "is_key",
+    "is_signed",
+    "onnx_type",
+    "physical",
+    "real_type",
+]
 
 TO_ONNX: dict[np.dtype[Any], ir.DataType] = {
     np.dtype(numpy_type): onnx
@@ -51,6 +61,17 @@ def is_key(dtype: Any) -> bool:
     return bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))
 
 
+def is_complex(aval: Any) -> bool:
+    """Whether an abstract value holds complex numbers."""
+    return bool(jax.numpy.issubdtype(getattr(aval, "dtype", np.bool_), np.complexfloating))
+
+
+def real_type(dtype: Any) -> np.dtype[Any]:
+    """The type of the parts of a complex type; any other type itself."""
+    kind = np.dtype(dtype)
+    return np.finfo(kind).dtype if kind.kind == "c" else kind
+
+
 def is_float(value: ir.Value) -> bool:
     return value.dtype in _FLOATS
 
@@ -66,7 +87,9 @@ def described(shape: Sequence[Any], dtype: Any) -> Any:
 
 
 def physical(aval: Any) -> tuple[Any, tuple[Any, ...]]:
-    """(dtype, shape) of the data: a key is a row of uint32."""
+    """(dtype, shape) of the data: a key is a row of uint32, a complex number two real ones."""
+    if is_complex(aval):
+        return real_type(aval.dtype), (*aval.shape, 2)
     if not is_key(aval.dtype):
         return np.dtype(aval.dtype), tuple(aval.shape)
     row = jax.eval_shape(jax.random.key_data, described((), aval.dtype))

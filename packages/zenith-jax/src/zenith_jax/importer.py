@@ -12,11 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.errors import CompilationError, UnsupportedOperationError
+from zenith.ir.complexes import Complex, separate
 from zenith.ops import add_functions
 from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dims import sizes
-from zenith_jax.dtypes import described, onnx_type, physical
+from zenith_jax.dtypes import described, is_complex, onnx_type, physical, real_type
 from zenith_jax.lower import HANDLERS, IGNORED, REFUSED
+from zenith_jax.lower.complexes import complex_handler
 from zenith_jax.source import equation_line, short
 
 __all__ = ["IR_VERSION", "OPSET", "import_jaxpr"]
@@ -42,7 +44,7 @@ def import_jaxpr(
     importer.raise_problems()
     outputs: list[ir.Value] = []
     builder.label, builder.source = "", ""
-    for value, name in zip(found, output_names, strict=True):
+    for value, name in zip(map(builder.whole, found), output_names, strict=True):
         if value.producer() is None or value in outputs:
             value = builder.op("Identity", value)
         builder.rename(value, name)
@@ -79,10 +81,13 @@ class _Importer:
             raise CompilationError(f"{what} is {dtype}, which Zenith does not compute with")
         return kind, shape
 
-    def inline(self, closed: Any, arguments: Sequence[ir.Value]) -> list[ir.Value]:
-        """The results of a closed jaxpr on values."""
+    def inline(self, closed: Any, arguments: Sequence[Any]) -> list[Any]:
+        """The results of a closed jaxpr on values; complex ones may come joined."""
         jaxpr = closed.jaxpr
-        values: dict[Any, ir.Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+        values = {
+            variable: self._apart(value, variable.aval)
+            for variable, value in zip(jaxpr.invars, arguments, strict=True)
+        }
         for variable, array in zip(jaxpr.constvars, closed.consts, strict=True):
             values[variable] = self._constant(array)
         for eqn in jaxpr.eqns:
@@ -101,21 +106,30 @@ class _Importer:
         finally:
             self.own_lines = own
 
-    def _read(self, variable: Any, values: dict[Any, ir.Value]) -> ir.Value:
+    def _apart(self, value: Any, aval: Any) -> Any:
+        """A complex value that comes joined as its parts; see Note [Complex values]."""
+        whole = is_complex(aval) and isinstance(value, ir.Value)
+        return separate(self.builder, value) if whole else value
+
+    def _read(self, variable: Any, values: dict[Any, Any]) -> Any:
         if isinstance(variable, jax.extend.core.Literal):
             dtype = physical(variable.aval)[0]
             if onnx_type(dtype) is None:
                 return self._stand_in(variable.aval)  # the equation that reads it is reported
-            return self.builder.number(variable.val, dtype, np.shape(variable.val))
+            number, shape = variable.val, np.shape(variable.val)
+            if is_complex(variable.aval):
+                parts = (np.real(number), np.imag(number))
+                return Complex(*(self.builder.number(part, dtype, shape) for part in parts))
+            return self.builder.number(number, dtype, shape)
         return values[variable]
 
-    def _constant(self, array: Any) -> ir.Value:
+    def _constant(self, array: Any) -> Any:
         aval = jax.typeof(array)
         if onnx_type(physical(aval)[0]) is None:
             return self._stand_in(aval)
         return self.builder.weight(array, self.names.get(id(array), "const"))
 
-    def _equation(self, eqn: Any, arguments: list[ir.Value]) -> list[ir.Value]:
+    def _equation(self, eqn: Any, arguments: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         avals = [v.aval for v in eqn.outvars]
         outer = self.line
@@ -127,12 +141,15 @@ class _Importer:
             self.line = outer
 
     def _lowered(
-        self, eqn: Any, arguments: list[ir.Value], name: str, line: Any, avals: list[Any]
-    ) -> list[ir.Value]:
+        self, eqn: Any, arguments: list[Any], name: str, line: Any, avals: list[Any]
+    ) -> list[Any]:
         """The equation's results: what it calls, or what its handler writes."""
         builder = self.builder
         types = [v.aval for v in eqn.invars]
-        handler = HANDLERS.get(name)
+        in_pairs = any(map(is_complex, (*avals, *types)))
+        handler = complex_handler(name) if in_pairs else HANDLERS.get(name)
+        if handler is None and name in HANDLERS:
+            return self._problem(name, line, "of complex numbers", avals)
         if handler is None:
             called = _called(eqn)
             if called is not None:
@@ -144,8 +161,8 @@ class _Importer:
                 return self._problem(name, line, f"of {dtype or aval}", avals)
         try:
             builder.source, builder.label, builder.target = short(line), name, name
-            builder.in_avals = types
-            facts = [builder.physical(aval) for aval in avals]
+            builder.in_avals = [_of_parts(aval) for aval in types]
+            facts = [builder.physical(_of_parts(aval)) for aval in avals]
             builder.out_shapes = [shape for _, shape in facts]
             if facts:
                 builder.out_dtype, builder.out_shape = facts[0]
@@ -156,13 +173,22 @@ class _Importer:
             result = handler(builder, *arguments, **params)
         except NotSupportedError as error:
             return self._problem(name, line, str(error), avals)
-        results = list(result) if isinstance(result, list | tuple) else [result]
+        several = isinstance(result, list) or type(result) is tuple
+        results = [
+            self._apart(value, aval)
+            for value, aval in zip(result if several else [result], avals, strict=True)
+        ]
         self._check(eqn, results, facts)
         return results
 
-    def _check(self, eqn: Any, results: list[ir.Value], facts: Sequence[Any]) -> None:
-        """Results must have the type and shape that the jaxpr says."""
-        for value, (dtype, shape) in zip(results, facts, strict=True):
+    def _check(self, eqn: Any, results: list[Any], facts: Sequence[Any]) -> None:
+        """Results, or their parts, must have the type and shape that the jaxpr says."""
+        parts = [
+            (part, *fact)
+            for value, fact in zip(results, facts, strict=True)
+            for part in (value if isinstance(value, Complex) else [value])
+        ]
+        for value, dtype, shape in parts:
             have = self.builder.shape_of(value)
             agree = len(have) == len(shape) and all(
                 a == b or not (isinstance(a, int) and isinstance(b, int))
@@ -176,11 +202,11 @@ class _Importer:
             if have != shape:
                 self.builder.declare(value, shape)
 
-    def _problem(self, name: str, line: Any, reason: str, avals: Sequence[Any]) -> list[ir.Value]:
+    def _problem(self, name: str, line: Any, reason: str, avals: Sequence[Any]) -> list[Any]:
         """Note an unsupported use, and stand in for its results so that the rest is looked at."""
         where = f"{line[0]}:{line[1]}: {line[2]}" if line else ""
         self.problems.append((f"{name} ({reason})" if reason else name, where))
-        return [self._stand_in(aval) for aval in avals]
+        return [self._apart(self._stand_in(aval), aval) for aval in avals]
 
     def _stand_in(self, aval: Any) -> ir.Value:
         dtype, shape = physical(aval) if hasattr(aval, "dtype") else (None, ())
@@ -197,6 +223,11 @@ class _Importer:
                 operations=list(dict.fromkeys(self.problems)),
                 next="rewrite these lines with supported operations, or report the primitives",
             )
+
+
+def _of_parts(aval: Any) -> Any:
+    """Of a complex abstract value that of its parts, of any other itself."""
+    return described(aval.shape, real_type(aval.dtype)) if is_complex(aval) else aval
 
 
 def _called(eqn: Any) -> Any:

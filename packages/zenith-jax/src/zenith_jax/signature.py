@@ -13,12 +13,14 @@ import numpy as np
 from zenith.errors import ValidationError
 from zenith_jax.capture import Captured, Leaf, is_array
 from zenith_jax.dims import largest, sizes
-from zenith_jax.dtypes import described, is_key, physical
+from zenith_jax.dtypes import described, is_complex, is_key, physical
 
 __all__ = ["JaxSignature"]
 
 Array = np.ndarray[Any, Any]
 _ALIGNMENT = 64  # what XLA wants of a buffer that it does not copy
+# kinds of a number and of an input that would lose something of it
+_DROPS = {("f", "i"), ("f", "u"), ("f", "b"), ("c", "i"), ("c", "u"), ("c", "b"), ("c", "f")}
 
 
 class JaxSignature:
@@ -33,10 +35,9 @@ class JaxSignature:
         self._names = [name for name, _, _ in captured.parameters]
         in_avals, out_avals = captured.closed.in_avals, captured.closed.out_avals
         self._types = [
-            (name, np.dtype(physical(a)[0]), a.ndim, a.dtype if is_key(a.dtype) else None)
+            (name, _given_type(a), a.ndim, a.dtype if is_key(a.dtype) else None)
             for name, a in zip(self.input_names, in_avals, strict=True)
         ]
-        self._dtypes = [dtype for _, dtype, _, _ in self._types]
         self._in_shapes = [sizes(physical(a)[1]) for a in in_avals]
         self._limits = [
             (place, axis, limit)
@@ -46,6 +47,7 @@ class JaxSignature:
         ]
         self._out_types = [(np.dtype(physical(a)[0]), sizes(physical(a)[1])) for a in out_avals]
         self._keys = [a.dtype._impl.name if is_key(a.dtype) else None for a in out_avals]
+        self._in_pairs = [is_complex(a) for a in out_avals]
         self._out_tree = captured.out_tree
         self._constants = list(captured.outputs)
         self._wide = [dtype.itemsize == 8 for dtype, _ in self._out_types]
@@ -106,7 +108,8 @@ class JaxSignature:
                     f"input '{name}' is {leaf.dtype}, but the model was compiled for {dtype}",
                     f"pass {name}.astype('{dtype}'), or compile with such a sample_input",
                 )
-            return np.ascontiguousarray(leaf) if rank or key is not None else np.asarray(leaf)
+            array = np.ascontiguousarray(leaf) if rank or key is not None else np.asarray(leaf)
+            return _in_parts(array)
         if (
             not is_array(leaf)
             and not isinstance(leaf, bool)
@@ -116,8 +119,8 @@ class JaxSignature:
                 f"input '{name}' is a {type(leaf).__name__}, but must be an array of {dtype}"
             )
         array = np.asarray(leaf)
-        number = isinstance(leaf, bool | int | float)
-        if number and array.dtype.kind == "f" and dtype.kind in "iub":
+        number = isinstance(leaf, bool | int | float | complex)
+        if number and (array.dtype.kind, dtype.kind) in _DROPS:
             raise self._wrong(f"input '{name}' is the number {leaf}, but must be {dtype}")
         # numpy arrays and numbers become what JAX makes of them
         if not number and jax.dtypes.canonicalize_dtype(array.dtype) != dtype:
@@ -125,7 +128,7 @@ class JaxSignature:
                 f"input '{name}' is an array of {array.dtype}, but the model was compiled for "
                 f"{dtype}"
             )
-        return np.require(array.astype(dtype, copy=False), requirements=["C", "A"])
+        return _in_parts(np.require(array.astype(dtype, copy=False), requirements=["C", "A"]))
 
     def _wrong(self, problem: str, step: str | None = None) -> ValidationError:
         expected = ", ".join(f"{n}: {d} with {r} axes" for n, d, r, _ in self._types)
@@ -154,11 +157,15 @@ class JaxSignature:
 
     def unflatten(self, outputs: Sequence[Array]) -> Any:
         """JAX arrays in the function's own structure."""
+        whole = [
+            a.view(np.result_type(a.dtype, np.complex64))[..., 0] if pair else a
+            for a, pair in zip(outputs, self._in_pairs, strict=True)
+        ]
         if any(self._wide) and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             with jax.enable_x64(True):
-                arrays = [jax.numpy.asarray(a) for a in outputs]
+                arrays = [jax.numpy.asarray(a) for a in whole]
         else:
-            arrays = [jax.numpy.asarray(a) for a in outputs]
+            arrays = [jax.numpy.asarray(a) for a in whole]
         return self._build(arrays)
 
     def _build(self, arrays: Sequence[Any]) -> Any:
@@ -185,6 +192,8 @@ class JaxSignature:
             leaf = jax.random.key_data(leaf) if key is not None else jax.numpy.asarray(leaf)
             if leaf.dtype != dtype:
                 raise self._wrong(f"input '{name}' is {leaf.dtype}, but must be {dtype}")
+            if dtype.kind == "c":
+                leaf = jax.numpy.stack([leaf.real, leaf.imag], -1)
             data.append(leaf)
         known = {
             size: length
@@ -202,8 +211,37 @@ class JaxSignature:
             found = compiled.run(dict(zip(compiled.input_names, feeds, strict=True)))
             return list(found.values())
 
-        arrays = jax.pure_callback(call, results, *data, vmap_method="sequential")
-        return self._build(arrays)
+        @jax.custom_jvp
+        def run(*data: Any) -> Any:
+            return jax.pure_callback(call, results, *data, vmap_method="sequential")
+
+        run.defjvp(_no_gradient)
+        arrays = run(*data)
+        whole = [
+            jax.lax.complex(a[..., 0], a[..., 1]) if pair else a
+            for a, pair in zip(arrays, self._in_pairs, strict=True)
+        ]
+        return self._build(whole)
+
+
+def _no_gradient(*_: Any) -> Any:
+    raise ValidationError(
+        "a compiled model cannot be differentiated inside a JAX program",
+        next="compile the gradient instead: zenith.compile(jax.grad(function), ...)",
+    )
+
+
+def _given_type(aval: Any) -> np.dtype[Any]:
+    """The type of what a caller gives for an abstract value; a key is known by its data."""
+    dtype: np.dtype[Any] = physical(aval)[0] if is_key(aval.dtype) else aval.dtype
+    return dtype
+
+
+def _in_parts(array: Array) -> Array:
+    """The joined parts of complex numbers: how they lie in memory."""
+    if array.dtype.kind != "c":
+        return array
+    return array[..., None].view(np.finfo(array.dtype).dtype)
 
 
 def _same_constant(value: Any, slot: Leaf) -> bool:

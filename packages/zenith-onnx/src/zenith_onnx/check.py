@@ -378,7 +378,9 @@ class _Checker:
                     f"{node.op_type} takes {_type_name(types[attribute.name])}"
                 )
             if node.op_type != "Constant":
-                self.size(attribute, where)
+                learned = domain == "ai.onnx.ml"
+                most = self.limits.model_items if learned else self.limits.list_items
+                self.size(attribute, most, where)
             if attribute.name in ("to", "dtype") and not attribute.ref_attr_name:
                 check_element_type(attribute.i, f"{where}: attribute '{attribute.name}'")
         if node.op_type == "Constant" and domain == "" and len(given) != 1:
@@ -390,12 +392,12 @@ class _Checker:
                 f"{where}: attribute {', '.join(sorted(required - given))} is missing"
             )
 
-    def size(self, attribute: AttributeProto, where: str) -> None:
+    def size(self, attribute: AttributeProto, most: int, where: str) -> None:
         longest = max(len(attribute.ints), len(attribute.floats), len(attribute.strings))
-        if longest > self.limits.list_items or len(attribute.s) > self.limits.text_bytes:
+        if longest > most or len(attribute.s) > self.limits.text_bytes:
             raise ValidationError(
                 f"{where}: attribute '{attribute.name}' is too long: {longest} items, "
-                f"{len(attribute.s)} bytes of text; the limits are {self.limits.list_items} and "
+                f"{len(attribute.s)} bytes of text; the limits are {most} and "
                 f"{self.limits.text_bytes}"
             )
 

@@ -27,6 +27,7 @@ class Limits:
         file holds.
     edges: inputs of one node, and outputs: replacing one takes time with their number.
     list_items: items of a list attribute of a standard operator other than Constant.
+    model_items: the same of ai.onnx.ml, where such lists are what the model learned.
     text_bytes: bytes of a string attribute of the same.
     """
 
@@ -36,6 +37,7 @@ class Limits:
     growth: int = 8
     edges: int = 4096
     list_items: int = 1 << 16
+    model_items: int = 1 << 24
     text_bytes: int = 1 << 16
 
 

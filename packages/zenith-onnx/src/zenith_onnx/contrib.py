@@ -8,60 +8,34 @@ standard terms it refuses, naming the node.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from zenith.errors import UnsupportedOperationError, ValidationError
+from zenith.errors import ValidationError
 from zenith.ir import DOMAIN
 from zenith.ops import ensure, lstm
+from zenith_onnx import contrib_decoder
+from zenith_onnx.contrib_table import TABLE, expands, refuse
 from zenith_onnx.upgrade._table import Site
 
 __all__ = ["add_functions", "check_contrib", "expand_contrib", "knows"]
 
-_MS = "com.microsoft"
 _ML = "ai.onnx.ml"
+_MORE = (contrib_decoder,)  # modules whose functions stand in the table too
 Array = np.ndarray[Any, Any]
-Expand = Callable[[Site], None]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Inputs it may have (at least, at most), outputs at most, and its attributes."""
-
-    expand: Expand
-    inputs: tuple[int, int]
-    outputs: int
-    attributes: frozenset[str]
-
-
-_TABLE: dict[tuple[str, str], _Row] = {}
-
-
-def _expands(
-    *op_types: str, inputs: tuple[int, int], outputs: int = 1, attributes: str = "",
-    domain: str = _MS,
-) -> Callable[[Expand], Expand]:  # fmt: skip
-    def register(expand: Expand) -> Expand:
-        row = _Row(expand, inputs, outputs, frozenset(attributes.split()))
-        _TABLE.update({(domain, op_type): row for op_type in op_types})
-        return expand
-
-    return register
 
 
 def knows(domain: str, op_type: str) -> bool:
     """Whether nodes of this operator, which onnx does not know, are replaced."""
-    return (domain, op_type) in _TABLE
+    return (domain, op_type) in TABLE
 
 
 def check_contrib(node: onnx.NodeProto, where: str) -> None:
     """What a schema would check: counts and names."""
-    row = _TABLE[node.domain, node.op_type]
+    row = TABLE[node.domain, node.op_type]
     low, high = row.inputs
     if not low <= len(node.input) <= high or len(node.output) > row.outputs:
         raise ValidationError(
@@ -76,7 +50,7 @@ def check_contrib(node: onnx.NodeProto, where: str) -> None:
 def expand_contrib(graph: ir.Graph | ir.Function) -> None:
     """Replace all nodes of the table, those of inner graphs too, in place."""
     for node in list(graph.all_nodes()):
-        row = _TABLE.get((node.domain, node.op_type))
+        row = TABLE.get((node.domain, node.op_type))
         if row is not None:
             _wanted_outputs(node)
             row.expand(Site(node))
@@ -93,14 +67,6 @@ def _wanted_outputs(node: ir.Node) -> None:
     for value in node.outputs:
         if not value.name and value.uses():
             raise ValidationError(f"node '{node.name}' has an output without a name that is used")
-
-
-def _refuse(site: Site, what: str) -> UnsupportedOperationError:
-    node = site.node
-    place = f"{node.op_type} (node '{node.name}') with {what}"
-    return UnsupportedOperationError(
-        f"{node.domain}.{node.op_type} with {what}", operations=[(place, "")]
-    )
 
 
 def _array(value: ir.Value | None) -> Array | None:
@@ -127,17 +93,17 @@ def _bias(site: Site, value: ir.Value, index: int) -> ir.Value:
 # --- activations and products -------------------------------------------------------------------
 
 
-@_expands("Gelu", "BiasGelu", inputs=(1, 2))
+@expands("Gelu", "BiasGelu", inputs=(1, 2))
 def _gelu(site: Site) -> None:
     site.replace(site.add("Gelu", _bias(site, site.input(0), 1)))
 
 
-@_expands("FastGelu", inputs=(1, 2))
+@expands("FastGelu", inputs=(1, 2))
 def _fast_gelu(site: Site) -> None:
     site.replace(site.add("Gelu", _bias(site, site.input(0), 1), approximate="tanh"))
 
 
-@_expands("QuickGelu", inputs=(1, 1), attributes="alpha")
+@expands("QuickGelu", inputs=(1, 1), attributes="alpha")
 def _quick_gelu(site: Site) -> None:
     x = site.input(0)
     scaled = site.add("Mul", x, site.scalar_like(site.get("alpha", 1.702), x))
@@ -156,14 +122,14 @@ def _activated(site: Site, value: ir.Value, name: str, numbers: list[float]) -> 
     if not name:
         return value
     if name not in _PARAMETERS:
-        raise _refuse(site, f"activation {name}")
+        raise refuse(site, f"activation {name}")
     given = dict(zip(_PARAMETERS[name], numbers, strict=False))
     if name == "Clip":
         return site.add("Clip", value, *(_f32(site, x) for x in given.values()))
     return site.add(name, value, **given)
 
 
-@_expands("FusedConv", inputs=(2, 4), attributes=f"{_CONV} activation activation_params")
+@expands("FusedConv", inputs=(2, 4), attributes=f"{_CONV} activation activation_params")
 def _fused_conv(site: Site) -> None:
     attributes = {name: site.get(name) for name in _CONV.split()}
     conv = site.add("Conv", *site.node.inputs[:3], **attributes)
@@ -175,7 +141,7 @@ def _fused_conv(site: Site) -> None:
 _GEMM = "alpha beta transA transB"
 
 
-@_expands(
+@expands(
     "FusedGemm", inputs=(2, 3),
     attributes=f"{_GEMM} activation activation_alpha activation_beta activation_gamma",
 )  # fmt: skip
@@ -191,20 +157,20 @@ def _transposed(site: Site, value: ir.Value, flag: str) -> ir.Value:
         return value
     rank = site.rank(value)
     if rank is None:
-        raise _refuse(site, f"{flag} and an input of unknown rank")
+        raise refuse(site, f"{flag} and an input of unknown rank")
     axes = list(range(rank))
     if rank >= 2:
         axes[-2:] = axes[-1], axes[-2]
     return site.add("Transpose", value, perm=axes)
 
 
-@_expands(
+@expands(
     "FusedMatMul", "TransposeMatMul", inputs=(2, 2),
     attributes="alpha transA transB transBatchA transBatchB",
 )  # fmt: skip
 def _fused_matmul(site: Site) -> None:
     if site.get("transBatchA", 0) or site.get("transBatchB", 0):
-        raise _refuse(site, "transBatchA or transBatchB")
+        raise refuse(site, "transBatchA or transBatchB")
     a, b = (_transposed(site, site.input(i), f"trans{n}") for i, n in enumerate("AB"))
     product = site.add("MatMul", a, b)
     alpha = site.get("alpha", 1.0)
@@ -216,7 +182,7 @@ def _fused_matmul(site: Site) -> None:
 # --- normalization ------------------------------------------------------------------------------
 
 
-@_expands("SkipLayerNormalization", inputs=(3, 5), outputs=4, attributes="epsilon")
+@expands("SkipLayerNormalization", inputs=(3, 5), outputs=4, attributes="epsilon")
 def _skip_layer_norm(site: Site) -> None:
     total = _bias(site, site.add("Add", site.input(0), site.input(1)), 4)
     epsilon = site.get("epsilon", 1e-12)
@@ -227,28 +193,28 @@ def _skip_layer_norm(site: Site) -> None:
     site.replace(y, mean, spread, total)
 
 
-@_expands("SkipSimplifiedLayerNormalization", inputs=(3, 4), outputs=4, attributes="epsilon")
+@expands("SkipSimplifiedLayerNormalization", inputs=(3, 4), outputs=4, attributes="epsilon")
 def _skip_rms_norm(site: Site) -> None:
     if site.used(1) or site.used(2):
-        raise _refuse(site, "mean or inv_std_var as outputs")
+        raise refuse(site, "mean or inv_std_var as outputs")
     total = _bias(site, site.add("Add", site.input(0), site.input(1)), 3)
     epsilon = site.get("epsilon", 1e-12)
     y = site.add("RMSNormalization", total, site.input(2), axis=-1, epsilon=epsilon)
     site.replace(y, None, None, total)
 
 
-@_expands(
+@expands(
     "SimplifiedLayerNormalization", inputs=(2, 2), outputs=2, domain="",
     attributes="axis epsilon stash_type",
 )  # fmt: skip
 def _rms_norm(site: Site) -> None:
     if site.used(1):
-        raise _refuse(site, "inv_std_var as an output")
+        raise refuse(site, "inv_std_var as an output")
     attributes = {n: site.get(n) for n in ("axis", "epsilon", "stash_type")}
     site.replace(site.add("RMSNormalization", site.input(0), site.input(1), **attributes))
 
 
-@_expands("EmbedLayerNormalization", inputs=(7, 9), outputs=3, attributes="epsilon mask_index_type")
+@expands("EmbedLayerNormalization", inputs=(7, 9), outputs=3, attributes="epsilon mask_index_type")
 def _embed(site: Site) -> None:
     ids, segments, words, positions, segment_words, gamma, beta = (
         site.optional(i) for i in range(7)
@@ -287,7 +253,7 @@ def _key_mask(site: Site, mask: ir.Value, like: ir.Value) -> ir.Value:
         lengths = site.add("Unsqueeze", _cast(site, mask, ir.DataType.INT64), site.ints([1]))
         seen = site.add("Less", places, lengths)
     else:
-        raise _refuse(site, f"a mask of rank {rank}")
+        raise refuse(site, f"a mask of rank {rank}")
     return site.add("Unsqueeze", seen, site.ints([1, 2]))
 
 
@@ -305,14 +271,14 @@ def _attend(site: Site, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | 
     )  # fmt: skip
 
 
-@_expands(
+@expands(
     "Attention", inputs=(2, 7), outputs=2,
     attributes="num_heads unidirectional qkv_hidden_sizes scale mask_filter_value do_rotary "
     "past_present_share_buffer rotary_embedding_dim",
 )  # fmt: skip
 def _attention(site: Site) -> None:
     if site.used(1) or site.optional(4) is not None or site.get("do_rotary", 0):
-        raise _refuse(site, "a past or rotary positions")
+        raise refuse(site, "a past or rotary positions")
     joined = _bias(site, site.add("MatMul", site.input(0), site.input(1)), 2)
     sizes = site.get("qkv_hidden_sizes")
     if sizes:
@@ -322,7 +288,7 @@ def _attention(site: Site) -> None:
     site.replace(_attend(site, q, k, v, site.optional(3), site.optional(5)))
 
 
-@_expands(
+@expands(
     "MultiHeadAttention", inputs=(3, 10), outputs=4,
     attributes="num_heads mask_filter_value scale unidirectional",
 )  # fmt: skip
@@ -330,10 +296,10 @@ def _multi_head(site: Site) -> None:
     if any(site.used(i) for i in (1, 2, 3)) or any(
         site.optional(i) is not None for i in (6, 7, 8, 9)
     ):
-        raise _refuse(site, "a past")
+        raise refuse(site, "a past")
     q, k, v = (site.optional(i) for i in range(3))
     if q is None or k is None or v is None or any(site.rank(x) not in (3, None) for x in (k, v)):
-        raise _refuse(site, "packed or unfolded heads")
+        raise refuse(site, "packed or unfolded heads")
     bias = site.optional(3)
     if bias is not None:
         parts = site.add_many("Split", [bias], 3, axis=0, num_outputs=3)
@@ -355,49 +321,49 @@ def _quantized(site: Site, value: ir.Value, first: int) -> None:
     site.replace(site.add("QuantizeLinear", value, site.input(first), site.optional(first + 1)))
 
 
-@_expands("QLinearAdd", "QLinearMul", inputs=(7, 8))
+@expands("QLinearAdd", "QLinearMul", inputs=(7, 8))
 def _q_binary(site: Site) -> None:
     op_type = site.node.op_type.removeprefix("QLinear")
     _quantized(site, site.add(op_type, _real(site, 0), _real(site, 3)), 6)
 
 
-@_expands("QLinearSigmoid", "QLinearLeakyRelu", inputs=(4, 5), attributes="alpha")
+@expands("QLinearSigmoid", "QLinearLeakyRelu", inputs=(4, 5), attributes="alpha")
 def _q_unary(site: Site) -> None:
     op_type = site.node.op_type.removeprefix("QLinear")
     _quantized(site, site.add(op_type, _real(site, 0), alpha=site.get("alpha")), 3)
 
 
-@_expands("QLinearSoftmax", inputs=(5, 5), attributes="axis opset")
+@expands("QLinearSoftmax", inputs=(5, 5), attributes="axis opset")
 def _q_softmax(site: Site) -> None:
     axis = site.get("axis", -1)
     rank = site.rank(site.input(0))
     if site.get("opset", 13) < 13 and (rank is None or axis % rank != rank - 1):
-        raise _refuse(site, "the softmax of opset 12 over several axes")
+        raise refuse(site, "the softmax of opset 12 over several axes")
     _quantized(site, site.add("Softmax", _real(site, 0), axis=axis), 3)
 
 
 _POOL = "auto_pad ceil_mode count_include_pad kernel_shape pads strides"
 
 
-@_expands(
+@expands(
     "QLinearAveragePool", "QLinearGlobalAveragePool", inputs=(4, 5),
     attributes=f"{_POOL} channels_last",
 )  # fmt: skip
 def _q_pool(site: Site) -> None:
     if site.get("channels_last", 0):
-        raise _refuse(site, "channels_last")
+        raise refuse(site, "channels_last")
     attributes = {n: site.get(n) for n in _POOL.split()}
     op_type = site.node.op_type.removeprefix("QLinear")
     _quantized(site, site.add(op_type, _real(site, 0), **attributes), 3)
 
 
-@_expands("QLinearConcat", inputs=(5, 3 * 1024 + 2), attributes="axis")
+@expands("QLinearConcat", inputs=(5, 3 * 1024 + 2), attributes="axis")
 def _q_concat(site: Site) -> None:
     parts = [_real(site, first) for first in range(2, len(site.node.inputs), 3)]
     _quantized(site, site.add("Concat", *parts, axis=site.get("axis")), 0)
 
 
-@_expands("QGemm", inputs=(6, 9), attributes="alpha transA transB")
+@expands("QGemm", inputs=(6, 9), attributes="alpha transA transB")
 def _q_gemm(site: Site) -> None:
     a, b, c = _real(site, 0), _real_axis(site, 3), site.optional(6)
     attributes = {n: site.get(n) for n in ("alpha", "transA", "transB")}
@@ -419,7 +385,7 @@ def _real_axis(site: Site, first: int) -> ir.Value:
     return site.add("DequantizeLinear", weight, scale, zero, axis=axis)
 
 
-@_expands("DynamicQuantizeMatMul", inputs=(3, 5))
+@expands("DynamicQuantizeMatMul", inputs=(3, 5))
 def _dynamic_matmul(site: Site) -> None:
     quantized = site.add_many("DynamicQuantizeLinear", [site.input(0)], 3)
     integers = site.add(
@@ -429,7 +395,7 @@ def _dynamic_matmul(site: Site) -> None:
     site.replace(_bias(site, site.add("Mul", _cast(site, integers), unit), 4))
 
 
-@_expands("MatMulIntegerToFloat", inputs=(4, 7))
+@expands("MatMulIntegerToFloat", inputs=(4, 7))
 def _integer_matmul(site: Site) -> None:
     integers = site.add(
         "MatMulInteger", site.input(0), site.input(1), site.optional(4), site.optional(5)
@@ -438,13 +404,13 @@ def _integer_matmul(site: Site) -> None:
     site.replace(_bias(site, site.add("Mul", _cast(site, integers), unit), 6))
 
 
-@_expands("QuantizeLinear", "DequantizeLinear", inputs=(2, 3), attributes="axis")
+@expands("QuantizeLinear", "DequantizeLinear", inputs=(2, 3), attributes="axis")
 def _standard(site: Site) -> None:
     axis = site.get("axis")
     site.replace(site.add(site.node.op_type, *site.node.inputs, axis=axis))
 
 
-@_expands(
+@expands(
     "MatMulNBits", inputs=(3, 6), attributes="K N accuracy_level bits block_size weight_prepacked"
 )
 def _matmul_n_bits(site: Site) -> None:
@@ -454,9 +420,9 @@ def _matmul_n_bits(site: Site) -> None:
     packed, scales = _array(site.input(1)), _array(site.input(2))
     zeros = _array(site.optional(3))
     if bits not in (4, 8) or packed is None or scales is None or site.optional(4) is not None:
-        raise _refuse(site, f"{bits} bits, g_idx or computed weights")
+        raise refuse(site, f"{bits} bits, g_idx or computed weights")
     if (site.optional(3) is not None and zeros is None) or site.get("weight_prepacked", 0):
-        raise _refuse(site, "computed zero points or prepacked weights")
+        raise refuse(site, "computed zero points or prepacked weights")
     blocks = -(-columns // block)
     if packed.size != rows * blocks * (block * bits // 8) or scales.size != rows * blocks:
         raise site.error("the weights do not have the size that N, K and block_size say")
@@ -483,15 +449,15 @@ def _unpacked(data: Array, bits: int) -> Array:
 _LSTM = "activation_alpha activation_beta activations clip direction hidden_size input_forget"
 
 
-@_expands("DynamicQuantizeLSTM", inputs=(12, 12), outputs=3, attributes=_LSTM)
+@expands("DynamicQuantizeLSTM", inputs=(12, 12), outputs=3, attributes=_LSTM)
 def _dynamic_lstm(site: Site) -> None:
     """W [directions, input, 4 * hidden] and R likewise are integers; the input is quantized as a
     whole, the state in each step."""
     names = [n.lower() for n in site.get("activations", ())]
     if any(site.optional(i) is not None for i in (4, 7)) or site.get("input_forget", 0):
-        raise _refuse(site, "sequence lengths, peepholes or input_forget")
+        raise refuse(site, "sequence lengths, peepholes or input_forget")
     if site.get("clip") or (names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3)):
-        raise _refuse(site, "clip or activations of its own")
+        raise refuse(site, "clip or activations of its own")
     w, r = _lstm_weight(site, 1, 8), _lstm_weight(site, 2, 10)
     direction = site.get("direction", "forward")
     count, hidden = (2 if direction == "bidirectional" else 1), site.get("hidden_size")
@@ -524,7 +490,7 @@ def _lstm_weight(site: Site, index: int, first: int) -> ir.Value:
         s, z = (a.reshape(len(w), 1, -1) for a in (s, z))
         return site.const(np.ascontiguousarray(((w - z) * s).transpose(0, 2, 1)))
     if site.rank(scale) not in (1, 2):
-        raise _refuse(site, "computed scales of unknown rank")
+        raise refuse(site, "computed scales of unknown rank")
     axes = site.ints([1, 2] if site.rank(scale) == 1 else [1])
     offset = site.add("Unsqueeze", _cast(site, zero), axes)
     real = site.add("Sub", _cast(site, weight), offset)
@@ -535,7 +501,7 @@ def _lstm_weight(site: Site, index: int, first: int) -> ir.Value:
 # --- classical machine learning -----------------------------------------------------------------
 
 
-@_expands("Scaler", inputs=(1, 1), attributes="offset scale", domain=_ML)
+@expands("Scaler", inputs=(1, 1), attributes="offset scale", domain=_ML)
 def _scaler(site: Site) -> None:
     value = _cast(site, site.input(0))
     offset, scale = (np.asarray(site.get(n, ()), np.float32) for n in ("offset", "scale"))
@@ -546,7 +512,7 @@ def _scaler(site: Site) -> None:
     site.replace(value)
 
 
-@_expands("ArrayFeatureExtractor", inputs=(2, 2), domain=_ML)
+@expands("ArrayFeatureExtractor", inputs=(2, 2), domain=_ML)
 def _features(site: Site) -> None:
     places = site.add("Reshape", site.input(1), site.ints([-1]))
     picked = site.add("Gather", site.input(0), places, axis=-1)
@@ -555,7 +521,7 @@ def _features(site: Site) -> None:
     site.replace(picked)
 
 
-@_expands("Binarizer", inputs=(1, 1), attributes="threshold", domain=_ML)
+@expands("Binarizer", inputs=(1, 1), attributes="threshold", domain=_ML)
 def _binarizer(site: Site) -> None:
     x = site.input(0)
     above = site.add("Greater", x, site.scalar_like(site.get("threshold", 0.0), x))

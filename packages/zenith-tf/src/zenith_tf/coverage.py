@@ -24,9 +24,10 @@ and freezes a model, and these are the operations the frozen graph may hold:
 Any other operation is an `UnsupportedOperationError` that names all of them with their layers. A
 handler of tf2onnx may also decline a form of its operation; that is the same error. Loops are known
 in the forms of Keras' recurrent layers, `tf.while_loop`, `tf.map_fn`, `tf.foldl` and `tf.scan` with
-an initializer, branches as `tf.cond` and `tf.case`. `tf.scan` without an initializer and
-`tf.switch_case` are such errors: tf2onnx has no form for an array that is written before its loop,
-nor for a switch of many ways. No operation on strings, ragged or sparse tensors is known.
+an initializer, branches as `tf.cond`, `tf.case` and `tf.switch_case`. `tf.scan` without an
+initializer is such an error: tf2onnx has no form for an array that is written before its loop. No
+operation on strings, ragged or sparse tensors is known, and of complex numbers only spectra whose
+absolute value is taken. A variable that the call changes is an error, as a constant has its place.
 
 """
 

@@ -10,11 +10,13 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tf2onnx import tf_loader
 
-from zenith.errors import ValidationError
+from zenith.errors import CompilationError, ValidationError
+from zenith_tf.cases import cases_to_ifs, keeping_cases
 from zenith_tf.structure import make_template
 
 __all__ = ["Frozen", "freeze"]
 
+_WRITES = ("AssignVariable", "AssignAdd", "AssignSub", "ResourceScatter", "ResourceApply")
 _STRING_KINDS = (tf.string, tf.variant, tf.resource)
 
 
@@ -68,17 +70,44 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
     function = tf.function(flat, autograph=False).get_concrete_function(*specs)
     if not names:
         raise ValidationError("the model returns no tensor")
+    _check_variables(function)
     inputs = [t.name for t in function.inputs[: len(leaves)]]
-    frozen = convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
+    with keeping_cases():
+        frozen = convert_variables_to_constants_v2(
+            function, lower_control_flow=False, aggressive_inlining=True
+        )
     outputs = [t.name for t in frozen.outputs]
     graph = frozen.graph.as_graph_def(add_shapes=True)
     _let_inline(graph)
+    cases_to_ifs(graph)
     with tf.Graph().as_default():
         tf.import_graph_def(graph, name="")
         graph = tf_loader.tf_optimize(inputs, outputs, graph)
     return Frozen(graph, inputs, list(zip(outputs, names, strict=True)), template)
+
+
+def _check_variables(function: Any) -> None:
+    """A frozen graph has constants for variables: one that is written cannot be one of them."""
+    names = {id(v.handle): v.name.split(":")[0] for v in function.graph.variables}
+    outer = {id(inner): names.get(id(handle)) for handle, inner in function.graph.captures}
+    written = [
+        outer.get(id(op.inputs[0])) or op.name
+        for op in function.graph.get_operations()
+        if op.type.startswith(_WRITES) and op.inputs[0].dtype == tf.resource
+    ]
+    graph = function.graph.as_graph_def()
+    written += [
+        node.name
+        for inner in graph.library.function
+        for node in inner.node_def
+        if node.op.startswith(_WRITES)
+    ]
+    if written:
+        raise CompilationError(
+            f"the model changes its variables in the call: {', '.join(dict.fromkeys(written))}",
+            next="take the state as an input and return the new one (a stateful Keras layer: "
+            "stateful=False, with initial_state and return_state)",
+        )
 
 
 def _let_inline(graph: Any) -> None:

@@ -195,9 +195,49 @@ def _resize_area(n: Node) -> str:
     return n.op("Transpose", y, perm=_TO_NHWC)
 
 
+def _rnn_weights(n: Node) -> str:
+    """All weights and biases of a recurrent layer in one row."""
+    rows = [n.op("Reshape", w, n.ints(-1)) for w in n.inputs[3:]]
+    return n.op("Concat", *rows, axis=0)
+
+
+def _rnn(n: Node) -> str:
+    """A recurrent layer; its gates are reset, update, new, and those of ONNX update, reset, new."""
+    x, first, _, weights = n.inputs
+    mode = n.attr("rnn_mode", b"lstm").decode()
+    (layers, *_, units), features = n.shape(1) or [-1, -1], (n.shape() or [-1])[-1]
+    if mode == "lstm" or n.attr("direction", b"unidirectional") != b"unidirectional":
+        raise ValueError(f"{mode} in this form is not known")
+    if min(units, features) < 1 or layers != 1:
+        raise ValueError("the sizes of the layer are not known")
+    order = [1, 0, 2] if mode == "gru" else [0]
+    start = 0
+
+    def taken(rows: int, columns: int) -> str:
+        """[1, gates * rows, columns]: the next of the weights, in ONNX' order of gates."""
+        nonlocal start
+        size = rows * columns
+        parts = [
+            n.op("Slice", weights, n.ints(start + i * size), n.ints(start + (i + 1) * size))
+            for i in order
+        ]
+        start += size * len(order)
+        return n.op("Reshape", n.op("Concat", *parts, axis=0), n.ints(1, -1, columns))
+
+    w, r = taken(units, features), taken(units, units)
+    b = n.op("Concat", *(n.op("Squeeze", taken(units, 1), n.ints(2)) for _ in range(2)), axis=1)
+    if mode == "gru":
+        y = n.op("GRU", x, w, r, b, "", first, hidden_size=units, linear_before_reset=1)
+    else:
+        activation = [mode.removeprefix("rnn_").capitalize()]
+        y = n.op("RNN", x, w, r, b, "", first, hidden_size=units, activations=activation)
+    return n.op("Squeeze", y, n.ints(1))
+
+
 # Operations tf2onnx has no handler for.
 GAPS: dict[str, Rule] = {
     "Bucketize": _bucketize,
+    "CudnnRNNCanonicalToParams": _rnn_weights,
     "Erfc": lambda n: n.op("Sub", 1, n.op("Erf", n.inputs[0])),
     "EuclideanNorm": _euclidean_norm,
     "Expm1": _expm1,
@@ -223,6 +263,7 @@ GAPS: dict[str, Rule] = {
 
 # Operations whose result from tf2onnx is not TensorFlow's, in some cases at least.
 REPLACED: dict[str, Rule] = {
+    "CudnnRNN": _rnn,
     "FakeQuantWithMinMaxArgs": lambda n: _fake_quant(n, n.attr("min", -6.0), n.attr("max", 6.0)),
     "FakeQuantWithMinMaxVars": lambda n: _fake_quant(n, n.value(1), n.value(2)),
     "FloorDiv": _floor_div,

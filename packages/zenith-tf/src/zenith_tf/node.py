@@ -80,10 +80,11 @@ class Node:
     def finish(self, result: str) -> None:
         """Give the node's place to `result`, in the type the node had."""
         node = self._node
+        # of a node with several results only the first is ever read
         shapes, dtypes, outputs, name = (
-            node.output_shapes,
-            node.output_dtypes,
-            node.output,
+            node.output_shapes[:1],
+            node.output_dtypes[:1],
+            node.output[:1],
             node.name,
         )
         self._graph.remove_node(name)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from zenith.errors import ConfigurationError, ValidationError
 from zenith_tf.inputs import Call, Inputs, NamedInputs, from_call
 from zenith_tf.keras_file import load_keras
+from zenith_tf.recurrent import whole_layers
 from zenith_tf.saved_model import load_saved_model, served
 from zenith_tf.structure import make_template, rebuild
 
@@ -87,7 +88,12 @@ def _keras_source(model: Any, sample: Sample | None) -> Source:
                     f"input '{key}' is sparse or ragged; only dense ones are known"
                 )
         inputs: Inputs = NamedInputs(leaves, {"inputs": template}, ["inputs"])
-        return Source(inputs, lambda ts: model(rebuild(template, ts), **options), keras=True)
+
+        def run(tensors: list[Any]) -> Any:
+            with whole_layers(model):
+                return model(rebuild(template, tensors), **options)
+
+        return Source(inputs, run, keras=True)
     if sample is None:
         raise ValidationError(
             f"{type(model).__name__} does not declare its inputs: a sample is needed",
@@ -100,7 +106,13 @@ def _keras_source(model: Any, sample: Sample | None) -> Source:
         options = {}
     elif "training" in inputs.parameters:
         inputs.defaults["training"] = False
-    return Source(inputs, _caller(model, _by_keyword(signature, call), options), keras=True)
+    caller = _caller(model, _by_keyword(signature, call), options)
+
+    def run_call(tensors: list[Any]) -> Any:
+        with whole_layers(model):
+            return caller(tensors)
+
+    return Source(inputs, run_call, keras=True)
 
 
 def _by_keyword(signature: inspect.Signature, call: Call) -> Call:

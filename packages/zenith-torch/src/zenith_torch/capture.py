@@ -19,6 +19,7 @@ from zenith.errors import CompilationError, ValidationError
 from zenith.runtime.adapter import split_sample
 from zenith_torch.dtypes import tensor_view
 from zenith_torch.lower import HANDLERS
+from zenith_torch.recurrent import LAYERS, whole_layers
 from zenith_torch.source import error_line
 
 __all__ = ["Captured", "capture"]
@@ -74,7 +75,7 @@ def capture(model: Any, sample: Any, dynamic: Mapping[str | int, Any] | None) ->
         if axes:
             shapes[leaf] = {axis: _DYNAMIC for axis in axes}
     has_dynamic = any(axis_names)
-    with _evaluation(model), torch.no_grad(), _quiet():
+    with _evaluation(model), torch.no_grad(), _quiet(), whole_layers():
         try:
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=shapes if has_dynamic else None, strict=False
@@ -134,6 +135,7 @@ def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     for operator in list(table):
         if str(operator) in HANDLERS:
             table.pop(operator)
+    table.update(LAYERS)
     with torch.no_grad(), _quiet():
         try:
             functional: torch.export.ExportedProgram = _flat(program).run_decompositions(table)

@@ -60,6 +60,8 @@ class SymbolNames:
         """torch's own integer functions in sympy's vocabulary."""
         if expr.is_Symbol:
             return self.named(expr)
+        if expr.is_Float:  # a scale: 2.0 * h is a size like 2 * h, and 1.7 * h is 17 * h / 10
+            return sympy.Rational(str(float(expr)))
         if not expr.args:
             return expr
         args = [self._plain(arg) for arg in expr.args]

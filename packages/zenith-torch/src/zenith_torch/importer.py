@@ -16,8 +16,8 @@ from torch.export.graph_signature import (
 )
 
 from zenith.errors import CompilationError
+from zenith.ir.complexes import Complex
 from zenith_torch.dtypes import array_view
-from zenith_torch.lower.complexes import Complex
 from zenith_torch.lowering import Lowering
 
 __all__ = ["Imported", "import_program"]

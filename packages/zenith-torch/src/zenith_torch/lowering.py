@@ -15,12 +15,14 @@ import torch
 
 from zenith import ops
 from zenith.errors import CompilationError, UnsupportedOperationError
+from zenith.ir.complexes import Complex, separate
 from zenith.ir.dims import Dim
 from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.control import CONTROL
 from zenith_torch.dims import SymbolNames, is_symbolic
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower import HANDLERS
-from zenith_torch.lower.complexes import Complex, complex_handler, has_complex, real_type, separate
+from zenith_torch.lower.complexes import complex_handler, has_complex, real_type
 from zenith_torch.source import node_line, short
 
 __all__ = ["IR_VERSION", "OPSET", "Lowering", "operator_name"]
@@ -144,9 +146,11 @@ class Lowering:
         if name in _WRAPPERS:
             return self._inline(name, node, args)
         metas = [v for v in (val if isinstance(val, (list, tuple)) else [val])]
+        if name in CONTROL:
+            return self._control(name, node, args, metas)
         tensors = [v for v in metas if isinstance(v, torch.Tensor)]
         in_pairs = has_complex(args) or has_complex(kwargs) or any(t.is_complex() for t in tensors)
-        handler = complex_handler(name) if in_pairs else HANDLERS.get(name)
+        handler = complex_handler(name) if in_pairs else _handler(name)
         if handler is None and name in HANDLERS:
             return self._problem(node, name, "complex numbers", val)
         if handler is None:
@@ -198,6 +202,16 @@ class Lowering:
         places = [n for n in body.graph.nodes if n.op == "placeholder"]
         inner.update(zip(places, operands, strict=True))
         return self.lower_nodes(body.graph, inner)
+
+    def _control(self, name: str, node: torch.fx.Node, args: Any, metas: Sequence[Any]) -> Any:
+        """An operator with bodies; what fails inside of them is a failure of it."""
+        before = len(self.failed)
+        try:
+            return self._checked(node, metas, CONTROL[name](self, metas, *args))
+        except NotSupportedError as error:
+            return self._problem(node, name, str(error), metas)
+        finally:
+            self.failed[before:] = [node] * (len(self.failed) - before)
 
     def _problem(self, node: torch.fx.Node, name: str, reason: str, val: Any) -> Any:
         """Note an unsupported use, and stand in for its results so that the rest is looked at."""
@@ -262,6 +276,11 @@ def _used_results(node: torch.fx.Node) -> frozenset[int]:
     """Which results of an operator of several are read."""
     gets = [user for user in node.users if user.target is operator.getitem and user.users]
     return frozenset(user.args[1] for user in gets if isinstance(user.args[1], int))
+
+
+def _handler(name: str) -> Any:
+    """An operator's handler; ``view_copy`` is ``view`` where nothing shares memory."""
+    return HANDLERS.get(name) or HANDLERS.get(name.replace("_copy.", "."))
 
 
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}

@@ -79,6 +79,8 @@ class Plan : public std::enable_shared_from_this<Plan> {
   // Sizes, arena offsets and params for these dims. Throws std::invalid_argument when a size is
   // negative or a tensor would leave its storage.
   std::shared_ptr<BoundPlan> bind(const std::vector<int64_t>& dims, int threads);
+  // The same into `bound`, whose memory serves again; nothing may be running it.
+  void bind(const std::vector<int64_t>& dims, int threads, BoundPlan& bound);
 
   int32_t n_steps() const { return static_cast<int32_t>(steps_.size()); }
   int32_t n_inputs() const { return n_inputs_; }
@@ -119,6 +121,12 @@ class BoundPlan {
   const std::vector<int64_t>& storage_offsets() const { return offsets_; }
   // Shape of a tensor under these dims.
   std::vector<int64_t> shape_of(int32_t tensor) const;
+  template <typename T>
+  void append_shape(int32_t tensor, std::vector<T>& sizes) const {
+    for (const Size& size : plan_->tensors_.at(static_cast<size_t>(tensor)).shape) {
+      sizes.push_back(static_cast<T>(plan_->evaluate(size, dims_)));
+    }
+  }
 
  private:
   friend class Plan;

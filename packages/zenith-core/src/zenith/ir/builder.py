@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,19 @@ import sympy
 from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir._describe import SOURCE_KEY
+from zenith.ir.control import reads
 from zenith.ir.dims import Dim, broadcast, exactly, product
 
-__all__ = ["GraphBuilder", "NotSupportedError", "Scalar"]
+__all__ = ["Formal", "GraphBuilder", "NotSupportedError", "Scalar", "WriteBody"]
 
 Scalar = bool | int | float
+_BEFORE_ALL = -(2**31)  # where a slice that goes backwards ends when it takes all
+
+Formal = Sequence[tuple[ir.DataType, tuple[Dim, ...]]]
+"""Element type and shape of each input of a body."""
+
+WriteBody = Callable[[list[ir.Value]], Sequence[ir.Value]]
+"""Writes the nodes of a body from its inputs; gives its outputs."""
 
 
 class NotSupportedError(Exception):
@@ -41,6 +49,7 @@ class GraphBuilder:
         self._views: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
         self._sizes: dict[Any, ir.Value] = {}
         self._symbol_homes: dict[sympy.Symbol, tuple[ir.Value, int]] = {}
+        self._hoisted: list[ir.Value] = []  # constants of bodies
 
     def onnx_type(self, dtype: Any) -> ir.DataType:
         """ONNX's name of an element type."""
@@ -255,6 +264,15 @@ class GraphBuilder:
             bounds.append(self.ints([step]))
         return self.op("Slice", value, *bounds, shape=shape)
 
+    def flip(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """The other way round along some axes."""
+        if not axes:
+            return value
+        count = len(axes)
+        bounds = [self.ints([bound] * count) for bound in (-1, _BEFORE_ALL)]
+        steps = (self.ints(list(axes)), self.ints([-1] * count))
+        return self.op("Slice", value, *bounds, *steps, shape=self.shape_of(value))
+
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """Values one after the other along one axis."""
         if len(values) == 1:
@@ -335,7 +353,10 @@ class GraphBuilder:
             over, under = sympy.fraction(sympy.together(size.args[0]))
             if under.is_Integer and int(under) == 1:
                 return self._size(over)
-            return self.op("Div", self._size(over), self._size(under))
+            above, below = self._size(over), self._size(under)
+            if not over.is_nonnegative:  # Div rounds towards zero
+                above = self.op("Sub", above, self.op("Mod", above, below))
+            return self.op("Div", above, below)
         op_type = _SIZE_OPS.get(size.func)
         if op_type is not None:
             over, under = sympy.fraction(sympy.together(size))
@@ -356,10 +377,47 @@ class GraphBuilder:
         if node is not None and node.outputs[0] is value:
             node.name = value.name
 
+    # --- bodies -------------------------------------------------------------------------------
+
+    def body(self, name: str, formal: Formal, write: WriteBody) -> ir.Graph:
+        """A subgraph of the given inputs; `write` lowers it. It reads outer values by name."""
+        saved = (self.nodes, dict(self._sizes), self.label)
+        self.nodes = []
+        inputs = []
+        for index, (dtype, shape) in enumerate(formal):
+            value = ir.Value(name=self.unique(f"{name}.in{index}"), type=ir.TensorType(dtype))
+            inputs.append(self.declare(value, shape))
+        outputs: list[ir.Value] = []
+        for value in write(inputs):
+            own = any(value is o for node in self.nodes for o in node.outputs)
+            if not own or value in outputs:
+                value = self.op("Identity", value)
+            outputs.append(value)
+        self.drop_unused(outputs)
+        nodes = self.nodes
+        self._hoisted += self.initializers(outputs)
+        self.nodes, self._sizes, self.label = saved
+        return ir.Graph(inputs, outputs, nodes=nodes, name=self.unique(name))
+
+    def drop_unused(self, outputs: Sequence[ir.Value]) -> None:
+        """Leave out nodes that no output needs: most views are never read as they are."""
+        needed = {*outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed.isdisjoint(node.outputs):
+                for index in range(len(node.inputs)):
+                    node.replace_input_with(index, None)
+                continue
+            kept.append(node)
+            needed.update(reads(node))
+        self.nodes = kept[::-1]
+
     def initializers(self, outputs: Sequence[ir.Value]) -> list[ir.Value]:
-        """The constants that nodes use, in order of first use."""
+        """The constants that nodes use, in order of first use; those of bodies belong to the
+        outermost graph."""
         used = [v for node in self.nodes for v in node.inputs if v is not None]
-        return list(dict.fromkeys(v for v in (*used, *outputs) if v.const_value is not None))
+        own = [v for v in (*used, *outputs) if v.const_value is not None]
+        return list(dict.fromkeys([*own, *self._hoisted]))
 
     def elements(self, value: ir.Value) -> Dim:
         """Number of elements."""

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["CONTROL", "captured", "closed", "is_control", "reads", "rebound", "subgraphs"]
+__all__ = [
+    "CONTROL",
+    "captured",
+    "closed",
+    "is_control",
+    "reads",
+    "rebound",
+    "settle_condition",
+    "subgraphs",
+]
 
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -70,6 +80,21 @@ def closed(graph: ir.Graph, model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
     copy.name = graph.name or "body"
     functions = [function.clone() for function in model.functions.values()]
     return ir.Model(copy, ir_version=model.ir_version, functions=functions), outer
+
+
+def settle_condition(body: ir.Graph) -> None:
+    """A body of Loop runs while the condition holds: whoever reads it there reads a constant."""
+    condition = body.inputs[1]
+    shape = [d if isinstance(d, int) else 1 for d in condition.shape or ()]
+    holds = ir.tensor(np.ones(shape, bool), name=f"{condition.name}.holds")
+    known = ir.Value(
+        name=holds.name,
+        shape=ir.Shape(shape),
+        type=ir.TensorType(ir.DataType.BOOL),
+        const_value=holds,
+    )
+    body.register_initializer(known)
+    _substitute(body, {condition: known})
 
 
 def rebound(node: ir.Node, values: Mapping[ir.Value, ir.Value]) -> list[ir.Attr]:

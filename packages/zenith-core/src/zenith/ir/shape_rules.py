@@ -14,9 +14,9 @@ from typing import Any
 
 import onnx_ir as ir
 import sympy
-from onnx_shape_inference import OpUsageError, registry
+from onnx_shape_inference import OpUsageError, ShapeInferenceContext, registry
 
-from zenith.ir.dims import UnknownSizeError, parse_dim
+from zenith.ir.dims import UnknownSizeError, exactly, parse_dim
 
 __all__: list[str] = []
 
@@ -43,6 +43,17 @@ for _module, _name in (
 ):
     getattr(importlib.import_module(_module), _name)["ceiling"] = sympy.ceiling
 
+
+_note = ShapeInferenceContext.set_symbolic_value
+
+
+def _note_vectors(self: Any, value: ir.Value, data: list[int | ir.SymbolicDim]) -> None:
+    """Contents are for vectors: the rules go element by element, whatever broadcasts over axes."""
+    if value.shape is None or len(value.shape) <= 1:
+        _note(self, value, data)
+
+
+ShapeInferenceContext.set_symbolic_value = _note_vectors  # type: ignore[method-assign]
 
 _Correction = Callable[[Any, ir.Node, _Rule], None]
 
@@ -253,6 +264,8 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """
     shapes = [None if v is None or v.shape is None else list(v.shape) for v in node.inputs]
     if node.op_type == "Expand":
+        if shapes[0] is None:  # what is not known yet may be larger than the target says
+            return
         target = None if node.inputs[1] is None else ctx.get_symbolic_value(node.inputs[1])
         shapes = [shapes[0], target]
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
@@ -272,6 +285,39 @@ def _counted(ctx: Any, node: ir.Node, own: _Rule) -> None:
     ]
     if plain != data:
         ctx.set_symbolic_value(node.outputs[0], plain)
+
+
+@_corrects("Div", "Mod")
+def _parts(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """Quotients and remainders of sizes, which the package knows of numbers only."""
+    own(ctx, node)
+    fmod = node.attributes.get("fmod")
+    if ctx.get_symbolic_value(node.outputs[0]) is not None or (fmod is not None and fmod.as_int()):
+        return
+    over, under = (None if v is None else ctx.get_symbolic_value(v) for v in node.inputs)
+    if not over or not under or 1 not in (len(over), len(under)) and len(over) != len(under):
+        return
+    length = max(len(over), len(under))
+    pairs = list(zip(*(v * length if len(v) == 1 else v for v in (over, under)), strict=True))
+    if any(isinstance(d, ir.SymbolicDim) and d.value is None for pair in pairs for d in pair):
+        return
+    sizes = [(sympy.sympify(parse_dim(a)), sympy.sympify(parse_dim(b))) for a, b in pairs]
+    if not all(b.is_positive for _, b in sizes):
+        return
+    part = sympy.Mod if node.op_type == "Mod" else _quotient
+    found = [exactly(part(a, b)) for a, b in sizes]
+    data = [d if isinstance(d, int) else ir.SymbolicDim(d) for d in found]
+    ctx.set_symbolic_value(node.outputs[0], data)
+
+
+def _quotient(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
+    """a / b rounded towards zero, for b > 0."""
+    if a.is_nonnegative:
+        return sympy.floor(a / b)
+    for rest in a.atoms(sympy.Mod):  # x - Mod(x, b) is how a quotient is rounded down
+        if rest.args[1] == b and sympy.expand(a + rest - rest.args[0]) == 0:
+            return sympy.floor(rest.args[0] / b)
+    return sympy.floor(sympy.Max(a, 0) / b) - sympy.floor(sympy.Max(-a, 0) / b)
 
 
 @_corrects("Where")
@@ -497,3 +543,24 @@ def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
     if count is not None and count > _MOST_AXES:
         raise OpUsageError(node, f"a result of {count} axes; at most {_MOST_AXES} are possible")
     own(ctx, node)
+
+
+@_corrects("Transpose")
+def _permuted(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """An order that names an axis twice has no transposition."""
+    perm = node.attributes.get("perm")
+    if perm is not None and sorted(perm.as_ints()) != list(range(len(perm.as_ints()))):
+        raise OpUsageError(node, f"{list(perm.as_ints())} is no order of axes")
+    own(ctx, node)
+
+
+def _regressed(ctx: Any, node: ir.Node) -> None:
+    """A row of targets for every row of features."""
+    x, count = node.inputs[0], node.attributes.get("n_targets")
+    rows = ctx.new_symbolic_dim() if x is None or x.shape is None else x.shape[0]
+    width = 1 if count is None else count.as_int()
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([rows, width]), ir.DataType.FLOAT)
+
+
+for _version in (1, 3):
+    registry.register("ai.onnx.ml", "TreeEnsembleRegressor", since_version=_version)(_regressed)

@@ -400,7 +400,12 @@ def _drop_contents_that_are_no_sizes(model: ir.Model) -> None:
 
 def _ints(node: ir.Node, name: str, count: int) -> Sequence[int]:
     found = node.attributes.get(name)
-    return [0] * count if found is None else list(found.as_ints())
+    if found is None:
+        return [0] * count
+    values = list(found.as_ints())
+    if len(values) != count:
+        raise ValidationError(f"{name} has {len(values)} items, not {count}\n  {describe(node)}")
+    return values
 
 
 def _normalise(value: ir.Value) -> None:

@@ -16,6 +16,7 @@ from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir import OPSET, GraphIR
 from zenith.ir.reference import as_array, reference_evaluator
+from zenith.ir.types import item_bytes
 from zenith.passes.cse import is_random
 from zenith.passes.rewrite import (
     Rewriter,
@@ -159,7 +160,7 @@ def _nbytes(value: ir.Value) -> int | None:
     sizes = static_shape(value)
     if sizes is None or value.dtype is None:
         return None
-    return math.prod(sizes) * int(max(value.dtype.itemsize, 1))
+    return math.prod(sizes) * item_bytes(value.dtype)
 
 
 def _result_bytes(node: ir.Node, value: ir.Value) -> int | None:

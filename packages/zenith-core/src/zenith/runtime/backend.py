@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
+from zenith.ir.types import constant_data, item_bytes
 from zenith.plugins import BackendStatus
 from zenith.runtime.tensor_check import TensorCheck
 
@@ -26,44 +25,16 @@ __all__ = [
     "CallableBackend",
     "CallableProgram",
     "Program",
-    "Repeated",
-    "Wiring",
     "own_results",
 ]
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How iterations of a loop hang together.
-
-    sliced: of each input of the body, whether it takes the next row of what is given. states: of
-    each, which output of the iteration before it is, -1 for none. stacked: outputs whose rows are
-    kept. condition: the output that says whether to go on; -1: always.
-    """
-
-    sliced: tuple[bool, ...]
-    states: tuple[int, ...]
-    stacked: tuple[int, ...]
-    condition: int
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """What iterations came to: how many, the last condition, states and blocks of rows."""
-
-    steps: int
-    going: bool
-    states: list[np.ndarray]
-    stacked: list[np.ndarray]
 
 
 class Program(Protocol):
     """A compiled partition. Tensors cross its edge as numpy arrays or raw pointers; a sequence is
     a list, an absent optional None.
 
-    A program may also have ``repeat(inputs, wiring, count, context) -> Repeated | None``: at most
-    `count` iterations at once, None where it cannot (`zenith.runtime.control` then calls it for
-    each).
+    A program may also have ``runner``, a `_native.Runner`: what it is natively, so that a plan goes
+    from one partition to the next, and around loops, without Python.
     """
 
     def run_arrays(
@@ -140,7 +111,7 @@ class CallableProgram:
         self._result_checks = [[TensorCheck(v) for v in s.op.node.outputs] for s in selections]
         self._steps = [(s.op, s.spec.run, s.spec.name) for s in selections]
         self._constants = {
-            value: np.array(value.const_value.numpy())
+            value: np.array(constant_data(value.const_value))
             for value in graph.initializers.values()
             if value.const_value is not None
         }
@@ -224,9 +195,9 @@ def _fits_in_memory(op: OpView) -> None:
     for value in op.node.outputs:
         dims = value.shape.dims if value.shape is not None else ()
         sizes = [d for d in dims if isinstance(d, int)]
-        if value.dtype is None or value.dtype == ir.DataType.STRING or len(sizes) != len(dims):
+        if len(sizes) != len(dims):
             continue
-        needed = math.prod(sizes) * max(int(value.dtype.itemsize), 1)
+        needed = math.prod(sizes) * item_bytes(value.dtype)
         if needed > memory_bytes():
             raise DeviceOutOfMemoryError(
                 f"'{value.name}', a result of node '{op.node.name}' ({op.key}), has {needed} "

@@ -142,12 +142,15 @@ class CompiledModel:
     def explain(self) -> Explanation:
         """Which kernel runs each node and why, what fell back, what was copied, and how many plans
         are bound to sizes by now."""
-        caches = list(bound_plans(self._plan))
-        if not caches:
+        programs = list(bound_programs(self._plan))
+        if not programs:
             return self._explanation
+        caches = [program.memory for program in programs]
         binds, dropped = sum(m.binds for m in caches), sum(m.evictions for m in caches)
         note = f"plans bound to sizes: {binds}, dropped: {dropped}, kept: at most "
         note += f"{max(m.capacity for m in caches)} of each of {len(caches)}"
+        again = sum(program.runner.rebinds for program in programs)
+        note += f"; for sizes that change within loops: {again}" if again else ""
         return replace(self._explanation, notes=[*self._explanation.notes, note])
 
     def profile(self, *args: Any, repeat: int = 5, **kwargs: Any) -> Explanation:
@@ -235,14 +238,14 @@ def _needs_state(model: CompiledModel, args: Any, kwargs: Any) -> Any:
     )
 
 
-def bound_plans(plan: ExecutionPlan) -> Iterator[MemoryManager[Any, Any]]:
-    """The caches of bound plans of all programs, those of loop bodies included."""
+def bound_programs(plan: ExecutionPlan) -> Iterator[Any]:
+    """The native programs, which keep bound plans, those of loop bodies included."""
     for partition in plan.partitions:
         program: Any = partition.program
         if isinstance(getattr(program, "memory", None), MemoryManager):
-            yield program.memory
+            yield program
         for body in getattr(program, "bodies", {}).values():
-            yield from bound_plans(body.plan)
+            yield from bound_programs(body.plan)
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Execute stage: If, Loop, Scan and SequenceMap over plans of their bodies.
 
 A body is planned once, like a model: its inputs are the subgraph's own and then the values it
-captures. Where the plan is one native program and no size changes, the iterations are one native
-call (`Program.repeat`); else the body's plan runs per iteration, and sizes that change only bind it
-anew.
+captures. Iterations run natively (`_native.Walk.repeat`), and so does If: between the partitions of
+a body, and from one iteration to the next, runs no Python unless a partition is Python itself.
+Sizes that change only bind a plan anew.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from zenith import _native
 from zenith.errors import KernelError, ValidationError
-from zenith.runtime.backend import Program, Repeated, Wiring
 from zenith.runtime.context import ExecutionContext
-from zenith.runtime.executor import GraphExecutor
 from zenith.runtime.numpy_signature import numpy_dtype
 from zenith.runtime.plan import ExecutionPlan
 
 __all__ = ["Body", "ControlProgram"]
 
-_NO_LIMIT = np.iinfo(np.int64).max
-_TRUE = np.array(True)
 _MOST = 4096  # iterations of one native call: between two, signals are handled
 
 
@@ -37,49 +34,6 @@ class Body:
 
     plan: ExecutionPlan
     captured: tuple[int, ...]
-
-    @functools.cached_property
-    def alone(self) -> tuple[Program, list[int | np.ndarray]] | None:
-        """The program and where each result comes from, an output or a constant, where the plan is
-        nothing but that."""
-        plan = self.plan
-        if len(plan.partitions) != 1:
-            return None
-        only = plan.partitions[0]
-        if only.inputs != tuple(range(len(plan.inputs))) or len({*only.outputs}) < len(
-            only.outputs
-        ):
-            return None
-        where: dict[int, int | np.ndarray] = {**plan.constants}
-        where |= {slot: k for k, slot in enumerate(only.outputs)}
-        if any(slot not in where for slot in plan.output_slots):
-            return None
-        return only.program, [where[slot] for slot in plan.output_slots]
-
-    def wiring(self, sliced: range, states: range, conditional: bool) -> Wiring | None:
-        """How iterations hang together, where a program can do many at once: the inputs that take
-        another row each time, those that are fed back, whether the first result is a condition."""
-        if self.alone is None or not hasattr(self.alone[0], "repeat"):
-            return None
-        results = self.alone[1]
-        condition = -1
-        if conditional:
-            first, *results = results
-            if isinstance(first, int):
-                condition = first
-            elif not first.all():
-                return None
-        outputs = [k for k in results if isinstance(k, int)]
-        if len(outputs) < len(results):
-            return None
-        inputs = range(len(self.plan.inputs))
-        fed_back = dict(zip(states, outputs, strict=False))
-        return Wiring(
-            tuple(k in sliced for k in inputs),
-            tuple(fed_back.get(k, -1) for k in inputs),
-            tuple(outputs[len(states) :]),
-            condition,
-        )
 
 
 class ControlProgram:
@@ -97,15 +51,18 @@ class ControlProgram:
             constants[v].view() if v is not None and v in constants else None for v in node.inputs
         ]
         self._wanted = [list(node.outputs).index(v) for v in outputs]
-        self._run = getattr(self, f"_{node.op_type.lower()}")
-        self._executor = GraphExecutor()
+        native = {"If": self._branch, "Loop": self._loop}.get(node.op_type)
+        self.runner = None if native is None else native()
 
     def run_arrays(self, inputs: Sequence[Any], context: ExecutionContext) -> list[Any]:
+        if self.runner is not None:
+            return self.runner.run(self, inputs, context)
         values = [
             fixed if where is None else inputs[where]
             for where, fixed in zip(self._where, self._fixed, strict=True)
         ]
-        results = self._run(values, inputs, context)
+        run = getattr(self, f"_{self.node.op_type.lower()}")
+        results = run(values, inputs, context)
         return [results[i] for i in self._wanted]
 
     def to_text(self) -> str:
@@ -115,46 +72,47 @@ class ControlProgram:
             lines += ["    " + line for line in body.plan.to_text().splitlines()]
         return "\n".join(lines)
 
-    def _call(
-        self, name: str, formal: list[Any], inputs: Sequence[Any], context: ExecutionContext
-    ) -> list[Any]:
+    def truth(self, condition: Any) -> bool:
+        """Whether a condition holds."""
+        return bool(self._only(condition, "condition"))
+
+    def _only(self, array: Any, what: str) -> Any:
+        if array.size != 1:
+            raise KernelError(
+                f"the {what} of node '{self.node.name}' has {array.size} elements, not 1"
+            )
+        return array.item()
+
+    def count(self, limit: Any) -> int:
+        """How often a loop may run."""
+        return int(self._only(limit, "limit"))
+
+    def stacked(self, blocks: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Of a loop, the rows of each result to be stacked."""
+        states = len(self.node.inputs) - 2
+        free = [0] * len(blocks)
+        rows = _Rows(self.node, states, free, free, skipped=1)
+        rows.add(blocks)
+        return rows.stacked()
+
+    def _source(self, index: int) -> Any:
+        """Where the node's input comes from: a position, or the constant."""
+        where = self._where[index]
+        return self._fixed[index] if where is None else where
+
+    def _body(self, name: str) -> tuple[_native.Walk, tuple[int, ...]]:
         body = self.bodies[name]
-        arguments = [*formal, *[inputs[i] for i in body.captured]]
-        if body.alone is not None:
-            program, order = body.alone
-            results = program.run_arrays(arguments, context)
-            return [results[i] if isinstance(i, int) else i for i in order]
-        return self._executor.run(body.plan, context, arguments, own=False)
+        return body.plan.walk, body.captured
 
-    def _if(self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext) -> list[Any]:
-        branch = "then_branch" if self._truth(values[0]) else "else_branch"
-        return self._call(branch, [], inputs, context)
+    def _branch(self) -> _native.Runner:
+        yes, no = self._body("then_branch"), self._body("else_branch")
+        return _native.Branch(self._source(0), yes, no, self._wanted)
 
-    def _loop(
-        self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext
-    ) -> list[Any]:
-        limit = _NO_LIMIT if values[0] is None else int(np.asarray(values[0]).reshape(-1)[0])
-        going = len(values) < 2 or values[1] is None or self._truth(values[1])
-        state = values[2:]
-        free = [0] * (len(self.node.outputs) - len(state))
-        rows = _Rows(self.node, len(state), free, free, skipped=1)
-        wiring = self._loop_wiring
-        step, steady = 0, True
-        while going and step < limit:
-            if steady and wiring is not None:
-                steps = np.arange(step, min(step + _MOST, limit))
-                done = self._repeat(wiring, [steps, _TRUE, *state], len(steps), inputs, context)
-                if done is not None:
-                    state, going, step = done.states, done.going, step + done.steps
-                    rows.add_blocks(done.stacked)
-                    continue
-            results = self._call("body", [np.array(step), _TRUE, *state], inputs, context)
-            going = self._truth(results[0])
-            before, state = state, results[1 : len(state) + 1]
-            steady = wiring is not None and _same_sizes(before, state)
-            rows.add(results[len(state) + 1 :])
-            step += 1
-        return [*state, *rows.stacked()]
+    def _loop(self) -> _native.Runner:
+        sources = [self._source(k) for k in range(len(self._where))]
+        sources += [None] * (2 - len(sources))
+        wiring = self._wiring(range(1), range(2, len(sources)), condition=0)
+        return _native.Loop(sources, self._body("body"), wiring, self._wanted)
 
     def _scan(
         self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext
@@ -180,74 +138,58 @@ class ControlProgram:
             self._ints("scan_output_axes", outputs),
             self._ints("scan_output_directions", outputs),
         )
-        wiring = self._scan_wiring
-        step, steady = 0, True
+        captured = [inputs[i] for i in self.bodies["body"].captured]
+        walk = self.bodies["body"].plan.walk
+        step = 0
         while step < length:
-            if steady and wiring is not None:
-                rest = [x[step:] for x in sources]
-                done = self._repeat(wiring, [*state, *rest], length - step, inputs, context)
-                if done is not None:
-                    state, step = done.states, step + done.steps
-                    rows.add_blocks(done.stacked)
-                    continue
-            results = self._call("body", [*state, *(x[step] for x in sources)], inputs, context)
-            before, state = state, results[: len(state)]
-            steady = wiring is not None and _same_sizes(before, state)
-            rows.add(results[len(state) :])
-            step += 1
+            count = min(length - step, _MOST)
+            given = [*state, *(x[step : step + count] for x in sources)]
+            arguments = [*given, *captured]
+            done, state, blocks = walk.repeat(self, arguments, self._scan_wiring, count, context)
+            step += done
+            rows.add(blocks)
         return [*state, *rows.stacked()]
 
     def _sequencemap(
         self, values: list[Any], inputs: Sequence[Any], context: ExecutionContext
     ) -> list[Any]:
-        body = self.node.attributes["body"].as_graph()
+        count = len(self.node.attributes["body"].as_graph().inputs)
+        body = self.bodies["body"]
+        captured = [inputs[i] for i in body.captured]
         results: list[list[Any]] = [[] for _ in self.node.outputs]
+        if not isinstance(values[0], list):
+            raise ValidationError(f"node '{self.node.name}' goes over a sequence, not a tensor")
         for step, first in enumerate(values[0]):
             others = [v[step] if isinstance(v, list) else v for v in values[1:]]
-            called = self._call("body", [first, *others][: len(body.inputs)], inputs, context)
+            given = [*[first, *others][:count], *captured]
+            called = body.plan.walk.run(given, context)
             for items, item in zip(results, called, strict=True):
                 items.append(item)
         return results
 
     # Details.
 
-    def _truth(self, condition: Any) -> bool:
-        if condition.size != 1:
-            raise KernelError(
-                f"the condition of node '{self.node.name}' has {condition.size} elements, not 1"
-            )
-        return bool(condition.item())
-
     def _ints(self, name: str, count: int) -> list[int]:
         found = self.node.attributes.get(name)
         return [0] * count if found is None else list(found.as_ints())
 
     @functools.cached_property
-    def _loop_wiring(self) -> Wiring | None:
-        states = len(self.node.inputs) - 2
-        return self.bodies["body"].wiring(range(1), range(2, 2 + states), conditional=True)
-
-    @functools.cached_property
-    def _scan_wiring(self) -> Wiring | None:
+    def _scan_wiring(self) -> _native.Wiring:
         inputs = len(self.node.inputs)
         states = inputs - self.node.attributes["num_scan_inputs"].as_int()
-        return self.bodies["body"].wiring(range(states, inputs), range(states), conditional=False)
+        return self._wiring(range(states, inputs), range(states), condition=-1)
 
-    def _repeat(
-        self, wiring: Wiring, formal: list[Any], count: int, inputs: Sequence[Any],
-        context: ExecutionContext,
-    ) -> Repeated | None:  # fmt: skip
-        """Many iterations of the body at once; None where its program cannot for these sizes."""
-        body = self.bodies["body"]
-        assert body.alone is not None
-        program: Any = body.alone[0]
-        arguments = [*formal, *[inputs[i] for i in body.captured]]
-        done: Repeated | None = program.repeat(arguments, wiring, min(count, _MOST), context)
-        return done
-
-
-def _same_sizes(before: Sequence[Any], after: Sequence[Any]) -> bool:
-    return all(a.shape == b.shape for a, b in zip(before, after, strict=True))
+    def _wiring(self, sliced: range, states: range, condition: int) -> _native.Wiring:
+        """How iterations hang together: which inputs of the body take another row each time, which
+        result is fed back to which input, which result is the condition (-1: none)."""
+        plan = self.bodies["body"].plan
+        inputs, first = range(len(plan.inputs)), condition + 1
+        return _native.Wiring(
+            [k in sliced for k in inputs],
+            [first + k - states.start if k in states else -1 for k in inputs],
+            list(range(first + len(states), len(plan.outputs))),
+            condition,
+        )
 
 
 class _Rows:
@@ -264,14 +206,10 @@ class _Rows:
         self._axes, self._back = axes, back
         self._blocks: list[list[np.ndarray]] = [[] for _ in axes]
 
-    def add(self, items: Sequence[Any]) -> None:
-        """One row for each."""
-        self.add_blocks([item[np.newaxis] for item in items])
-
-    def add_blocks(self, blocks: Sequence[np.ndarray]) -> None:
-        """A block of rows for each."""
-        for mine, block in zip(self._blocks, blocks, strict=True):
-            mine.append(block)
+    def add(self, blocks: Sequence[Sequence[np.ndarray]]) -> None:
+        """More blocks for each."""
+        for mine, more in zip(self._blocks, blocks, strict=True):
+            mine.extend(more)
 
     def stacked(self) -> list[np.ndarray]:
         """All rows of each along its axis."""

@@ -39,7 +39,7 @@ class NumpySignature:
         self.constants = frozenset(constants)
         self.input_names: Sequence[str] = [str(v.name) for v in graph.inputs]
         self.output_names: Sequence[str] = [str(v.name) for v in graph.outputs]
-        self._types = [_checked(v) for v in graph.inputs]
+        self._converters = [_converter(_checked(v)) for v in graph.inputs]
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         given: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
@@ -54,8 +54,8 @@ class NumpySignature:
             )
         given.update(kwargs)
         return [
-            _convert(given[name], kind)
-            for name, kind in zip(self.input_names, self._types, strict=True)
+            convert(given[name])
+            for name, convert in zip(self.input_names, self._converters, strict=True)
         ]
 
     def maker(self, dtype: str, shape: Sequence[int]) -> Callable[[], NDArray[Any]]:
@@ -89,18 +89,34 @@ def _checked(value: ir.Value) -> ir.TypeProtocol:
     return value.type
 
 
-def _convert(given: Any, kind: ir.TypeProtocol) -> Any:
-    """The array, list or None that programs take; types are checked when the model is bound."""
+def _converter(kind: ir.TypeProtocol) -> Callable[[Any], Any]:
+    """What makes the array, list or None that programs take of what is given for a type; sizes are
+    checked when the model is bound."""
     if isinstance(kind, ir.OptionalType):
-        return None if given is None else _convert(given, kind.elem_type)
+        return functools.partial(_optional, _converter(kind.elem_type))
     if isinstance(kind, ir.SequenceType):
-        if not isinstance(given, list | tuple):
-            raise ValidationError(f"a sequence is given as a list, not {type(given).__name__}")
-        return [_convert(item, kind.elem_type) for item in given]
-    array = np.asarray(given)
+        return functools.partial(_sequence, _converter(kind.elem_type))
     if kind.dtype == ir.DataType.STRING:
-        return np.asarray(array, dtype=object, order="C")
-    dtype = kind.dtype.numpy()
+        return _strings
+    return functools.partial(_tensor, kind.dtype.numpy())
+
+
+def _optional(convert: Callable[[Any], Any], given: Any) -> Any:
+    return None if given is None else convert(given)
+
+
+def _sequence(convert: Callable[[Any], Any], given: Any) -> list[Any]:
+    if not isinstance(given, list | tuple):
+        raise ValidationError(f"a sequence is given as a list, not {type(given).__name__}")
+    return [convert(item) for item in given]
+
+
+def _strings(given: Any) -> NDArray[Any]:
+    return np.asarray(np.asarray(given), dtype=object, order="C")
+
+
+def _tensor(dtype: np.dtype[Any], given: Any) -> NDArray[Any]:
+    array = np.asarray(given, order="C")
     if array.dtype != dtype and isinstance(given, int | float | bool | list):
         array = array.astype(dtype)  # Python scalars and lists have no dtype of their own
-    return np.asarray(array, order="C")
+    return array

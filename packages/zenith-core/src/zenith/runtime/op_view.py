@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir.dims import Dim, UnknownSizeError, exactly, parse_dim, product
+from zenith.ir.types import constant_data, item_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,8 +54,7 @@ class ValueView:
 
     @functools.cached_property
     def nbytes(self) -> Dim:
-        item = self.value.dtype.itemsize if self.value.dtype is not None else 0
-        return self.size * int(item)
+        return self.size * item_bytes(self.value.dtype)
 
     @property
     def is_const(self) -> bool:
@@ -68,7 +68,7 @@ class ValueView:
         It may come from a file, and is not kept: views live as long as the compiled model.
         """
         tensor = self.value.const_value
-        return None if tensor is None else tensor.numpy()
+        return None if tensor is None else constant_data(tensor)
 
     @functools.cached_property
     def known(self) -> tuple[Dim, ...] | None:

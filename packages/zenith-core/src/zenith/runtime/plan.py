@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from zenith import _native
 from zenith.ir.dims import Dim, UnknownSizeError
 from zenith.runtime.backend import Program
 from zenith.runtime.dispatcher import Selection
@@ -67,6 +69,16 @@ class ExecutionPlan:
             and self.partitions[0].inputs == tuple(range(len(self.inputs)))
             and self.partitions[0].outputs == self.output_slots
         )
+
+    @functools.cached_property
+    def walk(self) -> _native.Walk:
+        """The plan as a native list of calls on numpy arrays."""
+        constants = dict(self.constants)
+        walk = _native.Walk(len(self.inputs), self.n_slots, self.output_slots, constants)
+        for part in self.partitions:
+            runner = getattr(part.program, "runner", None)
+            walk.add(part.program, runner, part.inputs, part.outputs)
+        return walk
 
     def to_text(self) -> str:
         """The plan as text: every partition with its steps."""

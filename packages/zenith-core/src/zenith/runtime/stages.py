@@ -20,8 +20,9 @@ from zenith.config import CompileConfig
 from zenith.errors import NoKernelFoundError
 from zenith.events import events
 from zenith.ir import GraphIR
-from zenith.ir.control import closed, is_control, subgraphs
+from zenith.ir.control import closed, is_control, settle_condition, subgraphs
 from zenith.ir.dims import dim_names
+from zenith.ir.types import constant_data
 from zenith.passes import PassManager, optimize_graph
 from zenith.passes.base import Pass
 from zenith.passes.expand_functions import expand_functions
@@ -113,6 +114,8 @@ class Stages:
                 bodies[node] = {}
                 for name, inner in subgraphs(node).items():
                     model, captured = closed(inner, graph.model)
+                    if node.op_type == "Loop":
+                        settle_condition(model.graph)
                     body = self.assign(GraphIR(model), f"{where}{node.name}.{name}: ")
                     bodies[node][name] = (body, captured)
             elif choice.backend != self._targets[0]:
@@ -188,6 +191,7 @@ class Stages:
     def plan(self, unit: Unit, where: str = "") -> tuple[ExecutionPlan, GraphIR]:
         """Partition, lower, select and plan; also the graph that runs."""
         graph = unit.graph
+        fixed = _take_constants(graph) if where else {}
         slots = {value: i for i, value in enumerate(graph.inputs)}
         planned: list[PlannedPartition] = []
         owned = _Owned()
@@ -206,16 +210,21 @@ class Stages:
             planned.append(
                 PlannedPartition(part.backend, program, inputs, outputs, tuple(selections))
             )
-        if len(parts) == 1:  # lowering may have replaced the values of the graph itself
+        if len(parts) == 1 and parts[0].backend != EXECUTOR:
+            # Lowering may have replaced the values of the graph itself.
             results: Sequence[ir.Value] = parts[0].outputs
         else:
             results = graph.outputs
+        results = list(results)
+        for index, value in fixed.items():
+            results.insert(index, value)
+            graph.model.graph.outputs.insert(index, value)
         owned.take_over(graph)
         constants: dict[int, np.ndarray[Any, Any]] = {}
         for value in results:  # weights that no partition computes
             if value not in slots and value.const_value is not None:
                 slots[value] = len(slots)
-                constants[slots[value]] = value.const_value.numpy().view()
+                constants[slots[value]] = constant_data(value.const_value).view()
         plan = ExecutionPlan(
             tensor_specs(graph.inputs),
             tensor_specs(graph.outputs),
@@ -271,7 +280,7 @@ class Stages:
             plan, _ = self.plan(body, f"{where}{node.name}.{name}/")
             bodies[name] = Body(plan, tuple(part.inputs.index(v) for v in captured))
         constants = {
-            v: np.array(v.const_value.numpy())
+            v: np.array(constant_data(v.const_value))
             for v in node.inputs
             if v is not None and v.const_value is not None and v not in part.inputs
         }
@@ -368,6 +377,26 @@ def _name_sizes_by_inputs(graph: GraphIR) -> None:
     for value, shape in before.items():
         if value.shape is None:
             value.shape = shape
+
+
+def _constant(value: ir.Value) -> ir.Value | None:
+    """The constant that `value` is, by itself or as an output's Identity of it."""
+    node = value.producer()
+    if node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return None if value.const_value is None or value.is_graph_input() else value
+
+
+def _take_constants(body: GraphIR) -> dict[int, ir.Value]:
+    """Outputs of a body that are constants, taken from it: no iteration need copy them."""
+    fixed = {
+        index: constant
+        for index, value in enumerate(body.outputs)
+        if (constant := _constant(value)) is not None
+    }
+    for index in reversed(fixed):
+        del body.model.graph.outputs[index]
+    return fixed
 
 
 def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: KernelDispatcher) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from zenith_jax.lower import (
     bits,
+    complexes,
     control,
     conv,
+    devices,
     elementwise,
     functions,
     index,
@@ -26,8 +28,10 @@ __all__ = [
     "REFUSED",
     "WRITES",
     "bits",
+    "complexes",
     "control",
     "conv",
+    "devices",
     "elementwise",
     "functions",
     "index",

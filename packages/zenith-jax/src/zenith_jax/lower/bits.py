@@ -10,7 +10,7 @@ from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dtypes import is_float, is_key, is_signed
 from zenith_jax.lower.registry import lower
 
-__all__: list[str] = []
+__all__ = ["bits_of", "convert", "same"]
 
 BOOL = ir.DataType.BOOL
 _COMPARE = {

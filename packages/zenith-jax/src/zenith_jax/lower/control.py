@@ -99,7 +99,8 @@ def while_(
         state = b.inline(body_jaxpr, [*body_consts, *old])
         each = goes_on(old)[1] if mapped else None
         if each is not None:
-            state = [_where(b, each, new, kept) for new, kept in zip(state, old, strict=True)]
+            pairs = zip(map(b.whole, state), old, strict=True)
+            state = [_where(b, each, new, kept) for new, kept in pairs]
         return [goes_on(state)[0], *state]
 
     body = b.body("while_body", formal, write)

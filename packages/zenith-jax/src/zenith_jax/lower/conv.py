@@ -13,7 +13,7 @@ from zenith_jax.dims import size
 from zenith_jax.dtypes import is_float
 from zenith_jax.lower.bits import convert
 from zenith_jax.lower.registry import lower
-from zenith_jax.lower.shape import pad_with, reverse
+from zenith_jax.lower.shape import pad_with
 
 __all__: list[str] = []
 
@@ -117,7 +117,7 @@ def _transposed(
     would be negative, the result has a rim of zeros.
     """
     outputs, channels, *kernel = b.shape_of(w)
-    mirrored = reverse(b, w, range(2, len(kernel) + 2))
+    mirrored = b.flip(w, range(2, len(kernel) + 2))
     if groups > 1:
         split = b.reshape(mirrored, [groups, exactly(outputs // groups), channels, *kernel])
         order = [0, 2, 1, *range(3, len(kernel) + 3)]

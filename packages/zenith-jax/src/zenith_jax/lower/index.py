@@ -19,7 +19,7 @@ from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dims import sizes
 from zenith_jax.dtypes import is_float
 from zenith_jax.lower.bits import convert
-from zenith_jax.lower.reduce import least
+from zenith_jax.lower.reduce import greatest, least
 from zenith_jax.lower.registry import lower
 
 __all__: list[str] = []
@@ -297,12 +297,11 @@ def _scattered(
     lead: int,
 ) -> ir.Value:
     indexed = it.indexed
-    if not indexed:  # the window is all of the operand
-        indexed = [0]
-        it.window[0] = it.shape[0]
-        if lead == 0:
-            return _combined(b, operand, updates, reduction, None if clip else _inside(b, it))
-        raise NotSupportedError("of several windows that are all of the array")
+    if not indexed:  # a window is all of the operand
+        inside = None if clip else _inside(b, it)
+        if lead:
+            updates, inside = _one_of_all(b, operand, updates, reduction, inside, lead), None
+        return _combined(b, operand, updates, reduction, inside)
     starts = {a: _clamped(b, it, a) for a in indexed if a in it.starts}
     inside = None if clip else _inside(b, it)
     order = [*indexed, *it.whole]
@@ -351,6 +350,29 @@ def _with_spare_row(
     return b.transpose(result, [order.index(a) for a in range(len(order))])
 
 
+def _one_of_all(
+    b: Builder,
+    operand: ir.Value,
+    updates: ir.Value,
+    reduction: str,
+    inside: ir.Value | None,
+    lead: int,
+) -> ir.Value:
+    """Updates of the same elements, [batch, elements], as a single one."""
+    if reduction == "none":
+        if inside is not None:
+            raise NotSupportedError("of several windows that are all of the array")
+        for axis in reversed(range(lead)):  # JAX leaves open which one it is
+            updates = b.squeeze(b.slice(updates, axis, 0, 1), axis)
+        return updates
+    if inside is not None:
+        mask = b.unsqueeze(inside, *range(lead, b.rank_of(updates)))
+        neutral = b.number(_neutral(operand, reduction), operand.dtype)
+        updates = b.pointwise("Where", mask, updates, neutral, dtype=operand.dtype)
+    op_type = {"add": "ReduceSum", "mul": "ReduceProd", "min": "ReduceMin", "max": "ReduceMax"}
+    return b.reduce(op_type[reduction], updates, range(lead), False)
+
+
 def _combined(
     b: Builder, operand: ir.Value, updates: ir.Value, reduction: str, inside: ir.Value | None
 ) -> ir.Value:
@@ -365,10 +387,7 @@ def _neutral(operand: ir.Value, reduction: str) -> Any:
     """What an update must be to change nothing."""
     if reduction in ("add", "mul"):
         return 0 if reduction == "add" else 1
-    assert operand.dtype is not None
-    if reduction == "max":
-        return least(operand.dtype)
-    return np.inf if is_float(operand) else np.iinfo(operand.dtype.numpy()).max
+    return least(operand.dtype) if reduction == "max" else greatest(operand.dtype)
 
 
 # --- one window -----------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from zenith_jax.dtypes import is_float, is_signed
 from zenith_jax.lower.bits import convert
 from zenith_jax.lower.registry import lower
 
-__all__ = ["least"]
+__all__ = ["greatest", "least", "widened"]
 
 BOOL, INT32, INT64 = ir.DataType.BOOL, ir.DataType.INT32, ir.DataType.INT64
 _WIDE = {INT32, INT64, ir.DataType.UINT32, ir.DataType.UINT64}
 
 
-def _widened(b: Builder, x: ir.Value) -> ir.Value:
+def widened(b: Builder, x: ir.Value) -> ir.Value:
     """Integers as one of the types that sums and products take."""
     if is_float(x) or x.dtype in _WIDE:
         return x
@@ -30,7 +30,7 @@ def _reduce(name: str, op_type: str, writes: str = "") -> None:
     def handler(b: Builder, x: ir.Value, *, axes: Any) -> ir.Value:
         if not axes:
             return x
-        wide = _widened(b, x)
+        wide = widened(b, x)
         result = b.reduce(op_type, wide, [int(a) for a in axes], False)
         if x.dtype == BOOL:
             return convert(b, result, BOOL)
@@ -75,6 +75,13 @@ def least(dtype: ir.DataType | None) -> Any:
     return -np.inf if kind.kind not in "iu" else np.iinfo(kind).min
 
 
+def greatest(dtype: ir.DataType | None) -> Any:
+    """The largest value of a type."""
+    assert dtype is not None
+    kind = dtype.numpy()
+    return np.inf if kind.kind not in "iu" else np.iinfo(kind).max
+
+
 def _arg(name: str, op_type: str) -> None:
     @lower(name, writes=op_type)
     def handler(b: Builder, x: ir.Value, *, axes: Any, index_dtype: Any) -> ir.Value:
@@ -98,28 +105,13 @@ _arg("argmax", "ArgMax")
 _arg("argmin", "ArgMin")
 
 
-def _collective(name: str, op_type: str) -> None:
-    """Over an axis that `vmap` gave a name: by now it is an axis of the array."""
-
-    @lower(name, writes=f"{op_type} (of an axis that vmap names)")
-    def handler(b: Builder, *values: ir.Value, axes: Any, axis_index_groups: Any) -> list[ir.Value]:
-        if axis_index_groups is not None or not all(isinstance(a, int) for a in axes):
-            raise NotSupportedError("across devices")
-        return [b.reduce(op_type, _widened(b, x), list(axes), False) for x in values]
-
-
-_collective("psum", "ReduceSum")
-_collective("pmax", "ReduceMax")
-_collective("pmin", "ReduceMin")
-
-
 # --- along an axis --------------------------------------------------------------------------------
 
 
 def _cumulative(name: str, op_type: str) -> None:
     @lower(name, writes=op_type)
     def handler(b: Builder, x: ir.Value, *, axis: int, reverse: bool) -> ir.Value:
-        wide = _widened(b, x)
+        wide = widened(b, x)
         where = b.number(axis, INT64)
         result = b.op(op_type, wide, where, shape=b.shape_of(x), exclusive=0, reverse=int(reverse))
         return convert(b, result, b.out_dtype)
@@ -132,11 +124,11 @@ _cumulative("cumprod", "CumProd")
 def _running(name: str, writes: str, combine: Any) -> None:
     """Prefixes of 1, 2, 4, ... elements: as many steps as the length has binary digits."""
 
-    @lower(name, writes=writes)
+    @lower(name, writes=f"{writes}; Scan along a symbolic size")
     def handler(b: Builder, x: ir.Value, *, axis: int, reverse: bool) -> ir.Value:
         length = b.shape_of(x)[axis]
         if not isinstance(length, int):
-            raise NotSupportedError("along an axis of symbolic size")
+            return _one_by_one(b, x, axis, reverse, combine)
         step = 1
         while step < length:
             head, tail = (0, length - step), (step, length)
@@ -147,6 +139,27 @@ def _running(name: str, writes: str, combine: Any) -> None:
             x = b.concat([both, kept] if reverse else [kept, both], axis)
             step *= 2
         return x
+
+
+def _one_by_one(b: Builder, x: ir.Value, axis: int, reverse: bool, combine: Any) -> ir.Value:
+    """The same along an axis of symbolic size: a loop over its elements."""
+    shape = [d for a, d in enumerate(b.shape_of(x)) if a != axis]
+    assert x.dtype is not None
+    fact = (x.dtype, tuple(shape))
+
+    def write(inputs: list[ir.Value]) -> list[ir.Value]:
+        found = combine(b, *inputs)
+        return [found, found]
+
+    start = b.full(least(x.dtype), x.dtype, shape)
+    if b.target == "cummin":
+        start = b.full(greatest(x.dtype), x.dtype, shape)
+    how: dict[str, Any] = {"scan_input_axes": [axis], "scan_output_axes": [axis]}
+    if reverse:
+        how |= {"scan_input_directions": [1], "scan_output_directions": [1]}
+    body = b.body("running_body", [fact, fact], write)
+    results = [fact, (x.dtype, b.shape_of(x))]
+    return b.ops("Scan", start, x, results=results, body=body, num_scan_inputs=1, **how)[1]
 
 
 def _logaddexp(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -229,6 +242,6 @@ def reduce(b: Builder, *operands: ir.Value, jaxpr: Any, dimensions: Any, **how: 
     if x.dtype == BOOL:
         raise NotSupportedError("of booleans")
     axes = [int(d) for d in dimensions]
-    reduced = convert(b, b.reduce(kinds[names[0]], _widened(b, x), axes, False), b.out_dtype)
+    reduced = convert(b, b.reduce(kinds[names[0]], widened(b, x), axes, False), b.out_dtype)
     combine = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}[names[0]]
     return b.pointwise(combine, reduced, start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["HANDLERS", "IGNORED", "WRITES", "lower"]
+__all__ = ["HANDLERS", "IGNORED", "WRITES", "Handler", "lower"]
 
 Handler = Callable[..., Any]
 F = TypeVar("F", bound=Handler)

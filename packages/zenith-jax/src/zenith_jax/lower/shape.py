@@ -13,7 +13,7 @@ from zenith_jax.dims import size, sizes
 from zenith_jax.lower.bits import convert
 from zenith_jax.lower.registry import lower
 
-__all__ = ["pad_with", "reverse"]
+__all__ = ["pad_with"]
 
 INT64 = ir.DataType.INT64
 
@@ -54,6 +54,11 @@ def broadcast_in_dim(
 @lower("broadcast_to", writes="Expand")
 def broadcast_to(b: Builder, x: ir.Value, **how: Any) -> ir.Value:
     return b.expand(x, b.out_shape)
+
+
+@lower("empty", "empty2", writes="a constant: nobody reads it before it is written")
+def empty(b: Builder, **how: Any) -> ir.Value:
+    return b.full(0, b.out_dtype, b.out_shape)
 
 
 @lower("iota", writes="Range, Expand")
@@ -102,19 +107,9 @@ def slice_(
     return x
 
 
-def reverse(b: Builder, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-    """The other way round along some axes."""
-    if not axes:
-        return x
-    count = len(axes)
-    ends = b.ints([-(2**31)] * count)
-    bounds = [b.ints([-1] * count), ends, b.ints(list(axes)), b.ints([-1] * count)]
-    return b.op("Slice", x, *bounds, shape=b.shape_of(x))
-
-
 @lower("rev", writes="Slice")
 def rev(b: Builder, x: ir.Value, *, dimensions: Any) -> ir.Value:
-    return reverse(b, x, [int(d) for d in dimensions])
+    return b.flip(x, [int(d) for d in dimensions])
 
 
 @lower("concatenate", writes="Concat")

@@ -20,10 +20,10 @@ import sympy
 import torch
 
 from zenith.ir import GraphIR
+from zenith.ir.complexes import Complex, joined
 from zenith.runtime.adapter import ImportedModel
 from zenith_torch.dims import is_symbolic
 from zenith_torch.dynamo.signature import KEY, GraphSignature, Result, Slot
-from zenith_torch.lower.complexes import Complex, joined
 from zenith_torch.lowering import Lowering
 
 __all__ = ["Edges", "import_graph", "unsupported"]

@@ -46,6 +46,8 @@ def partition(
     for node in module.graph.nodes:  # results of an operator belong to it
         if any(source in excluded for source in node.all_input_nodes) and _is_part(node):
             excluded.add(node)
+        if node.op == "get_attr" and not excluded.isdisjoint(node.users):
+            excluded.add(node)  # the body of an operator that stays
     partitioner = CapabilityBasedPartitioner(
         module, _Known(excluded), allows_single_node_partition=True
     )
@@ -119,6 +121,7 @@ def _is_part(node: torch.fx.Node) -> bool:
 
 
 def _computes(node: torch.fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    kinds = (torch._ops.OpOverload, torch._ops.HigherOrderOperator)
+    if node.op != "call_function" or not isinstance(node.target, kinds):
         return False
     return operator_name(node.target) not in _VIEWS

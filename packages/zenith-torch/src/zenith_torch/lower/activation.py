@@ -107,6 +107,13 @@ def prelu(b: Builder, x: ir.Value, weight: ir.Value) -> ir.Value:
     return b.op("PRelu", x, weight, shape=b.shape_of(x))
 
 
+@lower("aten.hardshrink_backward.default", "aten.softshrink_backward.default")
+def shrink_backward(b: Builder, grad: ir.Value, x: ir.Value, limit: float) -> ir.Value:
+    """Nothing from where the activation is zero."""
+    kept = b.op("Greater", b.op("Abs", x), b.number(limit, x.dtype), dtype=torch.bool)
+    return b.op("Where", kept, grad, b.number(0, grad.dtype), dtype=grad.dtype)
+
+
 @lower("aten.glu.default")
 def glu(b: Builder, x: ir.Value, dim: int = -1) -> ir.Value:
     axis = b.axis(x, dim)

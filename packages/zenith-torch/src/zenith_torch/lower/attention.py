@@ -1,15 +1,21 @@
-"""Scaled dot-product attention: one ONNX Attention node."""
+"""Scaled dot-product attention: one ONNX Attention node; in training, what it is made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+import sympy
+import torch
 
-from zenith.ir.dims import product
+from zenith.ir.dims import Dim, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
-from zenith_torch.lower.backward import attention_for_training
+from zenith_torch.lower.create import filled
 from zenith_torch.lower.registry import lower
+
+_LOWEST = -1e30
 
 
 def _four_axes(b: Builder, x: ir.Value) -> ir.Value:
@@ -82,9 +88,129 @@ def attention_with_statistics(
         given["mask"] = options.get("attn_mask")
     mask, dropout, causal = given.get("mask"), given.get("dropout", 0.0), given.get("causal", False)
     if 1 in b.used:
-        if dropout or b.rank_of(query) != 4 or b.shape_of(query)[1] != b.shape_of(key)[1]:
-            raise NotSupportedError("attention with dropout or shared heads, in training")
+        if dropout or b.rank_of(query) != 4:
+            raise NotSupportedError("attention with dropout in training")
+        key, value = (_for_each_query(b, x, query) for x in (key, value))
         return [*attention_for_training(b, query, key, value, mask, causal, options.get("scale"))]
     gqa = options.get("enable_gqa", False) or b.shape_of(query)[-3] != b.shape_of(key)[-3]
     scale = options.get("scale")
     return [attention(b, query, key, value, mask, dropout, causal, scale=scale, enable_gqa=gqa)]
+
+
+# --- in training ----------------------------------------------------------------------------------
+
+
+def attention_scores(
+    b: Builder,
+    query: ir.Value,
+    key: ir.Value,
+    mask: ir.Value | None,
+    is_causal: bool,
+    scale: float | None,
+) -> ir.Value:
+    """query @ key^T * scale + mask, (batch, heads, queries, keys)."""
+    shape = (*b.shape_of(query)[:3], b.shape_of(key)[2])
+    size = b.shape_of(query)[3]
+    if scale is None:
+        if not isinstance(size, int):
+            raise NotSupportedError("a head of dynamic size")
+        scale = size**-0.5
+    scaled = b.op("Mul", query, b.number(scale, query.dtype))
+    scores = b.op("MatMul", scaled, b.transpose(key, [0, 1, 3, 2]), shape=shape)
+    low = b.number(-np.inf, query.dtype)
+    if is_causal:
+        ones = filled(b, True, shape[2:], torch.bool)
+        lower_half = b.op("Trilu", ones, b.number(0, torch.int64), shape=shape[2:], upper=0)
+        scores = b.op("Where", lower_half, scores, low, shape=shape, dtype=scores.dtype)
+    if mask is None:
+        return scores
+    if mask.dtype == ir.DataType.BOOL:
+        return b.op("Where", mask, scores, low, shape=shape, dtype=scores.dtype)
+    return b.op("Add", scores, b.cast(mask, query.dtype), shape=shape)
+
+
+def attention_for_training(
+    b: Builder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    mask: ir.Value | None,
+    is_causal: bool,
+    scale: float | None,
+) -> list[ir.Value]:
+    """The result, and the logarithms of the softmax's sums that the backward operator wants.
+
+    Where a row may see no key at all, its maximum is bounded: exp(-inf - bound) is the zero wanted.
+    """
+    scores = attention_scores(b, query, key, mask, is_causal, scale)
+    most = b.reduce("ReduceMax", scores, [3], keepdims=True)
+    if mask is not None:
+        most = b.op("Max", most, b.number(_LOWEST, most.dtype))
+    powers = b.op("Exp", b.op("Sub", scores, most))
+    total = b.reduce("ReduceSum", powers, [3], keepdims=True)
+    if mask is not None:
+        total = b.op("Max", total, b.number(1e-30, total.dtype))
+    result = _matmul(b, b.op("Div", powers, total), value)
+    sums = b.op("Add", b.op("Log", total), most)
+    return [result, b.squeeze(sums, 3)]
+
+
+@lower("aten._scaled_dot_product_flash_attention_for_cpu_backward.default")
+def attention_backward(
+    b: Builder,
+    grad: ir.Value,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    out: ir.Value,
+    logsumexp: ir.Value,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: ir.Value | None = None,
+    scale: float | None = None,
+) -> list[ir.Value]:
+    """Gradients of query, key and value; the softmax is made again from its sums."""
+    if dropout_p:
+        raise NotSupportedError("attention with dropout")
+    shape, kind = b.shape_of(query), query.dtype
+    own = b.shape_of(key), b.shape_of(value)
+    key, value = (_for_each_query(b, x, query) for x in (key, value))
+    scores = attention_scores(b, query, key, attn_mask, is_causal, scale)
+    weights = b.op("Exp", b.op("Sub", scores, b.cast(b.unsqueeze(logsumexp, 3), kind)))
+    pairs = b.shape_of(weights)
+    to_value = _matmul(b, b.transpose(weights, [0, 1, 3, 2]), grad)
+    to_weights = b.op("MatMul", grad, b.transpose(value, [0, 1, 3, 2]), shape=pairs)
+    inner = b.reduce("ReduceSum", b.op("Mul", grad, out), [3], keepdims=True)
+    to_scores = b.op("Mul", weights, b.op("Sub", to_weights, inner))
+    size = shape[3]
+    factor = scale if scale is not None else float(size) ** -0.5
+    to_scores = b.op("Mul", to_scores, b.number(factor, kind))
+    to_query = _matmul(b, to_scores, key)
+    to_key = _matmul(b, b.transpose(to_scores, [0, 1, 3, 2]), query)
+    return [to_query, _of_each_key(b, to_key, own[0]), _of_each_key(b, to_value, own[1])]
+
+
+def _for_each_query(b: Builder, x: ir.Value, query: ir.Value) -> ir.Value:
+    """Keys or values once for every head of the queries, where several of these share one."""
+    batch, heads, length, size = b.shape_of(x)
+    shared = exactly(sympy.sympify(b.shape_of(query)[1]) / heads)
+    if shared == 1:
+        return x
+    wide = b.expand(b.unsqueeze(x, 2), (batch, heads, shared, length, size))
+    return b.reshape(wide, (batch, heads * shared, length, size))
+
+
+def _of_each_key(b: Builder, grad: ir.Value, shape: Sequence[Dim]) -> ir.Value:
+    """The other way round: the sum over the heads that share."""
+    if b.shape_of(grad)[1] == shape[1]:
+        return grad
+    batch, heads, length, size = shape
+    shared = exactly(sympy.sympify(b.shape_of(grad)[1]) / heads)
+    parts = b.reshape(grad, (batch, heads, shared, length, size))
+    return b.reduce("ReduceSum", parts, [2], keepdims=False)
+
+
+def _matmul(b: Builder, left: ir.Value, right: ir.Value) -> ir.Value:
+    shape: tuple[Dim, ...] = (*b.shape_of(left)[:3], b.shape_of(right)[3])
+    return b.op("MatMul", left, right, shape=shape)

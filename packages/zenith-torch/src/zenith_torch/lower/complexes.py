@@ -1,48 +1,26 @@
-"""Complex numbers and Fourier transforms, as pairs of real tensors.
-
-Note [Complex values]: neither ONNX operators nor kernels have complex elements. Within the lowering
-a complex tensor is a `Complex`, two real values of the same shape. What only moves elements is done
-to both parts with the ordinary handler; what computes has a handler of its own. Where such a tensor
-crosses the edge of a graph it is `view_as_real` of itself, one more axis of two.
-"""
+"""Complex numbers and Fourier transforms, as pairs: see Note [Complex values] of the core."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import sympy
 import torch
 
-from zenith.ir.dims import Dim, exactly, product
+from zenith.ir.complexes import Complex, joined, separate, signal_of, transformed
+from zenith.ir.dims import Dim, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import to_torch
 from zenith_torch.lower.create import filled
 from zenith_torch.lower.elementwise import is_float
 from zenith_torch.lower.linear import product_of
 from zenith_torch.lower.registry import HANDLERS, Handler, lower
-from zenith_torch.lower.shape import flip
 
-__all__ = [
-    "OWN",
-    "Complex",
-    "complex_handler",
-    "has_complex",
-    "joined",
-    "only_complex",
-    "real_type",
-    "separate",
-]
+__all__ = ["OWN", "complex_handler", "has_complex", "only_complex", "real_type"]
 
 F = TypeVar("F", bound=Handler)
-
-
-class Complex(NamedTuple):
-    """A complex tensor; see Note [Complex values]."""
-
-    real: ir.Value
-    imag: ir.Value
 
 
 OWN: dict[str, Handler] = {}
@@ -89,19 +67,6 @@ def has_complex(tree: Any) -> bool:
 def real_type(dtype: torch.dtype) -> torch.dtype:
     """The type of the parts of a complex type; any other type itself."""
     return dtype.to_real() if dtype.is_complex else dtype
-
-
-def joined(b: Builder, value: Complex) -> ir.Value:
-    """One real tensor with both parts along a new last axis."""
-    rank = b.rank_of(value.real)
-    return b.concat([b.unsqueeze(part, rank) for part in value], rank)
-
-
-def separate(b: Builder, value: ir.Value) -> Complex:
-    """What `joined` took together."""
-    last = b.rank_of(value) - 1
-    parts = (b.squeeze(b.slice(value, last, i, i + 1), last) for i in (0, 1))
-    return Complex(*parts)
 
 
 def _by_part(name: str, handler: Handler) -> Handler:
@@ -293,15 +258,6 @@ def exp(b: Builder, x: Complex) -> Complex:
 # --- Fourier transforms ---------------------------------------------------------------------------
 
 
-def _transformed(b: Builder, x: ir.Value, axis: int, inverse: bool, onesided: bool) -> ir.Value:
-    """One axis of a tensor whose last axis is (real,) or (real, imaginary)."""
-    shape = [*b.shape_of(x)[:-1], 2]
-    if onesided:
-        shape[axis] = exactly(sympy.floor(sympy.sympify(shape[axis]) / 2) + 1)
-    place = b.number(axis, torch.int64)
-    return b.op("DFT", x, None, place, shape=shape, inverse=int(inverse), onesided=int(onesided))
-
-
 def _normalized(
     b: Builder, x: ir.Value, sizes: Sequence[Dim], mode: int, inverse: bool
 ) -> ir.Value:
@@ -321,7 +277,7 @@ def fft_r2c(b: Builder, x: ir.Value, dim: Sequence[int], normalization: int, one
     axes = [b.axis(x, d) for d in dim]
     value = b.unsqueeze(x, b.rank_of(x))
     for i, axis in enumerate(reversed(axes)):
-        value = _transformed(b, value, axis, inverse=False, onesided=onesided and i == 0)
+        value = transformed(b, value, axis, inverse=False, onesided=onesided and i == 0)
     return separate(b, _normalized(b, value, sizes, normalization, inverse=False))
 
 
@@ -330,7 +286,7 @@ def fft_c2c(b: Builder, x: Complex, dim: Sequence[int], normalization: int, forw
     sizes = [b.shape_of(x.real)[d] for d in dim]
     value = joined(b, x)
     for axis in (b.axis(x.real, d) for d in dim):
-        value = _transformed(b, value, axis, inverse=not forward, onesided=False)
+        value = transformed(b, value, axis, inverse=not forward)
     return separate(b, _normalized(b, value, sizes, normalization, inverse=not forward))
 
 
@@ -341,18 +297,9 @@ def fft_c2r(b: Builder, x: Complex, dim: Sequence[int], normalization: int, last
     sizes = [*(b.shape_of(x.real)[a] for a in axes[:-1]), last]
     value = joined(b, x)
     for axis in axes[:-1]:
-        value = _transformed(b, value, axis, inverse=True, onesided=False)
-    half, axis = separate(b, value), axes[-1]
-    there = exactly(sympy.floor(sympy.sympify(last) / 2) + 1)
-    beyond = exactly(last - there)
-    half = Complex(*(b.slice(part, axis, 0, there) for part in half))
-    mirror = [flip(b, b.slice(part, axis, 1, exactly(1 + beyond)), [axis]) for part in half]
-    whole = Complex(
-        b.concat([half.real, mirror[0]], axis),
-        b.concat([half.imag, b.op("Neg", mirror[1])], axis),
-    )
-    value = _transformed(b, joined(b, whole), axis, inverse=True, onesided=False)
-    return separate(b, _normalized(b, value, sizes, normalization, inverse=True)).real
+        value = transformed(b, value, axis, inverse=True)
+    signal = signal_of(b, separate(b, value), axes[-1], last)
+    return _normalized(b, signal, sizes, normalization, inverse=True)
 
 
 @lower(

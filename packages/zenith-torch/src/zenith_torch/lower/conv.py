@@ -12,7 +12,7 @@ from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.lower.linear import product_of
 from zenith_torch.lower.registry import lower
 from zenith_torch.lower.shape import flip
-from zenith_torch.lower.windows import windows
+from zenith_torch.lower.windows import window_positions, windows
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> list[int]:
@@ -83,7 +83,8 @@ def _integers(
         weight = b.transpose(flip(b, weight, range(3, 3 + axes)), [0, 2, 1, *range(3, 3 + axes)])
         each = channels // groups
     taps = [3 + 2 * i for i in range(axes)]
-    found = windows(b, x, shape[2:], kernel, strides, pads, dilations, 0)
+    positions = window_positions(b.shape_of(x)[2:], shape[2:], kernel, strides, pads, dilations)
+    found = windows(b, x, positions)
     found = b.transpose(found, [0, 1, *taps, *(2 + 2 * i for i in range(axes))])
     places = product(shape[2:])
     found = b.reshape(found, (n, groups, each * product(kernel), places))

@@ -81,7 +81,8 @@ def linspace(b: Builder, start: Scalar, end: Scalar, steps: Dim, **_: Any) -> ir
 @lower("aten.eye.default", "aten.eye.m")
 def eye(b: Builder, n: int, m: int | None = None, **_: Any) -> ir.Value:
     if not all(isinstance(d, int) for d in b.out_shape):
-        raise NotSupportedError("eye of a dynamic size")
+        base = filled(b, 0, b.out_shape, torch.int32)
+        return b.cast(b.op("EyeLike", base), b.out_dtype)
     return b.constant(np.eye(*b.out_shape).astype(_numpy_type(b)))
 
 

@@ -17,6 +17,7 @@ _UNARY = {
     "ceil": "Ceil",
     "floor": "Floor",
     "neg": "Neg",
+    "_neg_view": "Neg",
     "sign": "Sign",
     "sgn": "Sign",
 }
@@ -102,7 +103,7 @@ def mul(b: Builder, x: Any, y: Any) -> ir.Value:
     return binary(b, "Mul", x, y)
 
 
-@lower("aten.div.Tensor", "aten.div.Scalar")
+@lower("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", "aten.true_divide.Scalar")
 def div(b: Builder, x: Any, y: Any) -> ir.Value:
     return binary(b, "Div", x, y)
 

@@ -135,3 +135,25 @@ def embedding_bag_backward(
         padding = b.op("Equal", indices, b.number(padding_idx, indices.dtype), dtype=torch.bool)
         given = b.op("Where", b.unsqueeze(padding, 1), b.number(0, kind), given, dtype=kind)
     return _added(b, given, indices, (rows, b.shape_of(grad)[1]))
+
+
+@lower("aten._embedding_bag_per_sample_weights_backward.default")
+def embedding_bag_weights_backward(
+    b: Builder,
+    grad: ir.Value,
+    weight: ir.Value,
+    indices: ir.Value,
+    offsets: ir.Value,
+    bag_of_each: ir.Value,
+    mode: int,
+    padding_idx: int = -1,
+) -> ir.Value:
+    """Of each weight: the gradient of its bag along the row that it weighs."""
+    which = _bag_of_each(b, b.slice(offsets, 0, 0, b.shape_of(grad)[0]), b.shape_of(indices)[0])
+    row = b.gather(weight, as_index(b, indices), 0)
+    along = b.op("Mul", row, b.gather(grad, which, 0))
+    result = b.reduce("ReduceSum", along, [1], keepdims=False)
+    if padding_idx < 0:
+        return result
+    padding = b.op("Equal", indices, b.number(padding_idx, indices.dtype), dtype=torch.bool)
+    return b.op("Where", padding, b.number(0, grad.dtype), result, dtype=grad.dtype)

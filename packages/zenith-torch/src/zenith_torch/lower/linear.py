@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
+import torch
 
 from zenith.ir.dims import Dim, broadcast
 from zenith_torch.builder import Builder, Scalar
 from zenith_torch.lower.registry import lower
+
+_SHORT = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
 
 
 def product_of(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -15,7 +20,11 @@ def product_of(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     rows: tuple[Dim, ...] = left[-2:-1]
     columns: tuple[Dim, ...] = right[-1:] if len(right) > 1 else ()
     batch = broadcast(left[:-2], right[:-2]) if len(left) > 2 or len(right) > 2 else ()
-    return b.op("MatMul", x, y, shape=(*batch, *rows, *columns))
+    shape = (*batch, *rows, *columns)
+    if x.dtype in _SHORT:  # ONNX has no product of these; the low bits of the sums are the same
+        wide = (b.cast(v, torch.int32) for v in (x, y))
+        return b.cast(b.op("MatMul", *wide, shape=shape), x.dtype)
+    return b.op("MatMul", x, y, shape=shape)
 
 
 @lower("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default")
@@ -77,3 +86,28 @@ def addbmm(
     if beta != 1:
         start = b.op("Mul", start, b.number(beta, b.out_dtype))
     return b.op("Add", total, start)
+
+
+@lower("aten._trilinear.default")
+def trilinear(
+    b: Builder,
+    x: ir.Value,
+    y: ir.Value,
+    z: ir.Value,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> ir.Value:
+    """The sum of products of three tensors over some of their common axes, as an Einsum."""
+    total = b.rank_of(x) + len(expand1)
+    letters = "abcdefghijklmnopqrstuvwxyz"[:total]
+
+    def without(*axes: Sequence[int]) -> str:
+        gone = {a % total for each in axes for a in each}
+        return "".join(letter for a, letter in enumerate(letters) if a not in gone)
+
+    terms = ",".join(without(axes) for axes in (expand1, expand2, expand3))
+    equation = f"{terms}->{without(sumdim)}"
+    return b.op("Einsum", x, y, z, shape=b.out_shape, equation=equation)

@@ -284,3 +284,16 @@ def batch_norm_functional(
         step = b.op("Mul", b.op("Sub", b.cast(new, old.dtype), old), b.number(momentum, old.dtype))
         moved.append(b.op("Add", old, step))
     return _as_declared(b, [result, mean, inverse, *moved])
+
+
+@lower("aten._weight_norm_interface_backward.default")
+def weight_norm_backward(
+    b: Builder, grad: ir.Value, v: ir.Value, g: ir.Value, norms: ir.Value, dim: int
+) -> list[ir.Value]:
+    """Gradients of direction and length of g * v / |v|."""
+    axes = [a for a in range(b.rank_of(v)) if a != dim]
+    norms = b.cast(norms, v.dtype)
+    unit = b.op("Div", v, norms)
+    along = b.reduce("ReduceSum", b.op("Mul", grad, unit), axes, keepdims=True)
+    across = b.op("Sub", grad, b.op("Mul", unit, along))
+    return [b.op("Mul", across, b.op("Div", g, norms)), along]

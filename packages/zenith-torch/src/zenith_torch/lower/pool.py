@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import Dim, product
+from zenith.ir.dims import product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower.registry import lower
-from zenith_torch.lower.windows import over_windows, window_positions, windows
+from zenith_torch.lower.windows import maxima, over_windows, window_positions, windows
 
 Sizes = int | Sequence[int]
 
@@ -46,7 +46,9 @@ def _max_pool(
     strides = _per_axis(stride, axes) if stride != [] and stride != () else kernel
     if not b.out_dtype.is_floating_point:
         how = (kernel, strides, _per_axis(padding, axes), _per_axis(dilation, axes))
-        results = _integer_max_pool(b, batched, shape, *how, with_indices)
+        positions = window_positions(b.shape_of(batched)[2:], shape[2:], *how)
+        least = torch.iinfo(b.out_dtype).min
+        results = maxima(b, batched, positions, least, with_indices)
         return [b.squeeze(result, 0) if unbatched else result for result in results]
     begins, ends = _per_axis(padding, axes), _per_axis(padding, axes)
     if ceil_mode:
@@ -71,37 +73,6 @@ def _max_pool(
     return [b.squeeze(result, 0) if unbatched else result for result in results]
 
 
-def _integer_max_pool(
-    b: Builder,
-    x: ir.Value,
-    shape: Sequence[Dim],
-    kernel: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    with_indices: bool,
-) -> list[ir.Value]:
-    counts, sizes = shape[2:], b.shape_of(x)[2:]
-    least = torch.iinfo(b.out_dtype).min
-    found = windows(b, x, counts, kernel, strides, pads, dilations, least)
-    results = [over_windows(b, "ReduceMax", found, len(kernel))]
-    if with_indices:
-        which = over_windows(b, "ArgMax", found, len(kernel), arg=True)
-        place: Any = np.zeros((1,) * 2 * len(kernel), np.int64)
-        for axis, size in enumerate(sizes):  # the window's elements by their place in the plane
-            how = (size, counts[axis], kernel[axis], strides[axis], dilations[axis], pads[axis])
-            form = [1] * (2 * len(kernel))
-            form[axis], form[len(kernel) + axis] = counts[axis], kernel[axis]
-            place = place * size + window_positions(*how).reshape(form)
-        flat = place.reshape(*counts, -1)
-        table = b.expand(b.constant(flat), (*shape, flat.shape[-1]))
-        last = len(shape)
-        picked = b.unsqueeze(which, last)
-        picked = b.op("GatherElements", table, picked, shape=b.shape_of(picked), axis=last)
-        results.append(b.squeeze(picked, last))
-    return results
-
-
 def _average_of_windows(
     b: Builder,
     x: ir.Value,
@@ -113,8 +84,9 @@ def _average_of_windows(
 ) -> ir.Value:
     """Sums of windows over what PyTorch divides them by: for integers, and for any divisor."""
     counts = b.out_shape[-len(kernel) :]
-    found = windows(b, x, counts, kernel, strides, pads, [1] * len(kernel), 0)
-    total = over_windows(b, "ReduceSum", found, len(kernel))
+    ones = [1] * len(kernel)
+    positions = window_positions(b.shape_of(x)[2:], counts, kernel, strides, pads, ones)
+    total = over_windows(b, "ReduceSum", windows(b, x, positions), len(kernel))
     below: Any = np.ones((), np.int64)
     for size, out, k, step, pad in zip(b.shape_of(x)[2:], counts, kernel, strides, pads,
                                        strict=True):  # fmt: skip
@@ -256,15 +228,25 @@ def along_axes(b: Builder, x: ir.Value, matrices: Sequence[Any]) -> ir.Value:
     "aten.adaptive_max_pool2d.default",
     "aten.adaptive_max_pool3d.default",
 )
-def adaptive_max_pool(b: Builder, x: ir.Value, output_size: Sizes) -> list[ir.Value | None]:
+def adaptive_max_pool(b: Builder, x: ir.Value, output_size: Sizes) -> list[ir.Value]:
+    """Windows of unequal size repeat their last place."""
     axes = int(b.target.split("pool")[1][0])
     counts, sizes = b.out_shape[-axes:], b.shape_of(x)[-axes:]
-    if all(c == 1 for c in counts):
+    with_indices = 1 in b.used
+    if all(c == 1 for c in counts) and not with_indices:
         which = range(b.rank_of(x) - axes, b.rank_of(x))
         return [b.reduce("ReduceMax", x, list(which), keepdims=True)]
-    if not all(isinstance(d, int) for d in (*sizes, *counts)) or any(
-        s % c for s, c in zip(sizes, counts, strict=True)
-    ):
-        raise NotSupportedError("adaptive max pooling with windows of unequal size")
-    kernel = [s // c for s, c in zip(sizes, counts, strict=True)]
-    return [_max_pool(b, x, axes, kernel, kernel, 0, 1, False)[0]]
+    if not all(isinstance(d, int) for d in (*sizes, *counts)):
+        raise NotSupportedError("adaptive pooling of dynamic spatial axes")
+    if all(s % c == 0 for s, c in zip(sizes, counts, strict=True)):
+        kernel = [s // c for s, c in zip(sizes, counts, strict=True)]
+        return _max_pool(b, x, axes, kernel, kernel, 0, 1, False, with_indices)
+    positions = []
+    for size, count in zip(sizes, counts, strict=True):
+        spans = _windows(size, count)
+        longest = max(end - start for start, end in spans)
+        places = [np.minimum(start + np.arange(longest), end - 1) for start, end in spans]
+        positions.append(np.stack(places))
+    batched = _batched(b, x, axes)
+    results = maxima(b, batched, positions, 0, with_indices)
+    return [b.squeeze(result, 0) for result in results] if batched is not x else results

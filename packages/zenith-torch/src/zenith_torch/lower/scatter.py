@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -250,3 +251,51 @@ def copy(b: Builder, x: ir.Value, source: ir.Value, *_: Any) -> ir.Value:
 @lower("aten.fill.Scalar", "aten.fill.Tensor")
 def fill(b: Builder, x: ir.Value, value: Any) -> ir.Value:
     return b.expand(b.operand(value, b.out_dtype), b.shape_of(x))
+
+
+@lower("aten.put.default")
+def put(
+    b: Builder, x: ir.Value, indices: ir.Value, source: ir.Value, accumulate: bool = False
+) -> ir.Value:
+    """By places in the flat tensor."""
+    flat = b.reshape(x, (b.elements(x),))
+    places, values = (b.reshape(v, (b.elements(v),)) for v in (indices, source))
+    how = "add" if accumulate else "none"
+    return b.reshape(_scatter(b, flat, 0, places, values, how), b.shape_of(x))
+
+
+@lower("aten.index_reduce.default")
+def index_reduce(
+    b: Builder,
+    x: ir.Value,
+    dim: int,
+    index: ir.Value,
+    source: ir.Value,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> ir.Value:
+    """`scatter_reduce` of whole slices."""
+    axis, shape = b.axis(x, dim), b.shape_of(source)
+    places = b.reshape(index, [n if a == axis else 1 for a, n in enumerate(shape)])
+    wide = b.expand(places, shape)
+    return scatter_reduce(b, x, dim, wide, source, reduce, include_self=include_self)
+
+
+@lower("aten.diagonal_scatter.default")
+def diagonal_scatter(
+    b: Builder, x: ir.Value, source: ir.Value, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> ir.Value:
+    first, second = b.axis(x, dim1), b.axis(x, dim2)
+    rest = [a for a in range(b.rank_of(x)) if a not in (first, second)]
+    order = [first, second, *rest]
+    count = b.shape_of(source)[-1]
+    if not isinstance(count, int):
+        raise NotSupportedError("the diagonal of dynamic axes")
+    steps = np.arange(count, dtype=np.int64)
+    places = b.constant(np.stack([steps + max(-offset, 0), steps + max(offset, 0)], 1))
+    front = b.transpose(x, order)
+    last = b.rank_of(source) - 1
+    rows = b.transpose(b.cast(source, b.out_dtype), [last, *range(last)])
+    written = b.op("ScatterND", front, places, rows, shape=b.shape_of(front))
+    return b.transpose(written, [order.index(a) for a in range(len(order))])

@@ -119,6 +119,11 @@ def slice_(
     size, length = b.shape_of(x)[axis], b.out_shape[axis]
     if step == 1 and length == size:
         return x
+    if b.is_unknown(length):  # the data decides the bounds; Slice clamps them as PyTorch does
+        ends = (0 if start is None else start, _END if end is None else end)
+        bounds = [b.size_vector([place]) for place in ends]
+        result = b.op("Slice", x, *bounds, b.ints([axis]), b.ints([step]), shape=b.out_shape)
+        return b.knows(length, result, axis)
     first = bound(start, size, 0)
     if not isinstance(first, int) and isinstance(start, int):
         # The capture knows the length: start = size - length without a Max.
@@ -187,12 +192,7 @@ def stack(b: Builder, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
 
 @lower("aten.flip.default")
 def flip(b: Builder, x: ir.Value, dims: Sequence[int]) -> ir.Value:
-    axes = [b.axis(x, d) for d in dims]
-    if not axes or b.rank_of(x) == 0:
-        return x
-    count = len(axes)
-    bounds = (b.ints([-1] * count), b.ints([-_END] * count), b.ints(axes), b.ints([-1] * count))
-    return b.op("Slice", x, *bounds, shape=b.shape_of(x))
+    return b.flip(x, [b.axis(x, d) for d in dims]) if b.rank_of(x) else x
 
 
 @lower("aten.roll.default")

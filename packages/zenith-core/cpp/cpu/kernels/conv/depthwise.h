@@ -2,7 +2,7 @@
 // channels, one after the other along the channels, with the sums in registers.
 #pragma once
 
-#include "cpu/kernels/conv/tile.h"
+#include "cpu/kernels/conv/sums.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {

@@ -6,6 +6,29 @@
 #include "cpu/kernels/conv/conv.h"
 
 namespace zenith::ZENITH_ISA {
+
+// The left side of one tile: `count` pieces of `length` values. Piece s of row r starts at
+// rows[s * tile rows + r] and multiplies the weights from depth ids[s] * length on.
+struct Pieces {
+  const float* const* rows;
+  const int32_t* ids;
+  int64_t count;
+  int64_t length;
+  const float* ahead;  // a slice of what comes next
+};
+
+struct TileEnd {
+  const float* bias;  // whole vectors
+  const float* add;   // at the tile's first element, or null
+  int64_t add_row;
+  float lo, hi;
+};
+
+using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
+
+// The tile of `rows` pixels and `vecs` vectors.
+TileFn tile_fn(int64_t rows, int64_t vecs);
+
 namespace {
 
 // 32 vector registers hold 7x4 sums, 16 hold 6x2; both leave general registers for the pointers.
@@ -20,16 +43,6 @@ inline int64_t packed_floats(int64_t depth, int64_t channels) {
   return depth * round_up(channels, kLanes);
 }
 
-// The left side of one tile: `count` pieces of `length` values. Piece s of row r starts at
-// rows[s * tile rows + r] and multiplies the weights from depth ids[s] * length on.
-struct Pieces {
-  const float* const* rows;
-  const int32_t* ids;
-  int64_t count;
-  int64_t length;
-  const float* ahead;  // a slice of what comes next
-};
-
 // Note [Ahead]: weights come from far, and a panel is long gone when a net is run again. So each
 // tile fetches a slice of the panel that its worker multiplies by next.
 constexpr int64_t kLine = 16;                   // floats of a cache line
@@ -40,155 +53,6 @@ constexpr int64_t kAheadLines = kTileVecs / 2;  // fetched in kUnroll steps
 inline const float* ahead_slice(const float* next, int64_t floats, int64_t depth, int64_t tile) {
   const int64_t slice = depth / kUnroll * kAheadLines * kLine;
   return slice == 0 ? next : next + least(tile, floats / slice - (floats >= slice)) * slice;
-}
-
-struct TileEnd {
-  const float* bias;  // whole vectors
-  const float* add;   // at the tile's first element, or null
-  int64_t add_row;
-  float lo, hi;
-};
-
-// Ends a tile: residual, clamp, store of its first `cols` columns.
-template <int kRows, int kVecs>
-[[gnu::always_inline]] inline void store_tile(vf (&sum)[kRows][kVecs], const TileEnd& end, float* y,
-                                              int64_t ldy, int64_t cols) {
-  const vf lo = splat(end.lo), hi = splat(end.hi);
-  if (cols >= kVecs * kLanes) {
-    if (end.add != nullptr) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) sum[i][j] += load(end.add + i * end.add_row + j * kLanes);
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) {
-        store(y + i * ldy + j * kLanes, clamp(sum[i][j], lo, hi));
-      }
-    }
-    return;
-  }
-  // The last vector is partial.
-  const int n = static_cast<int>(cols - (kVecs - 1) * kLanes);
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) {
-      float* to = y + i * ldy + j * kLanes;
-      const bool whole = j + 1 < kVecs;
-      if (end.add != nullptr) {
-        const float* add = end.add + i * end.add_row + j * kLanes;
-        sum[i][j] += whole ? load(add) : load_n(add, n);
-      }
-      const vf v = clamp(sum[i][j], lo, hi);
-      if (whole) {
-        store(to, v);
-      } else {
-        store_n(to, v, n);
-      }
-    }
-  }
-}
-
-// As multiply_add of simd.h, with y in memory: no register holds it.
-[[gnu::always_inline]] inline void multiply_add(vf& acc, vf x, const float* y) {
-#if (defined(__FMA__) && ZENITH_VEC_BYTES == 32) || (defined(__AVX512F__) && ZENITH_VEC_BYTES == 64)
-  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "m"(*reinterpret_cast<const vf_u*>(y)));
-#else
-  acc += x * load(y);
-#endif
-}
-
-// Note [Full registers]: with 7x4 sums and 4 vectors of weights no register is left for the value
-// of the left side, and GCC 12 moves sums to the stack and back. So one vector of weights is read
-// by the multiply-adds themselves, in a piece of assembly that leaves nothing to arrange. sum[0..3]
-// += *x * {w[0..2], *last}
-[[gnu::always_inline]] inline void multiply_add_row(vf (&sum)[4], const float* x, const vf (&w)[3],
-                                                    const float* last) {
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  vf v;
-  asm("vbroadcastss %[x], %[v]\n\t"
-      "vfmadd231ps %[w0], %[v], %[s0]\n\t"
-      "vfmadd231ps %[w1], %[v], %[s1]\n\t"
-      "vfmadd231ps %[w2], %[v], %[s2]\n\t"
-      "vfmadd231ps %[w3], %[v], %[s3]"
-      : [s0] "+v"(sum[0]), [s1] "+v"(sum[1]), [s2] "+v"(sum[2]), [s3] "+v"(sum[3]), [v] "=&v"(v)
-      : [x] "m"(*x), [w0] "v"(w[0]), [w1] "v"(w[1]), [w2] "v"(w[2]),
-        [w3] "m"(*reinterpret_cast<const vf_u*>(last)));
-#else
-  const vf v = splat(*x);
-  for (int j = 0; j < 3; ++j) multiply_add(sum[j], v, w[j]);
-  multiply_add(sum[3], v, last);
-#endif
-}
-
-template <int kRows, int kVecs>
-[[gnu::noinline]] void run_tile(const Pieces& a, const float* panel, const TileEnd& end, float* y,
-                                int64_t ldy, int64_t cols) {
-  constexpr int64_t kWidth = kVecs * kLanes;
-  constexpr bool kFull = kRows == 7 && kVecs == 4;
-  constexpr int kHeld = kFull ? kVecs - 1 : kVecs;
-  vf sum[kRows][kVecs];
-#pragma GCC unroll 8
-  for (int j = 0; j < kVecs; ++j) {
-    const vf bias = load(end.bias + j * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
-  }
-  const float* ahead = a.ahead;
-  for (int64_t s = 0; s < a.count; ++s) {
-    const float* row[kRows];
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) row[i] = a.rows[s * kRows + i];
-    const float* b = panel + a.ids[s] * a.length * kWidth;
-    const auto step = [&](int64_t k, int u) __attribute__((always_inline)) {
-      vf w[kHeld];
-#pragma GCC unroll 8
-      for (int j = 0; j < kHeld; ++j) w[j] = load(b + u * kWidth + j * kLanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        if constexpr (kFull) {
-          multiply_add_row(sum[i], row[i] + k + u, w, b + u * kWidth + kHeld * kLanes);
-        } else {
-          const vf v = splat(row[i][k + u]);
-#pragma GCC unroll 8
-          for (int j = 0; j < kVecs; ++j) multiply_add(sum[i][j], v, w[j]);
-        }
-      }
-      asm volatile("" : "+r"(b) : : "memory");  // loads of later steps stay behind
-    };
-    int64_t k = 0;
-#pragma GCC unroll 1
-    for (; k + kUnroll <= a.length; k += kUnroll, b += kUnroll * kWidth) {
-#pragma GCC unroll 2
-      for (int l = 0; l < kAheadLines; ++l) __builtin_prefetch(ahead + l * kLine, 0, 2);
-      ahead += kAheadLines * kLine;
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u) step(k, u);
-    }
-#pragma GCC unroll 1
-    for (; k < a.length; ++k, b += kWidth) step(k, 0);
-  }
-  store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
-}
-
-using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
-template <int kVecs>
-constexpr TileFn kTilesOfWidth[] = {
-    run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>,         run_tile<4, kVecs>,
-    run_tile<5, kVecs>, run_tile<6, kVecs>, run_tile<kTileRows, kVecs>,
-};
-
-// The tile of `rows` pixels and `vecs` vectors.
-inline TileFn tile_fn(int64_t rows, int64_t vecs) {
-  if constexpr (kTileVecs == 4) {
-    if (vecs == 4) return kTilesOfWidth<4>[rows - 1];
-    if (vecs == 3) return kTilesOfWidth<3>[rows - 1];
-  }
-  return vecs == 2 ? kTilesOfWidth<2>[rows - 1] : kTilesOfWidth<1>[rows - 1];
 }
 
 // `rows` as tiles of nearly equal height: tile i has rows [begin(i), begin(i + 1)).

@@ -26,9 +26,10 @@ struct PanelRows {
   const float* panel;
 };
 
-// kSums independent sums per accumulator hide the latency of the multiply-add when rows are few.
-template <int kGates, int kRows, typename F>
-[[gnu::always_inline]] inline void run_rows(const PanelRows& p, int64_t row, const F& finish) {
+// Totals of kRows rows. kSums independent sums per accumulator hide the latency of the multiply-add
+// when rows are few.
+template <int kGates, int kRows>
+void multiply_rows(const PanelRows& p, int64_t row, vf (*totals)[kGates]) {
   constexpr int kSums = kRows * kGates >= 8 ? 1 : kRows * kGates >= 4 ? 2 : 4;
   vf acc[kSums][kRows][kGates] = {};
   const float* h = p.h + row * p.h_row;
@@ -50,33 +51,36 @@ template <int kGates, int kRows, typename F>
   for (; k < p.depth; ++k) step(acc[0], k);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
-    vf total[kGates];
     for (int g = 0; g < kGates; ++g) {
-      total[g] = acc[0][i][g];
-      for (int u = 1; u < kSums; ++u) total[g] += acc[u][i][g];
+      vf total = acc[0][i][g];
+      for (int u = 1; u < kSums; ++u) total += acc[u][i][g];
+      totals[i][g] = total;
     }
-    finish(row + i, total);
   }
 }
 
-template <int kGates, int kRows, typename F>
-[[gnu::always_inline]] inline void run_some(const PanelRows& p, int64_t row, int64_t rows,
-                                            const F& finish) {
+// multiply_rows of `rows` <= kRows.
+template <int kGates, int kRows>
+[[gnu::always_inline]] inline void multiply_some(const PanelRows& p, int64_t row, int64_t rows,
+                                                 vf (*totals)[kGates]) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return run_some<kGates, kRows - 1>(p, row, rows, finish);
+    if (rows < kRows) return multiply_some<kGates, kRows - 1>(p, row, rows, totals);
   }
-  run_rows<kGates, kRows>(p, row, finish);
+  multiply_rows<kGates, kRows>(p, row, totals);
 }
 
-// finish(row, gates) for every row in [first, end): the products of one panel's units.
+// finish(row, gates) for every row in [first, end): the products of one panel's units. The totals
+// go through memory, so that the code of `finish`, which is long, exists once.
 template <int kGates, typename F>
 [[gnu::always_inline]] inline void multiply_panel(const PanelRows& p, int64_t first, int64_t end,
                                                   const F& finish) {
   constexpr int kRows = tile_rows(kGates);
-  int64_t row = first;
-  for (; row + kRows <= end; row += kRows) run_rows<kGates, kRows>(p, row, finish);
-  if constexpr (kRows > 1) {
-    if (row < end) run_some<kGates, kRows - 1>(p, row, end - row, finish);
+  vf totals[kRows][kGates];
+  for (int64_t row = first; row < end; row += kRows) {
+    const int64_t rows = end - row < kRows ? end - row : kRows;
+    multiply_some<kGates, kRows>(p, row, rows, totals);
+#pragma GCC unroll 1
+    for (int64_t i = 0; i < rows; ++i) finish(row + i, totals[i]);
   }
 }
 

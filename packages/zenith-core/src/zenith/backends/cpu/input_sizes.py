@@ -41,6 +41,15 @@ class InputSizes:
                     self._plain = False
             self._forms.append((spec.dtype, len(spec.shape), numbers, named))
 
+    @property
+    def axes(self) -> list[list[int | None]]:
+        """Of each input the sizes, ``~k`` for symbol k, None where one is more than a symbol."""
+        found = []
+        for _, rank, numbers, named in self._forms:
+            sizes = dict(numbers) | {axis: ~symbol for axis, symbol in named}
+            found.append([sizes.get(axis) for axis in range(rank)])
+        return found
+
     def values(self, key: Key) -> list[int]:
         """One number per symbol, 0 where no input shows it. A ValidationError where `key` is not
         what the plan takes."""

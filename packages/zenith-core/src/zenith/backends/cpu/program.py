@@ -19,7 +19,6 @@ from zenith.backends.cpu.operand import Operand
 from zenith.errors import DeviceOutOfMemoryError, KernelError, ValidationError
 from zenith.events import events
 from zenith.ir.dims import Dim
-from zenith.runtime.backend import Repeated, Wiring
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.memory_manager import MemoryManager, memory_bytes
 from zenith.runtime.numpy_signature import numpy_dtype
@@ -78,9 +77,6 @@ class BoundProgram:
     dims: dict[str, int]
     seconds: float
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
-    empties: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]  # shapes and dtypes of the outputs
-    threads: int
-    call: Any  # _native.Caller
 
 
 class NativeProgram:
@@ -113,7 +109,17 @@ class NativeProgram:
         self._sizes = InputSizes(inputs, symbols)
         self._output_tensors = output_tensors
         self._node_labels = node_labels
-        self._last: BoundProgram | None = None  # what the last call of arrays was bound to
+        axes = self._sizes.axes
+        self.runner = _native.ArrayProgram(
+            plan,
+            len(symbols),
+            [(numpy_dtype(s.dtype), a) for s, a in zip(inputs, axes, strict=True)],
+            [
+                (numpy_dtype(s.dtype), tensor, len(s.shape or ()))
+                for s, tensor in zip(outputs, output_tensors, strict=True)
+            ],
+            memory_bytes(),
+        )
         self.memory: MemoryManager[Key, BoundProgram] = MemoryManager(self._bind, told=_tell)
 
     def bound(self, key: Key, threads: int) -> BoundProgram:
@@ -139,28 +145,17 @@ class NativeProgram:
             (spec.dtype, tuple(native.shape_of(tensor)))
             for spec, tensor in zip(self.outputs, self._output_tensors, strict=True)
         )
-        empties = tuple((shape, numpy_dtype(dtype)) for dtype, shape in outputs)
         results = 0
-        for shape, dtype in empties:
-            nbytes = math.prod(shape) * dtype.itemsize
+        for name, shape in outputs:
+            itemsize = numpy_dtype(name).itemsize
+            nbytes = math.prod(shape) * itemsize
             results += nbytes
-            if nbytes == 0 and math.prod(filter(None, shape)) * dtype.itemsize >= 1 << 63:
+            if nbytes == 0 and math.prod(filter(None, shape)) * itemsize >= 1 << 63:
                 raise _too_large(None)  # numpy has no empty array of such sizes
         if native.arena_bytes + results > memory_bytes():  # do not leave it to the OOM killer
             raise _too_large(native.arena_bytes + results)
-        return BoundProgram(
-            native,
-            dict(zip(self._names, values, strict=True)),
-            time.perf_counter() - started,
-            outputs,
-            empties,
-            threads,
-            _native.ArrayCaller(
-                native,
-                [(numpy_dtype(dtype), shape) for dtype, shape in key],
-                [(dtype, shape) for shape, dtype in empties],
-            ),
-        )
+        dims = dict(zip(self._names, values, strict=True))
+        return BoundProgram(native, dims, time.perf_counter() - started, outputs)
 
     def caller(
         self, maker: Callable[[str, Sequence[int]], Callable[[], Any]], threads: int
@@ -177,13 +172,15 @@ class NativeProgram:
             bound = self.bound(key, threads)
             return bound.native, [maker(dtype, shape) for dtype, shape in bound.outputs]
 
-        call: Callable[..., list[Any]] = _native.Caller(bind, self._fail).call
+        call: Callable[..., list[Any]] = _native.Caller(bind, self.fail).call
         return call
 
-    def _fail(self, native: Any, index: int, message: str | None) -> NoReturn:
-        """message: of the kernel; None where there was no memory for the arena."""
+    def fail(self, native: Any, index: int, message: str | None) -> NoReturn:
+        """Raise for step `index`. message: of its kernel; None where the arena had no memory."""
         if message is None:
-            raise _no_arena(native)
+            raise DeviceOutOfMemoryError(
+                f"no memory for an arena of {native.arena_bytes} bytes", next="use a smaller batch"
+            )
         step = self.steps[index]
         where = self._node_labels[step.node] if step.node >= 0 else "the plan's own copies"
         raise KernelError(f"kernel '{step.kernel}' failed: {message}\n  at     {where}")
@@ -191,67 +188,23 @@ class NativeProgram:
     def run_arrays(
         self, inputs: Sequence[np.ndarray], context: ExecutionContext
     ) -> list[np.ndarray]:
-        last = self._last
-        if last is not None and last.threads == context.threads and not context.profile:
-            found = self._called(last, inputs)
-            if found is not None:  # the same sizes as before
-                return found
-        key = tuple([(_name(a.dtype), a.shape) for a in inputs])
-        bound = self._last = self.bound(key, context.threads)
-        dense = _dense(inputs)
-        if context.profile:
-            results = [np.empty(shape, dtype) for shape, dtype in bound.empties]
-            pointers = [a.ctypes.data for a in dense]
-            targets = [a.ctypes.data for a in results]
-            context.times.append(bound.native.profile(pointers, targets, len(self.steps)))
-            return results
-        found = self._called(bound, dense)
-        assert found is not None, "bound to the forms of these very arrays"
-        return found
+        return self.runner.run(self, inputs, context)
 
-    def _called(self, bound: BoundProgram, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-        """Results; None where `inputs` are not what `bound` takes, or not row-major."""
-        try:
-            found = bound.call(inputs)
-        except MemoryError as cause:
-            raise _no_arena(bound.native) from cause
-        if isinstance(found, tuple):
-            self._fail(bound.native, *found)
-        return found  # type: ignore[no-any-return]
+    def prepare(self, inputs: Sequence[np.ndarray], threads: int) -> tuple[list[np.ndarray], Any]:
+        """The inputs as the plan takes them, row-major in this machine's byte order, and the plan
+        bound to their sizes."""
+        dense = [np.asarray(a, numpy_dtype(_name(a.dtype)), order="C") for a in inputs]
+        return dense, self.bound(_key(dense), threads).native
 
-    def repeat(
-        self, inputs: Sequence[np.ndarray], wiring: Wiring, count: int, context: ExecutionContext
-    ) -> Repeated | None:
-        """At most `count` iterations in one native call, where no size changes between them."""
-        if context.profile:
-            return None
-        last = self._last
-        if last is not None and last.threads == context.threads:
-            done = self._repeated(last, inputs, wiring, count)
-            if done is not None:
-                return done
-        key = tuple(
-            (_name(a.dtype), a.shape[1:] if sliced else a.shape)
-            for a, sliced in zip(inputs, wiring.sliced, strict=True)
-        )
-        bound = self._last = self.bound(key, context.threads)
-        return self._repeated(bound, _dense(inputs), wiring, count)
-
-    def _repeated(
-        self, bound: BoundProgram, inputs: Sequence[np.ndarray], wiring: Wiring, count: int
-    ) -> Repeated | None:
-        try:
-            found = bound.call.repeat(
-                inputs, wiring.sliced, wiring.states, wiring.stacked, wiring.condition, count
-            )
-        except MemoryError as cause:
-            raise _no_arena(bound.native) from cause
-        if found is None:
-            return None
-        if len(found) == 2:
-            self._fail(bound.native, *found)
-        steps, going, states, blocks = found
-        return Repeated(steps, going, states, [block[:steps] for block in blocks])
+    def profiled(self, inputs: Sequence[np.ndarray], context: ExecutionContext) -> list[np.ndarray]:
+        """Results, and the nanoseconds of each step in `context`."""
+        dense, native = self.prepare(inputs, context.threads)
+        outputs = self.bound(_key(dense), context.threads).outputs
+        results = [np.empty(shape, numpy_dtype(dtype)) for dtype, shape in outputs]
+        pointers = [a.ctypes.data for a in dense]
+        targets = [a.ctypes.data for a in results]
+        context.times.append(native.profile(pointers, targets, len(self.steps)))
+        return results
 
     def kernel_seconds(self, inputs: Sequence[np.ndarray], threads: int) -> float:
         """Seconds of one run, without the copies that change layouts between nodes."""
@@ -334,9 +287,8 @@ def _touches(operands: Sequence[Operand | None], storage: int) -> bool:
     return any(o is not None and o.storage == storage for o in operands)
 
 
-def _dense(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Row-major, in this machine's byte order."""
-    return [np.asarray(a, numpy_dtype(_name(a.dtype)), order="C") for a in arrays]
+def _key(arrays: Sequence[np.ndarray]) -> Key:
+    return tuple([(_name(a.dtype), a.shape) for a in arrays])
 
 
 def native_view(array: np.ndarray) -> np.ndarray:
@@ -350,12 +302,6 @@ def native_view(array: np.ndarray) -> np.ndarray:
 def _name(dtype: np.dtype[Any]) -> str:
     """numpy makes the name anew each time it is asked."""
     return dtype.name
-
-
-def _no_arena(native: Any) -> DeviceOutOfMemoryError:
-    return DeviceOutOfMemoryError(
-        f"no memory for an arena of {native.arena_bytes} bytes", next="use a smaller batch"
-    )
 
 
 def _too_large(needed: int | None) -> DeviceOutOfMemoryError:

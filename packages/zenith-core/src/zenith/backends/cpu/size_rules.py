@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import sympy
 
 from zenith.backends.cpu.epilogue import OPERAND_STEPS, epilogue_steps
+from zenith.backends.cpu.kernels.trees import features
 from zenith.ir.dims import Dim, product
 from zenith.ops.conv import split
 from zenith.runtime.op_view import OpView
@@ -25,7 +26,7 @@ _Rule = tuple[Dim, str]
 def size_rules(op: OpView) -> Iterator[_Rule]:
     """The rules of one node."""
     rule = _RULES.get(op.type)
-    if rule is not None and op.domain in ("ai.onnx", "zenith"):
+    if rule is not None and op.domain in ("ai.onnx", "ai.onnx.ml", "zenith"):
         yield from rule(op)
 
 
@@ -245,7 +246,13 @@ def _stft(op: OpView) -> Iterator[_Rule]:
         yield from _same(window.shape, tuple(length.known[:1]), "the window of STFT")
 
 
+def _trees(op: OpView) -> Iterator[_Rule]:
+    yield from _no_more(features(op), op.required(0).shape[1], "the features that trees look at")
+
+
 _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
+    "TreeEnsemble": _trees,
+    "TreeEnsembleRegressor": _trees,
     "MatMul": _product(0, 1),
     "MatMulInteger": _product(0, 1),
     "QLinearMatMul": _product(0, 3),
