@@ -21,6 +21,7 @@ struct Work {
   int64_t rows, row_tasks;
 
   explicit Work(const Call& call) : s(conv_shape(call)) {
+    if (empty()) return;
     constexpr int64_t kRingBytes = 24 << 10;  // half of L1
     const int threads = call.parallel.threads;
     height = (s.kh - 1) * s.dh + 1;

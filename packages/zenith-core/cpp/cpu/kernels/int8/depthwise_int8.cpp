@@ -30,6 +30,7 @@ struct Work {
   int64_t chunk, chunks, rows, row_tasks;
 
   explicit Work(const Call& call) : s(call) {
+    if (empty()) return;
     constexpr int64_t kRingBytes = 36 << 10;  // most of L1: whole rows are copied at once
     const int64_t threads = call.parallel.threads, lines = s.n * s.oh;
     height = (s.kh - 1) * s.dh + 1;
