@@ -35,7 +35,7 @@ typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
 // Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
 // which GCC 12 does not make of a conversion of vectors.
 [[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
-  typedef char v16 __attribute__((vector_size(16)));
+  typedef char v16 __attribute__((vector_size(16), unused));
   typedef uint8_t v16u __attribute__((vector_size(16)));
   v16u bytes{};
   std::memcpy(&bytes, p, static_cast<size_t>(n));
