@@ -89,15 +89,20 @@ struct Work {
 
   void cut(int threads) {
     constexpr int64_t kBlockBytes = 512 << 10;  // of the left side, to stay in L2 beside a panel
+    constexpr int64_t kHeavyBytes = 256 << 10;  // of weights
     constexpr int64_t kLeastWork = 1 << 21;     // products that are worth a task
     const int64_t line = s.sh * (in_place ? width * s.sw * in_group() : row);
     const int64_t bytes = most(1, line * static_cast<int64_t>(sizeof(APart)));
     const int64_t units = lines / unit() * s.group, depth_size = depth.taps * depth.padded;
     const int64_t work = lines * width * s.m * depth_size / kLeastWork;
-    const int64_t wanted = threads == 1 ? 1 : least(3 * threads, work);
+    // Every task reads its weights anew, the first panel without a fetch ahead: heavy ones are read
+    // once per thread.
+    const int64_t weights = of_group() * depth_size * 2;
+    const int64_t wanted =
+        threads == 1 ? 1 : least(weights > kHeavyBytes ? threads : 3 * threads, work);
     int64_t pieces = ceil_div(unit(), most(1, kBlockBytes / bytes));
-    // Whichever is larger is cut first, so that a core keeps its part of it.
-    if (of_group() * depth_size * 2 > lines * bytes) {
+    // Rows are cut first: a core then reads what it wrote itself. Few rows share their weights.
+    if (weights > kHeavyBytes && lines * width < 4 * kRows) {
       ranges = most(1, least(panels, ceil_div(wanted, units * pieces)));
     }
     pieces = least(pieces * most(1, ceil_div(wanted, units * pieces * ranges)), unit());
