@@ -34,6 +34,10 @@ def _yes(op: OpView) -> str | None:
     return None
 
 
+def _silent(op: OpView) -> str | None:
+    return None
+
+
 def no_cost(op: OpView) -> Cost:
     """Of what moves nothing, or nobody knows how much before it runs."""
     return Cost()
@@ -61,6 +65,8 @@ class KernelSpec:
     supports: None when the kernel can run this node, else the reason why not, as a clause
         ("head size 80 is not a multiple of 16").
     cost: flops and bytes of one execution.
+    note: what explain() should say of this kernel on a node, as a clause ("its GELU is rounded to
+        8 bits at once"): an approximation that nobody asked for by name. None mostly.
     run: what runs. The CPU backend's native kernels give an emitter ``(Emit) -> None`` that
         appends steps to the plan; a `CallableBackend` takes ``(op, inputs) -> outputs`` over
         numpy arrays (None for a missing optional input).
@@ -82,6 +88,7 @@ class KernelSpec:
     dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
     supports: Callable[[OpView], str | None] = _yes
     cost: Callable[[OpView], Cost] = _one_each
+    note: Callable[[OpView], str | None] = _silent
     call: bool = False
     tensors_only: bool = True
     tags: frozenset[str] = frozenset()
