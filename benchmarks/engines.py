@@ -184,6 +184,7 @@ def zenith(cell: Cell, threads: int, options: Options) -> Prepared:
 
 ENGINES: dict[str, Prepare] = {
     "zenith": zenith,
+    "zenith-opt3": zenith,
     "torch-eager": torch_eager,
     "torch-compile": torch_compile,
     "torch-compile-max": torch_compile,

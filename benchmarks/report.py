@@ -12,7 +12,8 @@ Row = Mapping[str, Any]
 
 def best_peer(row: Row) -> str | None:
     """The peer with the least median, of those whose results are right."""
-    timed = [e for e in row["engines"] if e["median"] is not None and e["engine"] != "zenith"]
+    peers = [e for e in row["engines"] if not e["engine"].startswith("zenith")]
+    timed = [e for e in peers if e["median"] is not None]
     best = min(timed, key=lambda e: e["median"], default=None)
     return None if best is None else str(best["engine"])
 

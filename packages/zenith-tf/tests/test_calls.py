@@ -343,6 +343,35 @@ def test_strings_ragged_and_nothing() -> None:
         zenith.compile(tf.function(lambda x: None), sample_input=f32(2))
 
 
+@pytest.mark.parametrize(
+    ("size", "rows", "place", "message"),
+    [
+        (4, 4, lambda i: 3 - i, "other than 0, 1, 2"),
+        (4, 3, lambda i: i, "3 rows are written of an array of 4"),
+        (1, 4, lambda i: 0, "other than 0, 1, 2"),
+        (4, 4, lambda i: i, None),
+    ],
+)
+def test_arrays_that_are_not_written_row_after_row(
+    size: int, rows: int, place: Any, message: str | None
+) -> None:
+    """tf2onnx takes each write for the next row: such results would be wrong without a word."""
+
+    @tf.function
+    def function(x: Any) -> Any:
+        array = tf.TensorArray(tf.float32, size=size)
+        for i in tf.range(rows):
+            array = array.write(place(i), x[i] * 2)
+        return array.stack()
+
+    x = f32(4, 3)
+    if message is None:
+        check(function, x, sample_input=x)
+        return
+    with pytest.raises(UnsupportedOperationError, match=message):
+        zenith.compile(function, sample_input=x)
+
+
 def test_variables_that_the_call_changes_are_named() -> None:
     x = keras.Input(batch_shape=(2, 5, 3))
     with pytest.raises(CompilationError, match=r"changes its variables.*gru"):

@@ -277,6 +277,23 @@ def test_dynamic_batch_in_training() -> None:
     assert len(backend.programs) == 2  # one forward, one backward
 
 
+def test_convolutions_of_any_number_of_images_in_training() -> None:
+    """The last batch of an epoch is smaller than the others."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, groups=2), nn.AvgPool2d(2), nn.ConvTranspose2d(8, 4, 2, stride=2),
+    )  # fmt: skip
+    exact = copy.deepcopy(model).double()
+    backend = zenith_torch.create_backend(fallback="error")
+    compiled = torch.compile(model, backend=backend)
+    for batch in (6, 6, 2, 5):
+        x = torch.randn(batch, 3, 12, 12)
+        got = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
+        want = torch.autograd.grad(exact(x.double()).square().sum(), list(exact.parameters()))
+        assert max(relative(g, w) for g, w in zip(got, want, strict=True)) < 2e-5
+    assert len(backend.programs) == 4  # for the first batch, and for all others
+
+
 def test_convolutions_over_images_of_any_size_in_training() -> None:
     """Gradients of weights are a product per tap there, and those of inputs are cut to size."""
     model = nn.Sequential(

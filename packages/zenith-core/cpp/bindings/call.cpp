@@ -5,6 +5,7 @@
 
 #include "bindings/convert.h"
 #include "bindings/tensors.h"
+#include "zenith/memory.h"
 #include "zenith/plan.h"
 
 namespace py = pybind11;
@@ -55,7 +56,9 @@ class Caller {
     to.reserve(bound->make.size());
     for (size_t i = 0; i < results.size(); ++i) {
       py::object made = bound->make[i]();
-      to.push_back(reinterpret_cast<uintptr_t>(view_of(made).data));
+      const TensorView view = view_of(made);
+      prefer_huge_pages(view.data, view.bytes());
+      to.push_back(reinterpret_cast<uintptr_t>(view.data));
       results[i] = std::move(made);
     }
     for (const py::handle target : targets) {

@@ -65,6 +65,7 @@ TensorView view_of(py::handle tensor) {
     view.kind = reinterpret_cast<uint64_t>(py::detail::array_proxy(tensor.ptr())->descr);
     view.rank = static_cast<int>(array.ndim());
     view.shape = reinterpret_cast<const int64_t*>(array.shape());
+    view.item = array.itemsize();
     return view;
   }
   const DLTensor read = dl_tensor(tensor);
@@ -75,6 +76,7 @@ TensorView view_of(py::handle tensor) {
               static_cast<uint64_t>(read.dtype.bits) << 16 | read.dtype.lanes;
   view.rank = read.rank;
   view.shape = read.shape;
+  view.item = read.dtype.bits * read.dtype.lanes / 8;
   return view;
 }
 

@@ -14,6 +14,13 @@ struct TensorView {
   uint64_t kind = 0;  // the element type, comparable among tensors of one Python type
   int rank = 0;
   const int64_t* shape = nullptr;
+  int64_t item = 0;  // bytes of an element
+
+  int64_t bytes() const {
+    int64_t total = item;
+    for (int axis = 0; axis < rank; ++axis) total *= shape[axis];
+    return total;
+  }
 };
 
 // Reads a numpy array, or a tensor of a type with DLPack's exchange table in C. Throws ValueError

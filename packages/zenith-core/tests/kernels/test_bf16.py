@@ -192,3 +192,20 @@ def test_attention(isa: str, heads: int, groups: int, rows: int, keys: int, d: i
         call(isa, "attention_bf16", [q, k, v, mask], [y], scale=0.3, softcap=0.0, causal=1,
              offset=offset, left=-1, right=-1, threads=threads)  # fmt: skip
         close(np.ascontiguousarray(y), wanted, size)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_with_lengths(isa: str) -> None:
+    """Keys behind a batch's length are not there, and its last query stands at the last key."""
+    lengths, rows, keys = [40, 7, 0, 3], 5, 40
+    q, k, v = halves((4, 4, rows, 16), 1), halves((4, 2, keys, 16), 2), halves((4, 2, keys, 24), 3)
+    params = {"scale": 0.3, "softcap": 0.0, "causal": 1, "left": -1, "right": -1}
+    y = np.zeros((4, 4, rows, 24), BF16)
+    counts = np.array(lengths)
+    call(isa, "attention_bf16", [q, k, v, None, counts], [y], offset=0, **params)
+    for b, n in enumerate(lengths):
+        one = np.zeros((1, 4, rows, 24), BF16)
+        operands = [q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]]
+        call(isa, "attention_bf16", operands, [one], offset=n - rows, **params)
+        np.testing.assert_array_equal(bits(y[b : b + 1]), bits(one))
+    assert np.abs(y[0].astype(np.float32)).min() > 0 and not y[2].any()

@@ -56,6 +56,52 @@ def test_explain_says_where_it_is_used(layer: Any) -> None:
     )
 
 
+CONV_NET = """
+    a = Conv<pads = [3,3,3,3], strides = [2,2]>(x, w0, b0) ar = Relu(a)
+    p = MaxPool<kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]>(ar)
+    e = Conv(p, w1, b1) e6 = Clip(e, zero, six)
+    d = Conv<pads = [1,1,1,1], group = 96>(e6, w2, b1) d6 = HardSwish(d)
+    c = Conv(d6, w3) r = Add(c, p) g = Conv<pads = [1,1,1,1], group = 2>(r, w4, b0)
+    j = Concat<axis = 1>(g, r) s = Conv<strides = [2,2]>(j, w5) t = Sigmoid(s) u = Mul(s, t)
+    m = GlobalAveragePool(u) f = Flatten(m) y = MatMul(f, v)
+"""
+
+
+@pytest.fixture
+def conv_net(graph_of: Any) -> Any:
+    rng = np.random.default_rng(12)
+    shapes: dict[str, tuple[int, ...]] = {
+        "w0": (32, 3, 7, 7), "w1": (96, 32, 1, 1), "w2": (96, 1, 3, 3), "w3": (32, 96, 1, 1),
+        "w4": (32, 16, 3, 3), "w5": (80, 64, 1, 1), "v": (80, 10),
+    }  # fmt: skip
+    arrays: dict[str, np.ndarray] = {
+        n: (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)
+        for n, s in shapes.items()
+    }
+    arrays |= {n: rng.standard_normal(s).astype(np.float32) for n, s in (("b0", 32), ("b1", 96))}
+    arrays |= {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
+    return graph_of("(float[B,3,H,W] x) => (float[B,10] y)", CONV_NET, arrays)
+
+
+def test_a_conv_net_stays_in_bfloat16(conv_net: Any, array: Any, error_of: Any) -> None:
+    compiled = zenith.compile(conv_net, precision="bf16", fallback="error")
+    for batch, height, width in ((1, 45, 46), (3, 64, 33)):
+        assert 1e-4 < error_of(conv_net, compiled, array(batch, 3, height, width)) < 3e-2
+    nodes = compiled.explain().nodes
+    fast = any("conv_bf16" in n.kernel or "direct_bf16" in n.kernel for n in nodes)
+    if not fast:  # no instructions for it: the kernels say so
+        reasons = [r for n in nodes for name, r in n.candidates if name.endswith("direct_bf16")]
+        assert all(n.dtype == "float32" for n in nodes if "Conv" in n.op) and not reasons
+        return
+    convs = [n for n in nodes if "Conv" in n.op]
+    assert len(convs) == 6 and all("_bf16_" in n.kernel for n in convs), "grouped, depthwise, all"
+    others = {n.op: n.dtype for n in nodes if n not in convs}
+    assert others["ai.onnx:MaxPool"] == others["ai.onnx:Concat"] == "bfloat16"
+    assert others["ai.onnx:ReduceMean"] == "bfloat16", "the global pool"
+    casts = [n for n in nodes if n.op == "ai.onnx:Cast"]
+    assert len(casts) == 1, "of the input: between convolutions nothing is converted"
+
+
 def test_tolerance_is_checked_against_the_model_in_float64(layer: Any, array: Any) -> None:
     sample = (array(1, 5, 64),)
     zenith.compile(layer, sample_input=sample, precision="bf16", tolerance=0.05)

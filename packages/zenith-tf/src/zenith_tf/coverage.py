@@ -24,10 +24,11 @@ and freezes a model, and these are the operations the frozen graph may hold:
 Any other operation is an `UnsupportedOperationError` that names all of them with their layers. A
 handler of tf2onnx may also decline a form of its operation; that is the same error. Loops are known
 in the forms of Keras' recurrent layers, `tf.while_loop`, `tf.map_fn`, `tf.foldl` and `tf.scan` with
-an initializer, branches as `tf.cond`, `tf.case` and `tf.switch_case`. `tf.scan` without an
-initializer is such an error: tf2onnx has no form for an array that is written before its loop. No
-operation on strings, ragged or sparse tensors is known, and of complex numbers only spectra whose
-absolute value is taken. A variable that the call changes is an error, as a constant has its place.
+an initializer, branches as `tf.cond`, `tf.case` and `tf.switch_case`. A `tf.TensorArray` must be
+written row after row, all of it, in one loop; `tf.scan` in reverse or without an initializer does
+otherwise and is such an error. No operation on strings, ragged or sparse tensors is known, and of
+complex numbers only spectra whose absolute value is taken. A variable that the call changes is an
+error, as a constant has its place.
 
 """
 

@@ -11,6 +11,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tf2onnx import tf_loader
 
 from zenith.errors import CompilationError, ValidationError
+from zenith_tf.arrays import called, check_arrays
 from zenith_tf.cases import cases_to_ifs, keeping_cases
 from zenith_tf.structure import make_template
 
@@ -80,6 +81,7 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
     graph = frozen.graph.as_graph_def(add_shapes=True)
     _let_inline(graph)
     cases_to_ifs(graph)
+    check_arrays(graph)
     with tf.Graph().as_default():
         tf.import_graph_def(graph, name="")
         graph = tf_loader.tf_optimize(inputs, outputs, graph)
@@ -95,10 +97,9 @@ def _check_variables(function: Any) -> None:
         for op in function.graph.get_operations()
         if op.type.startswith(_WRITES) and op.inputs[0].dtype == tf.resource
     ]
-    graph = function.graph.as_graph_def()
     written += [
         node.name
-        for inner in graph.library.function
+        for inner in called(function.graph.as_graph_def())
         for node in inner.node_def
         if node.op.startswith(_WRITES)
     ]

@@ -38,11 +38,13 @@ _METHODS = {
     "squeeze": "Squeeze",
     "expand": "Expand",
     "slice": "Slice",
+    "flip": "Slice",
     "concat": "Concat",
     "gather": "Gather",
     "cast": "Cast",
 }
 _OTHERS = {"ThreeFry2x32"}
+_LOWERING = ("zenith_torch.lower.", "zenith.ir.complexes")  # where handlers and their parts are
 
 
 def core_operators() -> list[str]:
@@ -88,7 +90,7 @@ def _found(function: Any, seen: set[Any]) -> Iterator[str]:
             if name in _METHODS and hasattr(Builder, name):
                 yield _METHODS[name]
             target = function.__globals__.get(name)
-            if getattr(target, "__module__", "").startswith("zenith_torch.lower."):
+            if getattr(target, "__module__", "").startswith(_LOWERING):
                 yield from _found(target, seen)
 
 

@@ -324,8 +324,9 @@ def _quotient(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
     if a.is_nonnegative:
         return sympy.floor(a / b)
     for rest in a.atoms(sympy.Mod):  # x - Mod(x, b) is how a quotient is rounded down
-        if rest.args[1] == b and sympy.expand(a + rest - rest.args[0]) == 0:
-            return sympy.floor(rest.args[0] / b)
+        whole = sympy.expand((a + rest - rest.args[0]) / b)
+        if rest.args[1] == b and whole.is_integer:
+            return sympy.floor(rest.args[0] / b) + whole
     return sympy.floor(sympy.Max(a, 0) / b) - sympy.floor(sympy.Max(-a, 0) / b)
 
 

@@ -9,6 +9,12 @@ from zenith.runtime.op_view import OpView
 
 __all__ = ["KernelDispatcher", "Selection"]
 
+# By tag of a row: the opt_level it begins at, and what a lower one says.
+_LEAST_LEVELS = {
+    "winograd": (2, "keeps to exact algorithms"),
+    "strassen": (3, "keeps rows apart; Strassen's products begin at 3"),
+}
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -57,8 +63,9 @@ class KernelDispatcher:
         ]
 
     def _excluded(self, spec: KernelSpec) -> str | None:
-        if self._opt_level <= 1 and "winograd" in spec.tags:
-            return f"opt_level={self._opt_level} keeps to exact algorithms"
+        for tag, (least, reason) in _LEAST_LEVELS.items():
+            if tag in spec.tags and self._opt_level < least:
+                return f"opt_level={self._opt_level} {reason}"
         return None
 
 

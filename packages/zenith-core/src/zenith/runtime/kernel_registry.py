@@ -34,6 +34,10 @@ def _yes(op: OpView) -> str | None:
     return None
 
 
+def _silent(op: OpView) -> str | None:
+    return None
+
+
 def no_cost(op: OpView) -> Cost:
     """Of what moves nothing, or nobody knows how much before it runs."""
     return Cost()
@@ -61,13 +65,16 @@ class KernelSpec:
     supports: None when the kernel can run this node, else the reason why not, as a clause
         ("head size 80 is not a multiple of 16").
     cost: flops and bytes of one execution.
+    note: what explain() should say of this kernel on a node, as a clause ("its GELU is rounded to
+        8 bits at once"): an approximation that nobody asked for by name. None mostly.
     run: what runs. The CPU backend's native kernels give an emitter ``(Emit) -> None`` that
         appends steps to the plan; a `CallableBackend` takes ``(op, inputs) -> outputs`` over
         numpy arrays (None for a missing optional input).
     call: `run` is such a callable in a backend whose other kernels are planned. It allocates its
         results, so their sizes may follow from data; the executor calls it between two plans.
     tensors_only: no input or output may be a sequence or an optional.
-    tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1.
+    tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1,
+        "strassen" only at opt_level 3.
         Of a row for bfloat16, "bf16" says that converting operands to it pays: where
         ``precision="bf16"`` begins.
     quantizes: of a kernel over 8-bit integers: standard operators by key that become its own when
@@ -81,6 +88,7 @@ class KernelSpec:
     dtypes: dict[int, frozenset[str]] = field(default_factory=dict)
     supports: Callable[[OpView], str | None] = _yes
     cost: Callable[[OpView], Cost] = _one_each
+    note: Callable[[OpView], str | None] = _silent
     call: bool = False
     tensors_only: bool = True
     tags: frozenset[str] = frozenset()

@@ -7,6 +7,7 @@ and plan. `ZenithEngine` calls both, with the report of fallbacks between.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,9 +93,11 @@ class Stages:
         self._failures: list[str] = []
         self.passes: list[str] = []
         self.reports: list[NodeReport] = []
+        self._kernel_notes: Counter[str] = Counter()
         self.copies: list[str] = []
         self.quantizer: Quantizer | None = None
         self._lowered = 0  # nodes in the precision that was asked for
+        self._tied: list[int] = []  # bytes of the weights of products that tie rows together
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -241,6 +244,9 @@ class Stages:
         if self.tuner is not None and not part.choice.call:
             rows = self._dispatcher.accepting
             selections = self.tuner.choose(backend, part.graph, selections, rows)
+        self._tied += [
+            int(s.op.required(1).nbytes) for s in selections if "strassen" in s.spec.tags
+        ]
         program = (
             CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call
@@ -252,6 +258,8 @@ class Stages:
             else backend.kernel_names(selections, program)
         )
         self.reports += _node_reports(part, selections, names, where)
+        notes = (selection.spec.note(selection.op) for selection in selections)
+        self._kernel_notes.update(note for note in notes if note is not None)
         self.copies += getattr(program, "copies", [])
         return program, selections
 
@@ -308,20 +316,19 @@ class Stages:
     def notes(self) -> list[str]:
         """What explain() says about the whole compilation."""
         precision = self._config.precision
-        if precision == "fp32":
-            return []
-        notes = [
-            f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in it "
-            "or move such values; the others stay as the model declares them"
-        ]
-        # Of the int8 family: cpp/cpu/kernels/int8/finish.h.
-        short = sum(".gelu." in r.op and r.op.endswith(".quantize") for r in self.reports)
-        if short:
+        notes: list[str] = []
+        if self._tied:
             notes.append(
-                f"{short} products have a GELU rounded to 8 bits at once: a polynomial within "
-                "2e-4, taken where that is less than a fifth of a step"
+                f"opt_level={self._config.opt_level}: {len(self._tied)} products by Strassen's "
+                "scheme: a row's last bits depend on the rows beside it and on the number of "
+                f"threads; packed weights take {sum(self._tied) / 1e6:.0f} MB more, their own size"
             )
-        return notes
+        if precision != "fp32":
+            notes.append(
+                f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in "
+                "it or move such values; the others stay as the model declares them"
+            )
+        return notes + [f"{note} (nodes: {n})" for note, n in self._kernel_notes.items()]
 
     def _select(self, part: Partition, backend: Backend) -> list[Selection]:
         selections: list[Selection] = []

@@ -22,7 +22,7 @@ import torch
 
 import zenith
 from zenith.config import CompileConfig
-from zenith.errors import CompilationError, ZenithError
+from zenith.errors import CompilationError, ConfigurationError, ZenithError
 from zenith.events import events
 from zenith.runtime.compiled_model import CompiledModel
 from zenith.runtime.stages import FallbackWarning
@@ -73,7 +73,8 @@ class Region:
             try:
                 packed = self._find(args)
             except ZenithError as error:
-                if self._config.fallback == "error":
+                # What was asked for and cannot be had is no reason to give something else.
+                if self._config.fallback == "error" or isinstance(error, ConfigurationError):
                     raise
                 self._give_up(error)
                 return self.module(*args)

@@ -142,7 +142,7 @@ def _conv_weight(
     """
     batch, channels, *sizes = b.shape_of(large)
     _, outputs, *kernel = b.shape_of(small)
-    if not all(isinstance(k, int) for k in kernel):
+    if not all(isinstance(size, int) for size in (batch, *kernel)):
         return _conv_weight_by_tap(b, large, small, weight, stride, padding, dilation, groups)
     tail = list(range(2, b.rank_of(large)))
     each = channels // groups
@@ -184,7 +184,8 @@ def _conv_weight_by_tap(
     dilation: Sequence[int],
     groups: int,
 ) -> ir.Value:
-    """`_conv_weight` as one product per tap: a convolution wants a kernel of known size."""
+    """`_conv_weight` as one product per tap: a convolution wants weights of a known shape, and
+    these have the images for channels."""
     batch, channels, *sizes = b.shape_of(large)
     outputs, taps = b.shape_of(small)[1], b.static_shape_of(weight)[2:]
     places = b.shape_of(small)[2:]

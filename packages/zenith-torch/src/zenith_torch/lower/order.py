@@ -159,9 +159,10 @@ def histc(b: Builder, x: ir.Value, bins: int = 100, low: float = 0, high: float 
     """How many elements fall into each of equal intervals; the last one includes its end."""
     kind, count = b.out_dtype, b.elements(x)
     x = b.reshape(x, (count,))
+    ends: list[Any] = [low, high]
     if low == high:
-        low, high = (b.reduce(f"Reduce{which}", x, None, False) for which in ("Min", "Max"))
-    first, last = b.operand(low, kind), b.operand(high, kind)
+        ends = [b.reduce(f"Reduce{which}", x, None, False) for which in ("Min", "Max")]
+    first, last = (b.operand(end, kind) for end in ends)
     apart = b.op("Div", b.op("Sub", x, first), b.op("Sub", last, first))
     place = b.op("Floor", b.op("Mul", apart, b.number(bins, kind)))
     limits = (b.number(0, kind), b.number(bins - 1, kind))

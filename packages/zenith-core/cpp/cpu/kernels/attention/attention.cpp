@@ -16,8 +16,7 @@ constexpr int64_t kDirectRows = 4;   // up to so many query rows packing does no
 
 // How the work is cut, from shapes and the thread count alone. A task is some heads of one group
 // times some query rows; sizes of scratch are in floats.
-struct Plan {
-  int64_t groups, heads, rows, keys, d, e;  // heads: of one group
+struct Plan : Sizes {
   bool direct;
   int64_t block;  // keys
   int64_t task_heads, task_rows;
@@ -26,14 +25,8 @@ struct Plan {
 };
 
 Plan plan_of(const Call& call) {
-  const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2];
   Plan p{};
-  p.groups = k.shape[1];
-  p.heads = p.groups > 0 ? q.shape[1] / p.groups : 0;
-  p.rows = q.shape[2];
-  p.keys = k.shape[2];
-  p.d = q.shape[3];
-  p.e = v.shape[3];
+  static_cast<Sizes&>(p) = sizes_of(call);
   p.direct = p.rows <= kDirectRows;
   p.block = p.keys <= kWholeKeys ? at_least(p.keys, 1) : kBlockKeys;
   const bool several = p.keys > p.block;
@@ -44,7 +37,7 @@ Plan plan_of(const Call& call) {
   for (;;) {
     p.head_cuts = (p.heads + p.task_heads - 1) / p.task_heads;
     p.row_cuts = (p.rows + p.task_rows - 1) / p.task_rows;
-    const int64_t tasks = q.shape[0] * p.groups * p.head_cuts * p.row_cuts;
+    const int64_t tasks = call.in[0].shape[0] * p.groups * p.head_cuts * p.row_cuts;
     if (threads == 1 || tasks >= 4 * threads || tasks % threads == 0) break;
     if (p.task_heads > 1) {
       p.task_heads = (p.task_heads + 1) / 2;
@@ -66,11 +59,6 @@ Plan plan_of(const Call& call) {
   return p;
 }
 
-const float* rows_at(const TensorRef& t, int64_t b, int64_t h, int64_t row) {
-  return static_cast<const float*>(t.data) + b * t.strides[0] + h * t.strides[1] +
-         row * t.strides[2];
-}
-
 // The scratch of one worker.
 struct Work {
   float *scores, *k, *v;
@@ -87,10 +75,10 @@ struct Task {
 void run_tile(const Call& call, const Plan& p, const Task& task, const Work& work, int64_t h,
               int64_t row, int m, int64_t t0, int64_t n) {
   const Params& w = task.how;
-  const TensorRef &q = call.in[0], &mask = call.in[3], &y = call.out[0];
-  const bool masked = call.n_in > 3 && mask.data != nullptr;
+  const TensorRef &q = call.in[0], &y = call.out[0];
+  const TensorRef* mask = mask_of(call);
   const int64_t keys = task.keys;
-  float* to = const_cast<float*>(rows_at(y, task.batch, h, row));
+  float* to = row_of<float>(y, task.batch, h, row);
 
   const Span seen{visible(w, row, keys).from, visible(w, row + m - 1, keys).to};
   if (seen.from >= seen.to) {  // no row of the tile sees a key
@@ -108,9 +96,10 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
   // -inf.
   const int64_t c0 = (from - t0) / kPanel * kPanel, c1 = end - t0;
   const int64_t width = round_up(c1 - c0, kPanel);
-  const Rows qs{rows_at(q, task.batch, h, row), q.strides[2]};
+  const Rows qs{row_of<const float>(q, task.batch, h, row), q.strides[2]};
   if (p.direct) {
-    const Rows ks{rows_at(call.in[1], task.batch, task.group, t0 + c0), call.in[1].strides[2]};
+    const Rows ks{row_of<const float>(call.in[1], task.batch, task.group, t0 + c0),
+                  call.in[1].strides[2]};
     for (int r = 0; r < m; ++r) {
       row_scores(qs.data + r * qs.stride, ks, c1 - c0, p.d, w.scale,
                  work.scores + r * p.score_stride);
@@ -128,8 +117,8 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
     const int64_t a = at_most(at_least(own.from - t0 - c0, 0), width);
     const int64_t b = at_least(at_most(own.to - t0 - c0, c1 - c0), a);
     if (w.softcap != 0.0f) cap_scores(s, round_up(b, kLanes), w.softcap);
-    if (masked) {
-      mask_scores(mask, task.batch, h, row + r, t0 + c0 + a, t0 + c0 + b, s + a);
+    if (mask != nullptr) {
+      mask_scores(*mask, task.batch, h, row + r, t0 + c0 + a, t0 + c0 + b, s + a);
     }
     for (int64_t j = 0; j < a; ++j) s[j] = -__builtin_inff();
     for (int64_t j = b; j < width; ++j) s[j] = -__builtin_inff();
@@ -153,7 +142,8 @@ void run_tile(const Call& call, const Plan& p, const Task& task, const Work& wor
       last ? scale : nullptr};
   const Rows ps{work.scores, p.score_stride};
   if (p.direct) {
-    const Rows vs{rows_at(call.in[2], task.batch, task.group, t0 + c0), call.in[2].strides[2]};
+    const Rows vs{row_of<const float>(call.in[2], task.batch, task.group, t0 + c0),
+                  call.in[2].strides[2]};
     for (int r = 0; r < m; ++r) {
       Accumulate one = out;
       if (!first) one.old += r * out.old_stride;
@@ -174,9 +164,9 @@ void run_task(const Call& call, const Plan& p, const Task& task, const Work& wor
   for (int64_t t0 = 0; t0 < seen; t0 += p.block) {
     const int64_t n = at_most(p.block, at_least(at_most(seen, task.keys) - t0, 0));
     if (!p.direct) {
-      pack_keys({rows_at(k, task.batch, task.group, t0), k.strides[2]}, n, p.d, work.k);
-      pack_values({rows_at(v, task.batch, task.group, t0), v.strides[2]}, n, p.e, work.v,
-                  p.v_stride);
+      pack_keys({row_of<const float>(k, task.batch, task.group, t0), k.strides[2]}, n, p.d, work.k);
+      pack_values({row_of<const float>(v, task.batch, task.group, t0), v.strides[2]}, n, p.e,
+                  work.v, p.v_stride);
     }
     for (int64_t h = task.head0; h < task.head1; ++h) {
       for (int64_t i = 0; i < tiles; ++i) {
@@ -198,7 +188,7 @@ const char* run_attention(const Call& call) {
   const Plan p = plan_of(call);
   if (element_count(call.out[0]) == 0) return nullptr;
   const int64_t cuts = p.head_cuts * p.row_cuts;
-  const int64_t* lengths = call.n_in > 4 ? static_cast<const int64_t*>(call.in[4].data) : nullptr;
+  const TensorRef* mask = mask_of(call);
   parallel_for(call, call.in[0].shape[0] * p.groups * cuts, [&](int64_t index, int worker) {
     Work work{};
     work.scores = reinterpret_cast<float*>(call.scratch) + worker * p.worker_size;
@@ -209,23 +199,19 @@ const char* run_attention(const Call& call) {
     work.total = work.max + p.state_rows;
     const int64_t part = index % cuts, group = index / cuts % p.groups;
     const int64_t head = part / p.row_cuts * p.task_heads, row = part % p.row_cuts * p.task_rows;
-    Task task{index / cuts / p.groups,
+    const int64_t batch = index / cuts / p.groups;
+    const Present there = present(call, p, batch);
+    Task task{batch,
               group,
               group * p.heads + head,
               group * p.heads + at_most(head + p.task_heads, p.heads),
               row,
               at_most(row + p.task_rows, p.rows),
-              p.keys,
-              *static_cast<const Params*>(call.params)};
-    if (lengths != nullptr) {
-      const int64_t length = lengths[task.batch * call.in[4].strides[0]];
-      task.keys = at_least(at_most(length, p.keys), 0);
-      // No position is beyond this, and sums with it stay in range.
-      task.how.offset = at_least(at_most(length, p.keys + p.rows), -p.rows) - p.rows;
-    }
-    if (call.n_in > 3 && call.in[3].data != nullptr) {
-      task.keys = shown_keys(call.in[3], {task.batch, task.head0, task.head1, task.row0, task.row1},
-                             at_most(task.keys, call.in[3].shape[3]));
+              there.keys,
+              there.how};
+    if (mask != nullptr) {
+      task.keys = shown_keys(*mask, {task.batch, task.head0, task.head1, task.row0, task.row1},
+                             at_most(task.keys, mask->shape[3]));
     }
     run_task(call, p, task, work);
   });

@@ -17,26 +17,20 @@ namespace {
 constexpr int64_t kTaskRows = 64;  // least query rows that are worth packing keys for
 
 // Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows.
-struct TilePlan {
-  int64_t groups, heads, rows, keys, d, e, dp, tp, ep, cuts;
+struct TilePlan : Sizes {
+  int64_t dp, tp, ep, cuts;
   int64_t k_size, v_size, p_size, q_size;  // bfloat16 numbers of one worker
   int64_t s_size, y_size;                  // float32 numbers
   int64_t worker_bytes;
 };
 
 TilePlan tile_plan_of(const Call& call) {
-  const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2];
   TilePlan p{};
-  p.groups = k.shape[1];
-  p.heads = p.groups > 0 ? q.shape[1] / p.groups : 0;
-  p.rows = q.shape[2];
-  p.keys = k.shape[2];
-  p.d = q.shape[3];
-  p.e = v.shape[3];
+  static_cast<Sizes&>(p) = sizes_of(call);
   p.dp = round_up(at_least(p.d, 1), kStep);
   p.tp = round_up(at_least(p.keys, 1), kStep);
   p.ep = round_up(at_least(p.e, 1), kCols);
-  const int64_t tasks = at_least(q.shape[0] * p.groups, 1);
+  const int64_t tasks = at_least(call.in[0].shape[0] * p.groups, 1);
   const int64_t want = call.parallel.threads == 1 ? 1 : 4 * call.parallel.threads;
   p.cuts = at_least(at_most((want + tasks - 1) / tasks, p.rows / kTaskRows), 1);
   p.k_size = p.tp * p.dp;
@@ -54,11 +48,6 @@ struct TileWork {
   float *s, *y;
 };
 
-const bf16* half_row(const TensorRef& t, int64_t b, int64_t h, int64_t row) {
-  return static_cast<const bf16*>(t.data) + b * t.strides[0] + h * t.strides[1] +
-         row * t.strides[2];
-}
-
 void copy_padded(const bf16* from, int64_t n, int64_t padded, bf16* to) {
   std::memcpy(to, from, static_cast<size_t>(n) * 2);
   std::memset(to + n, 0, static_cast<size_t>(padded - n) * 2);
@@ -73,7 +62,7 @@ void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16
         r[i] = vf{};
         if (first + i >= p.keys) continue;
         const int64_t n = at_most(p.d - c, 2 * kLanes);
-        copy_padded(half_row(k, b, g, first + i) + c, n, 2 * kLanes, row);
+        copy_padded(row_of<const bf16>(k, b, g, first + i) + c, n, 2 * kLanes, row);
         std::memcpy(&r[i], row, sizeof(vf));
       }
       transpose(r);
@@ -87,8 +76,8 @@ void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16
 void pack_values(const TensorRef& v, int64_t b, int64_t g, const TilePlan& p, bf16* to) {
   for (int64_t t = 0; t < p.tp; t += 2) {
     const bool here = t < p.keys, next = t + 1 < p.keys;
-    const bf16* low = here ? half_row(v, b, g, t) : nullptr;
-    const bf16* high = next ? half_row(v, b, g, t + 1) : nullptr;
+    const bf16* low = here ? row_of<const bf16>(v, b, g, t) : nullptr;
+    const bf16* high = next ? row_of<const bf16>(v, b, g, t + 1) : nullptr;
     for (int64_t c = 0; c < p.ep; c += kLanes) {
       const int n = static_cast<int>(at_least(at_most(p.e - c, kLanes), 0));
       vh a{}, z{};
@@ -120,14 +109,14 @@ float softmax_row(const Params& w, const TensorRef* mask, int64_t b, int64_t h, 
 
 // `m` query rows from `row` on of head h, against packed keys and values.
 void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
-                    Multiplier& multiplier, int64_t b, int64_t h, int64_t row, int64_t m) {
-  const Params& w = *static_cast<const Params*>(call.params);
+                    Multiplier& multiplier, const Params& w, int64_t b, int64_t h, int64_t row,
+                    int64_t m) {
   const TensorRef &q = call.in[0], &y = call.out[0];
-  const TensorRef* mask = call.n_in > 3 && call.in[3].data != nullptr ? &call.in[3] : nullptr;
+  const TensorRef* mask = mask_of(call);
   const int64_t keys = p.keys;
   const int64_t first = visible(w, row, keys).from / kStep * kStep;
   const int64_t last = at_most(visible(w, row + m - 1, keys).to, keys);
-  bf16* to = const_cast<bf16*>(half_row(y, b, h, row));
+  bf16* to = row_of<bf16>(y, b, h, row);
   if (first >= last) {  // no row sees a key
     for (int64_t r = 0; r < m; ++r) {
       std::memset(to + r * y.strides[2], 0, static_cast<size_t>(p.e) * 2);
@@ -135,7 +124,7 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
     return;
   }
   const int64_t width = round_up(last - first, kStep);
-  const bf16* rows = half_row(q, b, h, row);
+  const bf16* rows = row_of<const bf16>(q, b, h, row);
   int64_t rows_stride = q.strides[2];
   if (p.d != p.dp) {
     for (int64_t r = 0; r < m; ++r) {
@@ -144,9 +133,9 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
     rows = work.q;
     rows_stride = p.dp;
   }
+  const LeftTile queries = left_rows(rows, rows_stride, m, p.dp);
   for (int64_t c = 0; c < width; c += kCols) {
-    multiplier.run(rows, rows_stride, m, work.k + (first + c) * p.dp, p.dp, work.s + c, p.tp,
-                   nullptr, 0);
+    multiplier.run(queries, work.k + (first + c) * p.dp, work.s + c, p.tp, {});
   }
   float scale[kRows];
   for (int64_t r = 0; r < m; ++r) {
@@ -154,8 +143,8 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
                            work.p + r * p.tp);
   }
   for (int64_t c = 0; c < p.e; c += kCols) {
-    multiplier.run(work.p, p.tp, m, work.v + c * p.tp + first * kCols, width, work.y, kCols,
-                   nullptr, 0);
+    multiplier.run(left_rows(work.p, p.tp, m, width), work.v + c * p.tp + first * kCols, work.y,
+                   kCols, {});
     for (int64_t r = 0; r < m; ++r) {
       float* sums = work.y + r * kCols;
       for (int64_t j = 0; j < kCols; j += kLanes) store(sums + j, load(sums + j) * scale[r]);
@@ -184,17 +173,19 @@ const char* run_tile_attention(const Call& call) {
     const int64_t cut = task % p.cuts, group = task / p.cuts % p.groups;
     const int64_t b = task / p.cuts / p.groups;
     const int64_t row0 = p.rows * cut / p.cuts, row1 = p.rows * (cut + 1) / p.cuts;
-    if (call.n_in > 3 && call.in[3].data != nullptr) {  // hidden keys are not even packed
-      p.keys = shown_keys(call.in[3], {b, group * p.heads, (group + 1) * p.heads, row0, row1},
-                          at_most(p.keys, call.in[3].shape[3]));
-      p.tp = round_up(at_least(p.keys, 1), kStep);
+    const Present there = present(call, p, b);
+    p.keys = there.keys;  // hidden keys are not even packed
+    if (const TensorRef* mask = mask_of(call)) {
+      p.keys = shown_keys(*mask, {b, group * p.heads, (group + 1) * p.heads, row0, row1},
+                          at_most(p.keys, mask->shape[3]));
     }
+    p.tp = round_up(at_least(p.keys, 1), kStep);
     pack_keys(call.in[1], b, group, p, work.k, work.p);
     pack_values(call.in[2], b, group, p, work.v);
     Multiplier multiplier;
     for (int64_t h = group * p.heads; h < (group + 1) * p.heads; ++h) {
       for (int64_t row = row0; row < row1; row += kRows) {
-        tile_attention(call, p, work, multiplier, b, h, row, at_most(kRows, row1 - row));
+        tile_attention(call, p, work, multiplier, there.how, b, h, row, at_most(kRows, row1 - row));
       }
     }
   });

@@ -10,8 +10,8 @@ namespace {
 // are in floats.
 constexpr int64_t kHalfRows = 256;  // query rows of a task
 
-struct HalfPlan {
-  int64_t groups, heads, rows, keys, d, e, cuts;
+struct HalfPlan : Sizes {
+  int64_t cuts;
   int64_t q_size, k_size, v_size, y_size, inner, worker_size;
 };
 
@@ -43,14 +43,8 @@ void half_call(const Call& call, const HalfPlan& p, int64_t rows, HalfCall& half
 }
 
 HalfPlan half_plan_of(const Call& call) {
-  const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2];
   HalfPlan p{};
-  p.groups = k.shape[1];
-  p.heads = p.groups > 0 ? q.shape[1] / p.groups : 0;
-  p.rows = q.shape[2];
-  p.keys = k.shape[2];
-  p.d = q.shape[3];
-  p.e = v.shape[3];
+  static_cast<Sizes&>(p) = sizes_of(call);
   p.cuts = p.rows > kHalfRows ? (p.rows + kHalfRows - 1) / kHalfRows : 1;
   const int64_t rows = (p.rows + p.cuts - 1) / p.cuts;
   p.q_size = round_up(p.heads * rows * p.d, 16);
@@ -69,22 +63,21 @@ HalfPlan half_plan_of(const Call& call) {
 
 // Rows [row, row + rows) of head h of item b, between bfloat16 and dense float32.
 void widen_rows(const TensorRef& t, int64_t b, int64_t h, int64_t row, int64_t rows, float* to) {
-  const bf16* from =
-      static_cast<const bf16*>(t.data) + b * t.strides[0] + h * t.strides[1] + row * t.strides[2];
+  const bf16* from = row_of<const bf16>(t, b, h, row);
   for (int64_t r = 0; r < rows; ++r) {
     convert_row(from + r * t.strides[2], t.shape[3], to + r * t.shape[3]);
   }
 }
 void narrow_rows(const float* from, const TensorRef& t, int64_t b, int64_t h, int64_t row,
                  int64_t rows) {
-  bf16* to = static_cast<bf16*>(t.data) + b * t.strides[0] + h * t.strides[1] + row * t.strides[2];
+  bf16* to = row_of<bf16>(t, b, h, row);
   for (int64_t r = 0; r < rows; ++r) {
     convert_row(from + r * t.shape[3], t.shape[3], to + r * t.strides[2]);
   }
 }
 
 // The mask of one task as a view: item b, heads from h0, rows from `row`.
-TensorRef mask_of(const TensorRef& mask, int64_t b, int64_t h0, int64_t heads, int64_t row,
+TensorRef part_of(const TensorRef& mask, int64_t b, int64_t h0, int64_t heads, int64_t row,
                   int64_t rows) {
   TensorRef t = mask;
   const int64_t at = b * t.strides[0] + h0 * t.strides[1] + row * t.strides[2];
@@ -105,7 +98,7 @@ const char* run_half_attention(const Call& call) {
   if (element_count(call.out[0]) == 0) return nullptr;
   const HalfPlan p = half_plan_of(call);
   const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2], &y = call.out[0];
-  const bool masked = call.n_in > 3 && call.in[3].data != nullptr;
+  const TensorRef* mask = mask_of(call);
   parallel_for(call, q.shape[0] * p.groups * p.cuts, [&](int64_t task, int worker) {
     const int64_t cut = task % p.cuts, group = task / p.cuts % p.groups;
     const int64_t b = task / p.cuts / p.groups;
@@ -121,18 +114,20 @@ const char* run_half_attention(const Call& call) {
     half.in[2].data = wide_v;
     half.out[0].data = wide_y;
     half.call.scratch = reinterpret_cast<char*>(wide_y + p.y_size);
-    Params params = *static_cast<const Params*>(call.params);
+    const Present there = present(call, p, b);
+    Params params = there.how;
     params.offset += row;
+    half.in[1].shape[2] = half.in[2].shape[2] = there.keys;
     half.call.params = &params;
-    if (masked) {
-      half.in[3] = mask_of(call.in[3], b, group * p.heads, p.heads, row, rows);
+    if (mask != nullptr) {
+      half.in[3] = part_of(*mask, b, group * p.heads, p.heads, row, rows);
       half.call.n_in = 4;
     }
     for (int64_t h = 0; h < p.heads; ++h) {
       widen_rows(q, b, group * p.heads + h, row, rows, work + h * rows * p.d);
     }
-    widen_rows(k, b, group, 0, p.keys, wide_k);
-    widen_rows(v, b, group, 0, p.keys, wide_v);
+    widen_rows(k, b, group, 0, there.keys, wide_k);
+    widen_rows(v, b, group, 0, there.keys, wide_v);
     run_attention(half.call);
     for (int64_t h = 0; h < p.heads; ++h) {
       narrow_rows(wide_y + h * rows * p.e, y, b, group * p.heads + h, row, rows);

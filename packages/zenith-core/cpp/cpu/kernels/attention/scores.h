@@ -10,9 +10,6 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-[[maybe_unused]] int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-[[maybe_unused]] int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-
 struct Span {
   int64_t from, to;
 };

@@ -4,29 +4,10 @@
 
 #include "cpu/kernels/gemm/micro.h"
 #include "cpu/kernels/gemm/shares.h"
+#include "cpu/kernels/gemm/weights.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
-
-// W lies as [K, N], or as [N, K] when transposed (PyTorch's Linear, ONNX's Gemm with transB). A
-// transposed one may have N as two gapless axes (the directions and gates of recurrent layers).
-struct PackParams {
-  int64_t transposed;
-};
-const Field kPackFields[] = {ZENITH_FIELD(PackParams, transposed, kInt, 1)};
-
-struct Weights {
-  int64_t depth, n, step, col;  // sizes and strides
-
-  Weights(const TensorRef& t, const void* params) {
-    const bool transposed = static_cast<const PackParams*>(params)->transposed != 0;
-    const int k = transposed ? t.rank - 1 : 0, j = transposed ? t.rank - 2 : 1;
-    depth = t.shape[k];
-    n = t.shape[j] * (t.rank == 3 ? t.shape[0] : 1);
-    step = t.strides[k];
-    col = t.strides[j];
-  }
-};
 
 int64_t packed_bytes(const TensorRef& src, const void* params) {
   const Weights w(src, params);

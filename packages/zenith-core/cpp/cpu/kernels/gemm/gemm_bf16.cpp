@@ -1,5 +1,6 @@
 // Products of bfloat16 with a constant right side, float32 sums: y[M, N] = epilogue(x[M, K] * W),
 // W packed ahead of time (Note [Pair panels]).
+#include "cpu/kernels/gemm/finish_bf16.h"
 #include "cpu/kernels/gemm/gemm.h"
 #include "cpu/kernels/gemm/tile_bf16.h"
 
@@ -65,8 +66,6 @@ void unpack(const void* src, const TensorRef& dst, const void* params) {
   }
 }
 
-bool is_half(const TensorRef& t) { return item_size(t.dtype) == 2; }
-
 // How rows and panels are cut into tasks; from shapes and the thread count alone.
 struct Split {
   int64_t rows, panels;  // tasks along each
@@ -100,13 +99,7 @@ int64_t a_bytes(const Call& call, const Split& s) {
              ? round_to(call.in[0].shape[0] * s.padded * static_cast<int64_t>(sizeof(APart)), 64)
              : 0;
 }
-// Of one worker: sums of a tile, and one operand of its epilogue.
-constexpr int64_t kTileFloats = kRows * kCols;
-constexpr int64_t kWorkerBytes = 2 * kTileFloats * 4;
-
-int64_t linear_scratch(const Call& call) {
-  return a_bytes(call, split_of(call)) + kWorkerBytes * call.parallel.threads;
-}
+int64_t linear_scratch(const Call& call) { return a_bytes(call, split_of(call)); }
 
 void copy_row(const TensorRef& x, int64_t row, int64_t padded, APart* to) {
   const int64_t depth = x.shape[1], at = row * x.strides[0];
@@ -128,51 +121,6 @@ void copy_row(const TensorRef& x, int64_t row, int64_t padded, APart* to) {
   for (int64_t k = depth; k < padded; ++k) to[k] = 0;
 }
 
-// The epilogue's operands, float32 or bfloat16.
-struct Operands {
-  int n;
-  int64_t codes[kMaxSteps];
-  const TensorRef* tensors[kMaxSteps];  // by step
-};
-
-// All steps on a tile whose first element is (row, col) of the output.
-void finish_tile(const Operands& e, int64_t row, int64_t col, int64_t rows, int64_t cols,
-                 float* tile, float* widened) {
-  for (int i = 0; i < e.n; ++i) {
-    Epilogue one{};
-    one.codes[one.n++] = e.codes[i];
-    if (e.codes[i] <= kStepMul) {
-      const TensorRef& t = *e.tensors[i];
-      const StepOperand o = step_operand(t);
-      const int64_t at = row * o.row + col * o.col;
-      if (!is_half(t)) {
-        one.operands[0] = {o.data + at, o.row, o.col};
-      } else {
-        const bf16* from = static_cast<const bf16*>(t.data) + at;
-        const int64_t different = o.row == 0 ? 1 : rows, width = o.col == 0 ? 1 : cols;
-        for (int64_t r = 0; r < different; ++r) {
-          convert_row(from + r * o.row, width, widened + r * kCols);
-        }
-        one.operands[0] = {widened, o.row == 0 ? 0 : kCols, o.col};
-      }
-      if (i + 1 < e.n && e.codes[i + 1] > kStepMul) one.codes[one.n++] = e.codes[++i];
-    }
-    apply_epilogue(one, 0, 0, rows, cols, tile, kCols);
-  }
-}
-
-void store_tile(const TensorRef& y, int64_t row, int64_t col, int64_t rows, int64_t cols,
-                const float* tile) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = (row + r) * y.strides[0] + col;
-    if (is_half(y)) {
-      convert_row(tile + r * kCols, cols, static_cast<bf16*>(y.data) + at);
-    } else {
-      convert_row(tile + r * kCols, cols, static_cast<float*>(y.data) + at);
-    }
-  }
-}
-
 // Inputs: x [M, K] (bfloat16, or float32 that is rounded) with stride 1 on K, packed W, then the
 // epilogue's operands. Output y [M, N] with stride 1 on N, float32 or bfloat16.
 const char* run_linear(const Call& call) {
@@ -181,13 +129,7 @@ const char* run_linear(const Call& call) {
   if (m == 0 || n == 0) return nullptr;
   const Split s = split_of(call);
   const StepCodes& codes = static_cast<const ProductParams*>(call.params)->epilogue;
-  Operands e{};
-  e.n = static_cast<int>(codes.n);
-  const TensorRef* next = call.in + 2;
-  for (int i = 0; i < e.n; ++i) {
-    e.codes[i] = codes.v[i];
-    if (codes.v[i] <= kStepMul) e.tensors[i] = next++;
-  }
+  const TileFinish finish(y, y.strides[0], codes, call.in + 2, step_operand);
   const APart* a = static_cast<const APart*>(x.data);
   int64_t a_row = x.strides[0];
   if (s.copies) {
@@ -204,9 +146,8 @@ const char* run_linear(const Call& call) {
     a_row = s.padded;
   }
   const bf16* w = static_cast<const bf16*>(call.in[1].data);
-  char* work = call.scratch + a_bytes(call, s);
-  parallel_for(call, s.rows * s.panels, [&](int64_t task, int worker) {
-    float* tile = reinterpret_cast<float*>(work + worker * kWorkerBytes);
+  parallel_for(call, s.rows * s.panels, [&](int64_t task, int) {
+    alignas(64) float sums[kRows * kCols];
     const int64_t block = task / s.panels, group = task % s.panels;
     const int64_t first = m * block / s.rows / kRows * kRows;
     const int64_t last = block + 1 == s.rows ? m : m * (block + 1) / s.rows / kRows * kRows;
@@ -220,16 +161,16 @@ const char* run_linear(const Call& call) {
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = first + t * kRows, rows = last - row < kRows ? last - row : kRows;
         // Each tile fetches its share of the next panel.
-        const char* ahead = reinterpret_cast<const char*>(panel) +
-                            (p + 1 < s.panel_count ? panel_bytes : 0) + panel_bytes * t / tiles;
+        const Ahead ahead{reinterpret_cast<const char*>(panel) +
+                              (p + 1 < s.panel_count ? panel_bytes : 0) + panel_bytes * t / tiles,
+                          panel_bytes / tiles};
         if (s.padded == 0) {
-          std::memset(tile, 0, kTileFloats * 4);
+          std::memset(sums, 0, sizeof(sums));
         } else {
-          multiplier.run(a + row * a_row, a_row, rows, panel, s.padded, tile, kCols, ahead,
-                         panel_bytes / tiles);
+          multiplier.run(left_rows(a + row * a_row, a_row, rows, s.padded), panel, sums, kCols,
+                         ahead);
         }
-        finish_tile(e, row, col, rows, cols, tile, tile + kTileFloats);
-        store_tile(y, row, col, rows, cols, tile);
+        finish.tile(sums, kCols, row, col, rows, cols);
       }
     }
   });

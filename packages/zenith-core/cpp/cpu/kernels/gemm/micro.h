@@ -143,6 +143,7 @@ struct PanelProduct {
   int64_t cols;  // of y in this panel, <= kNR
   int64_t row;   // position of y in the output: where the epilogue reads its operands
   int64_t col;
+  bool accumulate = false;  // onto what y holds
 };
 
 // How many passes over a panel its depth takes: a matter of the depth alone (Note [Same bits]).
@@ -197,7 +198,7 @@ constexpr int64_t depth_passes(int64_t depth) {
       float* y = p.y + first * p.y_row;
       const bool own = alone && t == 0;
       run[rows - least_rows]({p.a + first * p.a_row + from * p.a_step, p.a_row, p.a_step, b, depth,
-                              y, p.y_row, pass > 0,
+                              y, p.y_row, pass > 0 || p.accumulate,
                               own ? b + kColdDistance : next + least(t, slices - 1) * slice,
                               own ? kPanelLines : lines});
       if (pass + 1 == passes) {

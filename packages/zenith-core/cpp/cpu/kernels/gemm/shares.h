@@ -32,27 +32,38 @@ int64_t take(Share& share, bool from_front) {
   }
 }
 
-// Runs body(piece, first) for every piece in [0, pieces), pieces < 2^32. A worker goes through its
-// share in order, so what it fetched ahead is what it needs next, and helps the others when it has
-// no more: one core may be slower than another. `first`: it starts a share, so nobody fetched for
-// it.
-template <typename F>
-void share_out(const Call& call, int64_t pieces, const F& body) {
+// Runs body(piece, first, share) for every piece in [0, pieces), pieces < 2^32. A worker goes
+// through its share in order, so what it fetched ahead is what it needs next, and helps the others
+// when it has no more: one core may be slower than another. `first`: it starts a share, so nobody
+// fetched for it. share < most_shares(call, pieces) is the worker's own, also for pieces it took
+// over.
+int64_t most_shares(const Call& call, int64_t pieces) {
   const int64_t most = call.parallel.threads < kMaxShares ? call.parallel.threads : kMaxShares;
-  const int64_t n = pieces < most ? pieces : most;
+  return pieces < most ? pieces : most;
+}
+
+template <typename F>
+void share_out_owned(const Call& call, int64_t pieces, const F& body) {
+  const int64_t n = most_shares(call, pieces);
   Share shares[kMaxShares];
   for (int64_t i = 0; i < n; ++i) shares[i] = make_share(pieces * i / n, pieces * (i + 1) / n);
   parallel_for(call, n, [&](int64_t own, int) {
     bool first = true;
     for (int64_t p = take(shares[own], true); p >= 0; p = take(shares[own], true)) {
-      body(p, first);
+      body(p, first, own);
       first = false;
     }
     for (int64_t i = 1; i < n; ++i) {
       Share& other = shares[(own + i) % n];
-      for (int64_t p = take(other, false); p >= 0; p = take(other, false)) body(p, true);
+      for (int64_t p = take(other, false); p >= 0; p = take(other, false)) body(p, true, own);
     }
   });
+}
+
+// The same for a body(piece, first) that keeps nothing from one piece to the next.
+template <typename F>
+void share_out(const Call& call, int64_t pieces, const F& body) {
+  share_out_owned(call, pieces, [&](int64_t piece, bool first, int64_t) { body(piece, first); });
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 // of them, by what the instruction set has; they share the layout of B.
 //
 // Note [Pair panels]: B [K, N] is packed as [ceil(N / kCols)][Kp / 2][kCols][2], zero padded; Kp is
-// K rounded up to kStep. Two neighbours of the depth lie side by side, as VDPBF16PS and TDPBF16PS
-// want them, and as two shifts take them apart elsewhere.
+// K rounded up to whole steps. Two neighbours of the depth lie side by side, as VDPBF16PS and
+// TDPBF16PS want them, and as two shifts take them apart elsewhere.
 #pragma once
 
 #include "cpu/isa/bf16.h"
@@ -17,165 +17,191 @@ namespace {
   return (n + step - 1) / step * step;
 }
 
-// C[rows][kCols] = A[rows][depth] * panel. Rows of A are `a_row` apart, those of C `c_row`; the
-// depth is padded, and A is readable so far. `ahead_bytes` from `ahead` on are fetched on the way.
 #if defined(__AMX_TILE__)
-
-// Two tiles of 16 rows by two of 16 columns: four sums, each load feeds two products. Fewer rows
-// are a tile with fewer rows.
+// Two tiles of 16 rows by two of 16 columns: four sums, each load feeds two products.
 using APart = bf16;
-constexpr int64_t kRows = 32, kCols = 32, kStep = 32;
+constexpr int64_t kParts = 2, kPartRows = 16, kCols = 32, kStep = 32;
 constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth needs no padding
 [[maybe_unused]] const char* const kPairTile = "32x32";
+#else
+constexpr int kPairVecs = kLanes == 4 ? 2 : 3;
+constexpr int64_t kParts = 1, kPartRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
+constexpr int64_t kCols = kPairVecs * kLanes, kStep = 2;
+[[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
+#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+using APart = bf16;
+constexpr bool kReadsInPlace = true;
+#else
+using APart = float;  // without products of pairs, A is widened ahead
+constexpr bool kReadsInPlace = false;
+#endif
+#endif
+constexpr int64_t kRows = kParts * kPartRows;
 
+// Elements of the depth that one step takes, an even number: kStep, or less where that divides the
+// depth, which then needs no padding, in few steps.
+[[maybe_unused]] int64_t step_of(int64_t depth) {
+  if (depth < kStep && depth % 2 == 0) return depth;
+  for (int64_t step = kStep; 2 * step >= kStep && step > 0; step -= 2) {
+    if (depth % step == 0) return step;
+  }
+  return kStep;
+}
+
+// A of one tile: rows in kParts parts, those of a part `row` apart. A row is `taps` pieces of
+// `depth` elements, a multiple of the step, at `offsets` from where it begins.
+struct LeftTile {
+  const APart* part[kParts];
+  int64_t rows[kParts];  // the first part has some
+  int64_t row;
+  const int64_t* offsets;
+  int64_t taps, depth;
+};
+
+// `rows` rows of a matrix, of one piece each.
+[[maybe_unused]] LeftTile left_rows(const APart* a, int64_t a_row, int64_t rows, int64_t depth) {
+  static constexpr int64_t kStart = 0;
+  LeftTile left{{}, {}, a_row, &kStart, 1, depth};
+  for (int64_t i = 0, r = 0; i < kParts; ++i, r += kPartRows) {
+    left.part[i] = a + r * a_row;
+    left.rows[i] = rows - r < kPartRows ? (rows > r ? rows - r : 0) : kPartRows;
+  }
+  return left;
+}
+
+// `bytes` from `from` on are fetched during a tile.
+struct Ahead {
+  const char* from;
+  int64_t bytes;
+};
+
+#if defined(__AMX_TILE__)
+
+// Sums c[kRows][kCols] of a tile, rows `c_row` apart; those of the second part begin at row
+// kPartRows.
 class Multiplier {
  public:
-  void run(const APart* a, int64_t a_row, int64_t rows, const bf16* panel, int64_t depth, float* c,
-           int64_t c_row, const char* ahead, int64_t ahead_bytes) {
-    if (rows != rows_) configure(rows);
-    _tile_zero(0);
-    _tile_zero(1);
-    const size_t stride = static_cast<size_t>(a_row) * sizeof(APart);
-    const size_t c_stride = static_cast<size_t>(c_row) * 4;
-    const int64_t fetch = ahead_bytes / (depth / kStep);
-    if (rows > 16) {
-      _tile_zero(2);
-      _tile_zero(3);
-      for (int64_t k = 0; k < depth; k += kStep, panel += kStep * kCols) {
-        _tile_loadd(4, a + k, stride);
-        _tile_loadd(6, panel, kCols * 4);
-        _tile_loadd(7, panel + 32, kCols * 4);
-        _tile_loadd(5, a + 16 * a_row + k, stride);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-        for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-        ahead += fetch;
-      }
-      _tile_stored(2, c + 16 * c_row, c_stride);
-      _tile_stored(3, c + 16 * c_row + 16, c_stride);
+  explicit Multiplier(int64_t step = kStep) : step_(step) {}
+  void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
+    if (a.rows[0] != rows_[0] || a.rows[1] != rows_[1]) configure(a.rows[0], a.rows[1]);
+    if (a.rows[1] > 0) {
+      multiply<true>(a, panel, c, c_row, ahead);
     } else {
-      for (int64_t k = 0; k < depth; k += kStep, panel += kStep * kCols) {
-        _tile_loadd(4, a + k, stride);
-        _tile_loadd(6, panel, kCols * 4);
-        _tile_loadd(7, panel + 32, kCols * 4);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-        ahead += fetch;
-      }
+      multiply<false>(a, panel, c, c_row, ahead);
     }
-    _tile_stored(0, c, c_stride);
-    _tile_stored(1, c + 16, c_stride);
   }
-  Multiplier() = default;
   Multiplier(const Multiplier&) = delete;
   Multiplier& operator=(const Multiplier&) = delete;
   ~Multiplier() { _tile_release(); }
 
  private:
-  void configure(int64_t rows) {
+  template <bool kTwo>
+  void multiply(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (kTwo) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    const size_t row = static_cast<size_t>(a.row) * sizeof(APart);
+    const int64_t step = step_, fetch = ahead.bytes / (a.taps * (a.depth / step));
+    const char* next = ahead.from;
+    for (int64_t t = 0; t < a.taps; ++t) {
+      const APart* upper = a.part[0] + a.offsets[t];
+      const APart* lower = kTwo ? a.part[1] + a.offsets[t] : upper;
+      for (int64_t k = 0; k < a.depth; k += step, panel += step * kCols) {
+        _tile_loadd(4, upper + k, row);
+        _tile_loadd(6, panel, kCols * 4);
+        _tile_loadd(7, panel + kCols, kCols * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (kTwo) {
+          _tile_loadd(5, lower + k, row);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(next + i, 0, 2);
+        next += fetch;
+      }
+    }
+    const size_t c_bytes = static_cast<size_t>(c_row) * 4;
+    _tile_stored(0, c, c_bytes);
+    _tile_stored(1, c + 16, c_bytes);
+    if constexpr (kTwo) {
+      _tile_stored(2, c + kPartRows * c_row, c_bytes);
+      _tile_stored(3, c + kPartRows * c_row + 16, c_bytes);
+    }
+  }
+
+  void configure(int64_t first, int64_t second) {
     TileConfig config;
-    const int first = static_cast<int>(rows < 16 ? rows : 16);
-    const int second = static_cast<int>(rows) - first;
-    for (int sum = 0; sum < 2; ++sum) config.set(sum, first, 64);
-    config.set(4, first, 64);
+    const int depth = static_cast<int>(step_), upper = static_cast<int>(first);
+    for (int sum = 0; sum < 2; ++sum) config.set(sum, upper, 64);
+    config.set(4, upper, 2 * depth);
     if (second > 0) {
-      for (int sum = 2; sum < 4; ++sum) config.set(sum, second, 64);
-      config.set(5, second, 64);
+      const int lower = static_cast<int>(second);
+      for (int sum = 2; sum < 4; ++sum) config.set(sum, lower, 64);
+      config.set(5, lower, 2 * depth);
     }
-    config.set(6, 16, 64);
-    config.set(7, 16, 64);
+    for (int right = 6; right < 8; ++right) config.set(right, depth / 2, 64);
     load_tiles(config);
-    rows_ = rows;
+    rows_[0] = first, rows_[1] = second;
   }
-  int64_t rows_ = 0;
+  int64_t rows_[2] = {};
+  int64_t step_;
 };
 
 #else
 
-constexpr int kPairVecs = kLanes == 4 ? 2 : 3;
-constexpr int64_t kRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6, kCols = kPairVecs * kLanes;
-constexpr int64_t kStep = 2;
-[[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
-
+// One pair of the depth: sums += rows of a times the panel's next 2 x kCols.
+template <int R>
+[[gnu::always_inline]] inline void add_pairs(vf (&sum)[R][kPairVecs], const APart* a, int64_t row,
+                                             const bf16* panel) {
+  vi pairs[kPairVecs];
+  std::memcpy(pairs, panel, sizeof(pairs));
 #if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
-using APart = bf16;
-constexpr bool kReadsInPlace = true;
-
-struct PairSums {
-  const bf16* a;
-  [[gnu::always_inline]] static vf add(vf sum, const APart* a, vf b) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
     int32_t pair;
-    std::memcpy(&pair, a, 4);
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
-  }
-};
-
-template <int R>
-[[gnu::noinline]] void pair_tile(const APart* a, int64_t a_row, const bf16* panel, int64_t depth,
-                                 float* c, int64_t c_row, const char* ahead, int64_t fetch) {
-  vf sum[R][kPairVecs] = {};
-  for (int64_t k = 0; k < depth; k += 2, panel += 2 * kCols) {
-    vf b[kPairVecs];
+    std::memcpy(&pair, a + r * row, 4);
+    const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
     for (int v = 0; v < kPairVecs; ++v) {
-      std::memcpy(&b[v], panel + v * 2 * kLanes, sizeof(vf));
+      sum[r][v] = (vf)_mm512_dpbf16_ps((__m512)sum[r][v], x, (__m512bh)pairs[v]);
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kPairVecs; ++v)
-        sum[r][v] = PairSums::add(sum[r][v], a + r * a_row + k, b[v]);
-    }
-    for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-    ahead += fetch;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kPairVecs; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
-  }
-}
-
 #else
-// Without such products: A is widened ahead, B on the way, and both halves of a pair are added.
-using APart = float;
-constexpr bool kReadsInPlace = false;
-
-template <int R>
-[[gnu::noinline]] void pair_tile(const APart* a, int64_t a_row, const bf16* panel, int64_t depth,
-                                 float* c, int64_t c_row, const char* ahead, int64_t fetch) {
-  vf sum[R][kPairVecs] = {};
-  for (int64_t k = 0; k < depth; k += 2, panel += 2 * kCols) {
+  // B is widened on the way, one half of the pairs after the other.
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
     vf b[kPairVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kPairVecs; ++v) {
-      vi pair;
-      std::memcpy(&pair, panel + v * 2 * kLanes, sizeof(vi));
-      b[v] = (vf)(pair << 16);
+      b[v] = (vf)(half == 0 ? pairs[v] << 16 : pairs[v] & static_cast<int32_t>(0xffff0000));
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const vf x = splat(a[r * a_row + k]);
+      const vf x = splat(a[r * row + half]);
 #pragma GCC unroll 4
       for (int v = 0; v < kPairVecs; ++v) multiply_add(sum[r][v], x, b[v]);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < kPairVecs; ++v) {
-      vi pair;
-      std::memcpy(&pair, panel + v * 2 * kLanes, sizeof(vi));
-      b[v] = (vf)(pair & static_cast<int32_t>(0xffff0000));
+  }
+#endif
+}
+
+template <int R>
+[[gnu::noinline]] void pair_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
+                                 const Ahead& ahead) {
+  vf sum[R][kPairVecs] = {};
+  const int64_t fetch = ahead.bytes / (left.taps * (left.depth / kStep)), row = left.row;
+  const char* next = ahead.from;
+  for (int64_t t = 0; t < left.taps; ++t) {
+    const APart* a = left.part[0] + left.offsets[t];
+    for (int64_t k = 0; k < left.depth; k += 2, a += 2, panel += 2 * kCols) {
+      add_pairs(sum, a, row, panel);
+      for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(next + i, 0, 2);
+      next += fetch;
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const vf x = splat(a[r * a_row + k + 1]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kPairVecs; ++v) multiply_add(sum[r][v], x, b[v]);
-    }
-    for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-    ahead += fetch;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -183,24 +209,22 @@ template <int R>
     for (int v = 0; v < kPairVecs; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
   }
 }
-#endif
 
+// Sums c[kRows][kCols] of a tile, rows `c_row` apart.
 class Multiplier {
  public:
-  void run(const APart* a, int64_t a_row, int64_t rows, const bf16* panel, int64_t depth, float* c,
-           int64_t c_row, const char* ahead, int64_t ahead_bytes) {
-    const int64_t fetch = ahead_bytes / (depth / kStep);
-    tile<kRows>(a, a_row, rows, panel, depth, c, c_row, ahead, fetch);
+  explicit Multiplier(int64_t = kStep) {}
+  void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
+    tile<kRows>(a, panel, c, c_row, ahead);
   }
 
  private:
   template <int R>
-  void tile(const APart* a, int64_t a_row, int64_t rows, const bf16* panel, int64_t depth, float* c,
-            int64_t c_row, const char* ahead, int64_t fetch) {
+  void tile(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
     if constexpr (R > 1) {
-      if (rows < R) return tile<R - 1>(a, a_row, rows, panel, depth, c, c_row, ahead, fetch);
+      if (a.rows[0] < R) return tile<R - 1>(a, panel, c, c_row, ahead);
     }
-    pair_tile<R>(a, a_row, panel, depth, c, c_row, ahead, fetch);
+    pair_tile<R>(a, panel, c, c_row, ahead);
   }
 };
 #endif

@@ -35,7 +35,7 @@ typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
 // Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
 // which GCC 12 does not make of a conversion of vectors.
 [[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
-  typedef char v16 __attribute__((vector_size(16)));
+  typedef char v16 __attribute__((vector_size(16), unused));
   typedef uint8_t v16u __attribute__((vector_size(16)));
   v16u bytes{};
   std::memcpy(&bytes, p, static_cast<size_t>(n));
@@ -53,29 +53,10 @@ typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
 #endif
 }
 
-// The first operand where it is larger (smaller), else the second: NaN gives the second. In one
-// instruction, which GCC 12 does not make of a comparison and a choice of 64 bytes.
-[[gnu::always_inline]] inline vf larger(vf a, vf b) {
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  asm("vmaxps %2, %1, %0" : "=v"(a) : "v"(a), "v"(b));
-  return a;
-#else
-  return vmax(a, b);
-#endif
-}
-[[gnu::always_inline]] inline vf smaller(vf a, vf b) {
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  asm("vminps %2, %1, %0" : "=v"(a) : "v"(a), "v"(b));
-  return a;
-#else
-  return vmin(a, b);
-#endif
-}
-
 // gelu(x) within 2e-4, for results that become bytes: x * (1/2 + x * P(x^2)), where P is fitted to
 // the largest error on [-4, 4] and makes 0 and x of what is beyond.
 [[gnu::always_inline]] inline vf gelu_for_bytes(vf x) {
-  const vf c = smaller(larger(x, splat(-4)), splat(4)), t = c * c;
+  const vf c = vmin(vmax(x, splat(-4)), splat(4)), t = c * c;
   vf p = t * 2.25884005e-08f - 1.58883665e-06f;
   p = p * t + 4.77640642e-05f;
   p = p * t - 8.12189013e-04f;
@@ -108,7 +89,7 @@ struct Rounding {
     // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are.
     constexpr float kRound = 12582912.0f;
     vf v = value * inverse;
-    v = smaller(larger(v, splat(low)), splat(high));
+    v = vmin(vmax(v, splat(low)), splat(high));
     const vi rounded = (vi)(v + kRound + zero) - (vi)splat(kRound);
     const vu8 bytes = __builtin_convertvector(rounded, vu8);
     std::memcpy(to, &bytes, static_cast<size_t>(n));
@@ -282,7 +263,7 @@ struct Finish {
         }
       }
       if constexpr (kLast == Last::kFloats) {
-        v = smaller(high, larger(low, v));
+        v = vmin(high, vmax(low, v));
         if (n == kLanes) {
           store(to, v);
         } else {

@@ -1,7 +1,9 @@
 // Pooling of channels-last volumes: x [N, D, H, W, C] -> y [N, OD, OH, OW, C], channels with stride
 // 1, all other strides free. The norms raise to the power p and sum; their root comes at the end.
+// T is the type in memory, float or bf16; all arithmetic is float32.
 #include "cpu/kernels/pool/pool.h"
 
+#include "cpu/isa/bf16.h"
 #include "cpu/isa/vecmath.h"
 
 namespace zenith::ZENITH_ISA {
@@ -50,18 +52,18 @@ struct Grid {
 
 // y[0, count) = Op over a grid of pixels; count <= kLanes * kN and kN whole vectors unless kN is 1.
 // Rows are reduced on their own first: long sums keep their accuracy.
-template <typename Op, int kN, bool kWhole>
-void reduce_pixels(const Op& op, const float* x, const Grid& grid, float* y, int count) {
+template <typename Op, int kN, bool kWhole, typename T>
+void reduce_pixels(const Op& op, const T* x, const Grid& grid, T* y, int count) {
   vf total[kN];
 #pragma GCC unroll 8
   for (int j = 0; j < kN; ++j) total[j] = Op::start();
   for (int64_t d = 0; d < grid.count[0]; ++d, x += grid.step[0]) {
-    const float* row = x;
+    const T* row = x;
     for (int64_t r = 0; r < grid.count[1]; ++r, row += grid.step[1]) {
       vf line[kN];
 #pragma GCC unroll 8
       for (int j = 0; j < kN; ++j) line[j] = Op::start();
-      const float* from = row;
+      const T* from = row;
       for (int64_t c = 0; c < grid.count[2]; ++c, from += grid.step[2]) {
 #pragma GCC unroll 8
         for (int j = 0; j < kN; ++j) {
@@ -84,8 +86,8 @@ void reduce_pixels(const Op& op, const float* x, const Grid& grid, float* y, int
 }
 
 // Channels [0, channels) of one output pixel.
-template <typename Op>
-void reduce_channels(const Op& op, const float* x, const Grid& grid, float* y, int64_t channels) {
+template <typename Op, typename T>
+void reduce_channels(const Op& op, const T* x, const Grid& grid, T* y, int64_t channels) {
   int64_t c = 0;
   for (; c + kVecs * kLanes <= channels; c += kVecs * kLanes) {
     reduce_pixels<Op, kVecs, true>(op, x + c, grid, y + c, 0);
@@ -98,7 +100,7 @@ void reduce_channels(const Op& op, const float* x, const Grid& grid, float* y, i
   }
 }
 
-template <typename Op>
+template <typename Op, typename T = float>
 const char* run_pool(const Call& call) {
   const auto& p = *static_cast<const PoolParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
@@ -114,14 +116,14 @@ const char* run_pool(const Call& call) {
       grid.step[i] = p.dilations.v[i] * x.strides[i + 1];
     }
     const int64_t from = box.size() > 0 ? offset_of(x, image, box.at) : 0;
-    reduce_channels(op, static_cast<const float*>(x.data) + from, grid,
-                    static_cast<float*>(y.data) + offset_of(y, image, out), y.shape[4]);
+    reduce_channels(op, static_cast<const T*>(x.data) + from, grid,
+                    static_cast<T*>(y.data) + offset_of(y, image, out), y.shape[4]);
   });
   return nullptr;
 }
 
 // y [N, 1, 1, 1, C]: one value per image and channel.
-template <typename Op>
+template <typename Op, typename T = float>
 const char* run_global(const Call& call) {
   const TensorRef &x = call.in[0], &y = call.out[0];
   constexpr int64_t kChunk = kVecs * kLanes;
@@ -136,8 +138,8 @@ const char* run_global(const Call& call) {
   }
   parallel_for(call, y.shape[0] * chunks, [&](int64_t task, int) {
     const int64_t image = task / chunks, c = task % chunks * kChunk;
-    reduce_channels(op, static_cast<const float*>(x.data) + image * x.strides[0] + c, grid,
-                    static_cast<float*>(y.data) + image * y.strides[0] + c,
+    reduce_channels(op, static_cast<const T*>(x.data) + image * x.strides[0] + c, grid,
+                    static_cast<T*>(y.data) + image * y.strides[0] + c,
                     least(kChunk, channels - c));
   });
   return nullptr;
@@ -164,6 +166,10 @@ const Kernel kKernels[] = {
     ZENITH_POOL("global_max_pool_f32", run_global<Max>),
     ZENITH_POOL("global_average_pool_f32", run_global<Sum>),
     ZENITH_POOL("global_lp_pool_f32", run_norm<true>),
+    ZENITH_POOL("max_pool_bf16", (run_pool<Max, bf16>)),
+    ZENITH_POOL("average_pool_bf16", (run_pool<Sum, bf16>)),
+    ZENITH_POOL("global_max_pool_bf16", (run_global<Max, bf16>)),
+    ZENITH_POOL("global_average_pool_bf16", (run_global<Sum, bf16>)),
 };
 
 }  // namespace

@@ -76,10 +76,6 @@ def _supports(op: OpView) -> str | None:
     return None
 
 
-def _supports_half(op: OpView) -> str | None:
-    return "nonpad_kv_seqlen is given" if op.input(6) is not None else _supports(op)
-
-
 def _cost(op: OpView) -> Cost:
     rows, keys, d, e = _sizes(op)
     batch, heads = op.required(0).shape[0], _heads(op, 0)
@@ -147,7 +143,7 @@ def _row(name: str, kind: frozenset[str], tags: frozenset[str]) -> KernelSpec:
         "ai.onnx:Attention",
         _emit,
         dtypes={**dict.fromkeys((0, 1, 2, 4, 5), kind), 6: frozenset({"int64"})},
-        supports=_supports if kind is F32 else _supports_half,
+        supports=_supports,
         cost=_cost,
         tags=tags,
     )

@@ -1,5 +1,5 @@
 """Rows of the conv family, best first: Winograd, depthwise, few input channels, direct, volumes,
-and transposed convolution.
+and transposed convolution; then those of bfloat16.
 
 All are products with packed weights, packed when the plan is built where they are constant, and
 apply an epilogue (`zenith.backends.cpu.epilogue`). Data stays channels-last between them.
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith import _native
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
@@ -156,7 +157,7 @@ def _operands(e: Emit, axes: int = 2) -> list[Operand]:
     found: list[Operand] = []
     steps = [step for step in epilogue_steps(_epilogue(e.op)) if step in OPERAND_STEPS]
     for index, step in enumerate(steps, 2):
-        operand = e.operand(index) if step == "bias" else as_pixels(e.channels_last(index), axes)
+        operand = e.inner(index) if step == "bias" else as_pixels(e.channels_last(index), axes)
         assert operand is not None
         found.append(operand)
     return found
@@ -179,11 +180,20 @@ def _packed(e: Emit, packer: str, **params: int) -> Operand:
 
 
 def _emit(
-    kernel: str, packer: str, *, grouped: bool = False, any_layout: bool = False
+    kernel: str,
+    packer: str,
+    *,
+    grouped: bool = False,
+    any_layout: bool = False,
+    dilated: bool = False,
 ) -> Callable[[Emit], None]:
+    """grouped, dilated: what else the packer wants to know."""
+
     def emit(e: Emit) -> None:
         op, window = e.op, _window(e.op)
         params: dict[str, Any] = {"group": _group(op)} if grouped else {}
+        if dilated:
+            params["column_dilation"] = window.dilations[1]
         x = e.operand(0) if any_layout else e.channels_last(0)
         assert x is not None
         e.step(
@@ -312,7 +322,41 @@ def _cost(op: OpView) -> Cost:
     return traffic(op, 2 * op.outputs[0].size * depth)
 
 
-_ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], frozenset[str]]] = [
+# Instruction sets that multiply bfloat16 at least as fast as float32, with and without tiles.
+_PAIRS = frozenset({"amx", "avx512_vnni"})
+
+
+def _bf16_reason(op: OpView) -> str | None:
+    if reason := _constant_reason(op):
+        return reason
+    return None if _native.isas()[0] in _PAIRS else "no fast products of bfloat16 here"
+
+
+def _bf16_depthwise_reason(op: OpView) -> str | None:
+    return _bf16_reason(op) or _depthwise_reason(op)
+
+
+def _bf16_direct_reason(op: OpView) -> str | None:
+    if reason := _bf16_reason(op):
+        return reason
+    group, (m, per_group) = _group(op), _weights(op).shape[:2]
+    if group > 1 and min(m // group, per_group) < _FEW_CHANNELS:
+        return f"groups of less than {_FEW_CHANNELS} channels fill little of a tile"
+    # Without tiles, products of pairs save half of the time, Winograd two thirds.
+    winograd = any(_winograd_reason(tile)(op) is None for tile in (2, 4))
+    if winograd and _native.isas()[0] != "amx":
+        return "Winograd's algorithm is faster, in float32"
+    return None
+
+
+def _emit_bf16_direct(e: Emit) -> None:
+    few = _weights(e.op).shape[1] < _FEW_CHANNELS
+    emit = _emit("conv_bf16", "conv_weights_bf16", grouped=True, dilated=True, any_layout=few)
+    emit(e)
+
+
+_Row = tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], frozenset[str]]
+_F32_ROWS: list[_Row] = [
     *(
         (
             f"winograd{tile}",
@@ -339,19 +383,29 @@ _ROWS: list[tuple[str, Callable[[Emit], None], Callable[[OpView], str | None], f
     ("direct", _emit("conv_f32", "conv_weights_f32", grouped=True), _reason, frozenset()),
     ("volume", _emit_volume, _volume_reason, frozenset()),
 ]
+_BF16_ROWS: list[_Row] = [
+    (
+        "depthwise",
+        _emit("conv_depthwise_bf16", "conv_depthwise_weights_bf16"),
+        _bf16_depthwise_reason,
+        frozenset(),  # it saves memory only: not worth a conversion
+    ),
+    ("direct", _emit_bf16_direct, _bf16_direct_reason, frozenset({"bf16"})),
+]
 
 SPECS: list[KernelSpec] = [
     KernelSpec(
-        f"{prefix}_{name}_f32",
+        f"{prefix}_{name}_{kind}",
         op,
         emit,
-        dtypes=dict.fromkeys(range(10), F32),
+        dtypes=dict.fromkeys(range(10), dtypes),
         supports=supports,
         cost=_cost,
         tags=tags,
     )
     for prefix, op in (("conv", "ai.onnx:Conv"), ("conv_bias_act", "zenith:ConvBiasAct"))
-    for name, emit, supports, tags in _ROWS
+    for kind, dtypes, rows in (("f32", F32, _F32_ROWS), ("bf16", BF16, _BF16_ROWS))
+    for name, emit, supports, tags in rows
 ]
 SPECS.append(
     KernelSpec(

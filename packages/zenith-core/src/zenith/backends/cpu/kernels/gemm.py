@@ -1,7 +1,8 @@
 """Rows of the gemm family: matrix products, with whatever is fused behind them.
 
 `linear_f32` and `linear_bf16` multiply by a constant packed ahead of time, `matmul_f32` by a
-computed tensor. They take an epilogue (`zenith.backends.cpu.epilogue`).
+computed tensor; `linear_strassen_f32` saves an eighth of the work of `linear_f32`. They take an
+epilogue (`zenith.backends.cpu.epilogue`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ __all__ = ["SPECS", "as_matrix", "rows"]
 
 _MAX_RANK = 8
 _GAINS = frozenset({"bf16"})
+_TIES = frozenset({"strassen"})
+# Where whole models gain by Strassen's products on every machine measured, and where on some
+# (README of the native family).
+_STRASSEN_ROWS, _STRASSEN_FEWER_ROWS, _STRASSEN_WIDTH = 256, 48, 768
 
 
 def _product_cost(depth: Dim, op: OpView) -> Cost:
@@ -69,17 +74,34 @@ def _linear_reason(op: OpView) -> str | None:
     return epilogue_reason(op.overload, len(op.inputs) - 2)
 
 
-def _emit_linear(kind: str) -> Callable[[Emit], None]:
-    """kind: of the weights, "f32" or "bf16"."""
+def _strassen_reason(
+    plain: Callable[[OpView], str | None], least_rows: int
+) -> Callable[[OpView], str | None]:
+    """plain: of the row that computes the same without it. Any number of rows will do where it is
+    not known."""
 
+    def reason(op: OpView) -> str | None:
+        why = plain(op)
+        if why is not None:
+            return why
+        rows = product(op.required(0).shape[:-1])
+        if isinstance(rows, int) and rows < least_rows:
+            return f"{rows} rows, fewer than {least_rows}"
+        width = min(int(size) for size in op.required(1).shape)
+        return f"{width} wide, less than {_STRASSEN_WIDTH}" if width < _STRASSEN_WIDTH else None
+
+    return reason
+
+
+def _emit_linear(kernel: str, packer: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
         operands = [
             e.inner(2 + i) if step == "bias" else rows(e, 2 + i) for i, step in enumerate(steps)
         ]
         e.step(
-            f"linear_{kind}",
-            [rows(e, 0), e.packed(1, f"linear_pack_{kind}", transposed=0), *operands],
+            kernel,
+            [rows(e, 0), e.packed(1, packer, transposed=0), *operands],
             [_output_rows(e.output(0))],
             epilogue=epilogue_codes(e.op.overload),
         )
@@ -101,12 +123,11 @@ def _packed_matmul_reason(op: OpView) -> str | None:
     return "the left side is a scalar" if op.required(0).rank == 0 else None
 
 
-def _emit_packed_matmul(kind: str) -> Callable[[Emit], None]:
+def _emit_packed_matmul(kernel: str, packer: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         x, y = rows(e, 0), e.output(0)
         y = _output_rows(y if e.op.outputs[0].rank > 1 else y.unsqueeze(0))
-        weights = e.packed(1, f"linear_pack_{kind}", transposed=0)
-        e.step(f"linear_{kind}", [x, weights], [y], epilogue=[])
+        e.step(kernel, [x, e.packed(1, packer, transposed=0)], [y], epilogue=[])
 
     return emit
 
@@ -258,36 +279,67 @@ def _emit_typed_gemm(e: Emit) -> None:
     pointwise(e, build, [product] if c is None else [product, c], y)
 
 
+# Rows for fewer rows come behind the plain product: only mode="max-autotune" takes them.
+
+
+def _strassen_linear(name: str, least_rows: int) -> KernelSpec:
+    return KernelSpec(
+        name,
+        "zenith:Linear",
+        _emit_linear("linear_strassen_f32", "strassen_pack_f32"),
+        dtypes=_float_inputs(8),
+        supports=_strassen_reason(_linear_reason, least_rows),
+        cost=_matmul_cost,
+        tags=_TIES,
+    )
+
+
+def _strassen_matmul(name: str, least_rows: int) -> KernelSpec:
+    return KernelSpec(
+        name,
+        "ai.onnx:MatMul",
+        _emit_packed_matmul("linear_strassen_f32", "strassen_pack_f32"),
+        dtypes=_float_inputs(2),
+        supports=_strassen_reason(_packed_matmul_reason, least_rows),
+        cost=_matmul_cost,
+        tags=_TIES,
+    )
+
+
 SPECS: list[KernelSpec] = [
+    _strassen_linear("linear_strassen_f32", _STRASSEN_ROWS),
     KernelSpec(
         "linear_f32",
         "zenith:Linear",
-        _emit_linear("f32"),
+        _emit_linear("linear_f32", "linear_pack_f32"),
         dtypes=_float_inputs(8),
         supports=_linear_reason,
         cost=_matmul_cost,
     ),
+    _strassen_linear("linear_strassen_fewer_f32", _STRASSEN_FEWER_ROWS),
     KernelSpec(
         "linear_bf16",
         "zenith:Linear",
-        _emit_linear("bf16"),
+        _emit_linear("linear_bf16", "linear_pack_bf16"),
         dtypes=dict.fromkeys(range(8), BF16),
         supports=_linear_reason,
         cost=_matmul_cost,
         tags=_GAINS,
     ),
+    _strassen_matmul("matmul_strassen_f32", _STRASSEN_ROWS),
     KernelSpec(
         "matmul_packed_f32",
         "ai.onnx:MatMul",
-        _emit_packed_matmul("f32"),
+        _emit_packed_matmul("linear_f32", "linear_pack_f32"),
         dtypes=_float_inputs(2),
         supports=_packed_matmul_reason,
         cost=_matmul_cost,
     ),
+    _strassen_matmul("matmul_strassen_fewer_f32", _STRASSEN_FEWER_ROWS),
     KernelSpec(
         "matmul_packed_bf16",
         "ai.onnx:MatMul",
-        _emit_packed_matmul("bf16"),
+        _emit_packed_matmul("linear_bf16", "linear_pack_bf16"),
         dtypes=dict.fromkeys(range(2), BF16),
         supports=_packed_matmul_reason,
         cost=_matmul_cost,

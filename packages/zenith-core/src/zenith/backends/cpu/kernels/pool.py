@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, Emit
+from zenith.backends.cpu.kernels.reduce import reduced_axes
 from zenith.backends.cpu.kernels.views import known, unbound
 from zenith.backends.cpu.operand import Operand, channels_last_order
 from zenith.backends.cpu.window import as_pixels, output_pixels, rank_reason, window_of
@@ -99,6 +100,28 @@ def _emit_global(kernel: str) -> Callable[[Emit], None]:
     return emit
 
 
+def _reduction_reason(op: OpView) -> str | None:
+    x, axes = op.required(0), op.input(1)
+    if axes is not None and axes.const is None:
+        return "axes are not constant"
+    if x.rank < 3 or reduced_axes(op) != list(range(2, x.rank)):
+        return "only over all axes behind the channels"
+    return None
+
+
+def _emit_reduction(kernel: str) -> Callable[[Emit], None]:
+    """What `lower_global_pool` made of a pool over everything."""
+
+    def emit(e: Emit) -> None:
+        out, rank = e.output(0), e.op.required(0).rank
+        for axis in range(out.rank, rank):
+            out = out.unsqueeze(axis)
+        params = _GLOBAL | {"include_pad": 0, "p": 2, "column_major": 0}
+        e.step(kernel, [_flat(e.channels_last(0))], [_flat(out)], **params)
+
+    return emit
+
+
 def _unpool_reason(op: OpView) -> str | None:
     if op.input(2) is not None and known(op, 2) is None:
         return "output_shape is computed from data"
@@ -128,21 +151,40 @@ def _global_cost(op: OpView) -> Cost:
     return Cost(flops=values[0].size, bytes=sum(v.nbytes for v in values))
 
 
+# Every one has a kernel of float32, those before the norms of bfloat16 as well.
+_POOLS = [
+    ("max_pool", "MaxPool", _emit_window, _reason, _window_cost),
+    ("average_pool", "AveragePool", _emit_window, _reason, _window_cost),
+    ("global_max_pool", "GlobalMaxPool", _emit_global, _global_reason, _global_cost),
+    ("global_average_pool", "GlobalAveragePool", _emit_global, _global_reason, _global_cost),
+    ("lp_pool", "LpPool", _emit_window, _reason, _window_cost),
+    ("global_lp_pool", "GlobalLpPool", _emit_global, _global_reason, _global_cost),
+]
+
 SPECS: list[KernelSpec] = [
-    KernelSpec(name, f"ai.onnx:{op}", emit(name), dtypes={0: F32}, supports=supports, cost=cost)
-    for name, op, emit, supports, cost in (
-        ("max_pool_f32", "MaxPool", _emit_window, _reason, _window_cost),
-        ("average_pool_f32", "AveragePool", _emit_window, _reason, _window_cost),
-        ("lp_pool_f32", "LpPool", _emit_window, _reason, _window_cost),
-        ("global_max_pool_f32", "GlobalMaxPool", _emit_global, _global_reason, _global_cost),
-        (
-            "global_average_pool_f32",
-            "GlobalAveragePool",
-            _emit_global,
-            _global_reason,
-            _global_cost,
-        ),
-        ("global_lp_pool_f32", "GlobalLpPool", _emit_global, _global_reason, _global_cost),
+    KernelSpec(
+        f"{name}_{kind}",
+        f"ai.onnx:{op}",
+        emit(f"{name}_{kind}"),
+        dtypes={0: dtypes},
+        supports=supports,
+        cost=cost,
+    )
+    for kind, dtypes, pools in (("f32", F32, _POOLS), ("bf16", BF16, _POOLS[:4]))
+    for name, op, emit, supports, cost in pools
+]
+SPECS += [
+    KernelSpec(
+        f"reduce_{kernel}",
+        f"ai.onnx:{op}",
+        _emit_reduction(kernel),
+        dtypes={0: BF16},
+        supports=_reduction_reason,
+        cost=_global_cost,
+    )
+    for kernel, op in (
+        ("global_average_pool_bf16", "ReduceMean"),
+        ("global_max_pool_bf16", "ReduceMax"),
     )
 ]
 SPECS += [

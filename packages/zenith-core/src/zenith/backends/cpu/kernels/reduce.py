@@ -14,7 +14,7 @@ from zenith.backends.cpu.operand import Operand
 from zenith.runtime.kernel_registry import Cost, KernelSpec, no_cost
 from zenith.runtime.op_view import OpView
 
-__all__ = ["REDUCTIONS", "SPECS"]
+__all__ = ["REDUCTIONS", "SPECS", "reduced_axes"]
 
 _FLOATS = frozenset({"float32", "float64"})
 _WORDS = frozenset({"int32", "int64", "uint32", "uint64"})
@@ -33,7 +33,7 @@ _LATE = {
 }
 
 
-def _axes(op: OpView) -> list[int] | None:
+def reduced_axes(op: OpView) -> list[int] | None:
     """The reduced axes, not negative; none for a plain copy. None when they are computed."""
     x = op.inputs[0]
     assert x is not None
@@ -83,7 +83,7 @@ def _cost(op: OpView) -> Cost:
 
 
 def _emit_reduce(e: Emit) -> None:
-    x, axes = e.operand(0), _axes(e.op)
+    x, axes = e.operand(0), reduced_axes(e.op)
     assert x is not None and axes is not None
     op = REDUCTIONS[e.op.type]
     if not axes and op in (0, 1, 2, 3, 4):
@@ -103,7 +103,7 @@ def _placed(y: Operand, axes: Sequence[int], rank: int) -> Operand:
 def _emit_integer_reduce(e: Emit) -> None:
     """Reductions of integers that leave the integers on the way: their sum wraps around as
     ReduceSum's does, what follows is float64, and the result is truncated."""
-    x, axes = e.operand(0), _axes(e.op)
+    x, axes = e.operand(0), reduced_axes(e.op)
     assert x is not None and axes is not None
     y = _placed(e.output(0), axes, x.rank)
     kind, dtype = e.op.type, x.dtype
@@ -123,7 +123,7 @@ def _emit_integer_reduce(e: Emit) -> None:
 
 def _emit_log_sum_exp(e: Emit) -> None:
     """max + log(sum(exp(x - max))), where an infinite max counts as 0. Integers as float64."""
-    x, axes = e.operand(0), _axes(e.op)
+    x, axes = e.operand(0), reduced_axes(e.op)
     assert x is not None and axes is not None
     if not axes:
         e.alias(0, x)

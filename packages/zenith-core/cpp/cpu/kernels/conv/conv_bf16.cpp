@@ -1,0 +1,363 @@
+// Convolution of bfloat16 images, float32 sums: output pixels times packed weights (Note [Pair
+// panels]), each row of the left side a few pieces of the image, one per tap of the kernel.
+//
+// Note [Lines]: a tile wants its rows at one distance. Pixels of one output row are that for every
+// tap, as long as no border is met, so tiles are cut from output rows, and taps are read
+//   in place    where all of them are inside, and channels fill whole steps; if x is a matrix of
+//               pixels (a 1x1 kernel), lines are as long as a tile
+//   from a halo else: the rows under a block of lines are copied with their border of zeros, and
+//               with channels filled up to whole steps
+// Of few channels, those of neighbouring columns lie together and the taps of a row are one piece.
+#include "cpu/kernels/conv/conv.h"
+#include "cpu/kernels/gemm/finish_bf16.h"
+#include "cpu/kernels/gemm/tile_bf16.h"
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+constexpr int64_t kFewChannels = 16;
+
+// How the depth of a product is laid out: `taps` pieces of `length` elements, `padded` with zeros.
+struct Depth {
+  bool joined;    // a piece is a row of the kernel, else one tap
+  int64_t pixel;  // elements of a copied pixel
+  int64_t taps, length, padded, step;
+
+  Depth(int64_t kh, int64_t kw, int64_t column_dilation, int64_t channels)
+      : pixel(round_to(most(1, channels), 2)) {
+    // A joined piece is whole steps: what lies behind it may be no number.
+    joined =
+        channels < kFewChannels && column_dilation == 1 && kw * pixel % step_of(kw * pixel) == 0;
+    taps = joined ? kh : kh * kw;
+    length = joined ? kw * pixel : channels;
+    step = step_of(joined ? length : pixel);
+    padded = round_to(most(1, length), step);
+    if (!joined) pixel = padded;
+  }
+  int64_t panel() const { return taps * padded * kCols; }  // elements
+};
+
+// What is computed, and how it is cut: tasks are groups times blocks of lines times ranges of
+// panels. The pointers of `s` are to no floats.
+struct Work {
+  ConvShape s;
+  int64_t x_channel;  // stride
+  Depth depth;
+  bool in_place = false;
+  bool matrix = false;                // pixels of x and y are rows of matrices
+  int64_t lines, width, image_lines;  // results as lines; how many an image has
+  int64_t columns, row;               // of a halo; from row to row
+  int64_t panels, ranges = 1, block = 1, blocks = 1;
+
+  explicit Work(const Call& call)
+      : s(conv_shape(call)),
+        x_channel(call.in[0].strides[3]),
+        depth(s.kh, s.kw, s.dw, s.c / s.group),
+        lines(s.n * s.oh),
+        width(s.ow),
+        image_lines(s.oh),
+        // Padding at the end that no window reaches is not copied.
+        columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
+        row(columns * depth.pixel),
+        panels(ceil_div(of_group(), kCols)) {
+    if (empty()) return;
+    in_place = kReadsInPlace && !depth.joined && depth.padded == depth.length && x_channel == 1 &&
+               inside();
+    if (in_place) {
+      matrix = s.kh * s.kw * s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
+               s.xn == s.h * s.xh;
+      if (matrix) width = least(kRows, s.pixels()), lines = ceil_div(s.pixels(), width);
+    }
+    cut(call.parallel.threads);
+  }
+
+  bool empty() const { return s.pixels() == 0 || s.m == 0; }
+  int64_t in_group() const { return s.c / s.group; }
+  int64_t of_group() const { return s.m / s.group; }
+  int64_t parts() const { return ceil_div(width, kPartRows); }  // of a line
+  // Rows of x under `count` lines of one image.
+  int64_t rows_under(int64_t count) const { return (count - 1) * s.sh + (s.kh - 1) * s.dh + 1; }
+  // Blocks do not leave a unit: an image where it is copied.
+  int64_t unit() const { return in_place ? lines : image_lines; }
+
+ private:
+  // Whether every tap of every result is in x.
+  bool inside() const {
+    return s.ph <= 0 && s.pw <= 0 && (s.oh - 1) * s.sh - s.ph + (s.kh - 1) * s.dh < s.h &&
+           (s.ow - 1) * s.sw - s.pw + (s.kw - 1) * s.dw < s.w;
+  }
+
+  void cut(int threads) {
+    constexpr int64_t kBlockBytes = 512 << 10;  // of the left side, to stay in L2 beside a panel
+    constexpr int64_t kHeavyBytes = 256 << 10;  // of weights
+    constexpr int64_t kLeastWork = 1 << 21;     // products that are worth a task
+    const int64_t line = s.sh * (in_place ? width * s.sw * in_group() : row);
+    const int64_t bytes = most(1, line * static_cast<int64_t>(sizeof(APart)));
+    const int64_t units = lines / unit() * s.group, depth_size = depth.taps * depth.padded;
+    const int64_t work = lines * width * s.m * depth_size / kLeastWork;
+    // Every task reads its weights anew, the first panel without a fetch ahead: heavy ones are read
+    // once per thread.
+    const int64_t weights = of_group() * depth_size * 2;
+    const int64_t wanted =
+        threads == 1 ? 1 : least(weights > kHeavyBytes ? threads : 3 * threads, work);
+    int64_t pieces = ceil_div(unit(), most(1, kBlockBytes / bytes));
+    // Rows are cut first: a core then reads what it wrote itself. Few rows share their weights.
+    if (weights > kHeavyBytes && lines * width < 4 * kRows) {
+      ranges = most(1, least(panels, ceil_div(wanted, units * pieces)));
+    }
+    pieces = least(pieces * most(1, ceil_div(wanted, units * pieces * ranges)), unit());
+    ranges = most(ranges, least(panels, ceil_div(wanted, units * pieces)));
+    block = ceil_div(unit(), pieces);
+    blocks = ceil_div(unit(), block) * (lines / unit());
+  }
+};
+
+// Scratch of one worker: runs of a block, offsets of taps, the copied rows.
+struct Run {
+  const APart* from;
+  int64_t pixel, rows;
+};
+struct Scratch {
+  int64_t runs, offsets, halo;  // bytes
+
+  explicit Scratch(const Work& w)
+      : runs(round_to(w.block * w.parts() * static_cast<int64_t>(sizeof(Run)), 64)),
+        offsets(round_to(w.depth.taps * 8, 64)),
+        halo(0) {
+    const int64_t elements = w.rows_under(w.block) * w.row;
+    if (!w.in_place) halo = round_to(elements * static_cast<int64_t>(sizeof(APart)), 64);
+  }
+  int64_t bytes() const { return runs + offsets + halo; }
+};
+
+int64_t scratch(const Call& call) {
+  const Work w(call);
+  return w.empty() ? 0 : call.parallel.threads * Scratch(w).bytes();
+}
+
+[[gnu::always_inline]] inline void take_one(bf16 from, APart* to) {
+  if constexpr (sizeof(APart) == sizeof(bf16)) {
+    *to = from;
+  } else {
+    const uint32_t wide = static_cast<uint32_t>(from) << 16;
+    std::memcpy(to, &wide, sizeof(wide));
+  }
+}
+void take(const bf16* from, int64_t n, APart* to) {
+  if constexpr (sizeof(APart) == sizeof(bf16)) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(bf16));
+  } else {
+    convert_row(from, n, to);
+  }
+}
+
+// `count` pixels of x to one after the other.
+void copy_pixels(const Work& w, const bf16* from, int64_t count, APart* to) {
+  const int64_t channels = w.in_group(), step = w.s.xw, pixel = w.depth.pixel;
+  if (w.x_channel == 1 && step == channels && pixel == channels) {
+    take(from, count * channels, to);
+  } else if (w.x_channel == 1 && channels >= kFewChannels) {
+    for (int64_t i = 0; i < count; ++i, from += step, to += pixel) {
+      take(from, channels, to);
+      std::memset(to + channels, 0, static_cast<size_t>(pixel - channels) * sizeof(APart));
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c) {
+      const bf16* source = from + c * w.x_channel;
+      for (int64_t i = 0; i < count; ++i) take_one(source[i * step], to + i * pixel + c);
+    }
+    for (int64_t c = channels; c < pixel; ++c) {
+      for (int64_t i = 0; i < count; ++i) to[i * pixel + c] = 0;
+    }
+  }
+}
+
+// The rows of x under `count` lines from `line` on, channels of group g, with their border.
+void copy_rows(const Work& w, const bf16* x, int64_t g, int64_t line, int64_t count, APart* to) {
+  const ConvShape& s = w.s;
+  const int64_t image = line / w.image_lines, top = line % w.image_lines * s.sh - s.ph;
+  const int64_t begin = least(w.columns, most(0, s.pw));
+  const int64_t end = most(begin, least(w.columns, s.w + s.pw));
+  x += image * s.xn + g * w.in_group() * w.x_channel + (begin - s.pw) * s.xw;
+  const int64_t pixel = w.depth.pixel;
+  for (int64_t i = 0; i < w.rows_under(count); ++i, to += w.row) {
+    const int64_t ih = top + i;
+    const bool there = ih >= 0 && ih < s.h;
+    const int64_t from = there ? begin : w.columns, until = there ? end : w.columns;
+    std::memset(to, 0, static_cast<size_t>(from * pixel) * sizeof(APart));
+    if (until > from) copy_pixels(w, x + ih * s.xh, until - from, to + from * pixel);
+    std::memset(to + until * pixel, 0, static_cast<size_t>(w.row - until * pixel) * sizeof(APart));
+  }
+}
+
+// One task: a range of panels of a block of lines.
+class Block {
+ public:
+  Block(const Call& call, const Work& w, int64_t task, char* memory) : w_(w) {
+    range_ = task % w.ranges, group_ = task / w.ranges / w.blocks;
+    const int64_t unit = w.unit(), of_unit = ceil_div(unit, w.block);
+    const int64_t at = task / w.ranges % w.blocks;
+    first_ = at / of_unit * unit + at % of_unit * w.block;
+    count_ = least(w.block, at / of_unit * unit + unit - first_);
+    const Scratch scratch(w);
+    runs_ = reinterpret_cast<Run*>(memory);
+    offsets_ = reinterpret_cast<int64_t*>(memory + scratch.runs);
+    APart* halo = reinterpret_cast<APart*>(memory + scratch.runs + scratch.offsets);
+    const bf16* x = static_cast<const bf16*>(call.in[0].data);
+    if (!w.in_place) copy_rows(w, x, group_, first_, count_, halo);
+    place(x, halo);
+  }
+
+  void run(const Call& call, const TileFinish& finish) const {
+    constexpr int64_t kNearBytes = 128 << 10;
+    const int64_t panel_size = w_.depth.panel(), begin = w_.panels * range_ / w_.ranges;
+    const int64_t panels = w_.panels * (range_ + 1) / w_.ranges - begin;
+    const int64_t tiles = ceil_div(n_runs_, kParts), panel_bytes = panel_size * 2;
+    const bf16* weights =
+        static_cast<const bf16*>(call.in[1].data) + (group_ * w_.panels + begin) * panel_size;
+    alignas(64) float sums[kRows * kCols];
+    LeftTile left{{}, {}, row_, offsets_, w_.depth.taps, w_.depth.padded};
+    Multiplier multiplier(w_.depth.step);
+    // Few weights stay near: then results are written row by row, else panel by panel.
+    const bool by_rows = panels * panel_bytes <= kNearBytes;
+    for (int64_t i = 0; i < panels * tiles; ++i) {
+      const int64_t p = by_rows ? i % panels : i / tiles, t = by_rows ? i / panels : i % tiles;
+      const bf16* panel = weights + p * panel_size;
+      const int64_t channel = (begin + p) * kCols, cols = least(kCols, w_.of_group() - channel);
+      const Run* runs = runs_ + t * kParts;
+      for (int64_t part = 0; part < kParts; ++part) {
+        const bool there = t * kParts + part < n_runs_;
+        left.part[part] = there ? runs[part].from : nullptr;
+        left.rows[part] = there ? runs[part].rows : 0;
+        if (there)
+          finish.fetch(runs[part].pixel, group_ * w_.of_group() + channel, runs[part].rows);
+      }
+      const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + panel_size : panel);
+      const Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
+      multiplier.run(left, panel, sums, kCols, ahead);
+      for (int64_t part = 0; part < kParts && left.rows[part] > 0; ++part) {
+        finish.tile(sums + part * kPartRows * kCols, kCols, runs[part].pixel,
+                    group_ * w_.of_group() + channel, runs[part].rows, cols);
+      }
+    }
+  }
+
+ private:
+  // Where the rows of the left side lie.
+  void place(const bf16* x, const APart* copy) {
+    const ConvShape& s = w_.s;
+    const int64_t taps = w_.depth.joined ? 1 : s.kw;  // of a row of the kernel
+    const int64_t image_row = w_.in_place ? s.xh : w_.row;
+    const int64_t pixel_step = w_.in_place ? s.xw : w_.depth.pixel;
+    row_ = s.sw * pixel_step;
+    for (int64_t t = 0; t < w_.depth.taps; ++t) {
+      offsets_[t] = t / taps * s.dh * image_row + t % taps * s.dw * pixel_step;
+    }
+    // Of bytes that are no APart, nothing is read in place.
+    const APart* in_place = reinterpret_cast<const APart*>(x) + group_ * w_.in_group();
+    const int64_t parts = w_.parts(), pixels = s.pixels();
+    for (int64_t i = 0; i < count_; ++i) {
+      const int64_t line = first_ + i, pixel = line * w_.width;
+      const int64_t width = least(w_.width, pixels - pixel);
+      const APart* from = copy + i * s.sh * image_row;
+      if (w_.matrix) {
+        from = in_place + pixel * s.xw;
+      } else if (w_.in_place) {
+        const int64_t image = line / s.oh, row = line % s.oh;
+        from = in_place + image * s.xn + (row * s.sh - s.ph) * s.xh - s.pw * s.xw;
+      }
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t begin = width * part / parts, end = width * (part + 1) / parts;
+        if (end > begin) runs_[n_runs_++] = {from + begin * row_, pixel + begin, end - begin};
+      }
+    }
+  }
+
+  const Work& w_;
+  int64_t range_, group_, first_, count_;
+  Run* runs_;
+  int64_t n_runs_ = 0;
+  int64_t* offsets_;
+  int64_t row_ = 0;
+};
+
+StepOperand operand_of(const TensorRef& t) {
+  return t.rank == 1 ? step_operand(t) : pixel_operand(t);
+}
+
+const char* run(const Call& call) {
+  const Work w(call);
+  if (w.empty()) return nullptr;
+  const StepCodes& codes = static_cast<const ConvParams*>(call.params)->epilogue;
+  const TileFinish finish(call.out[0], w.s.ldy, codes, call.in + 2, operand_of);
+  const int64_t bytes = Scratch(w).bytes();
+  parallel_for(call, w.s.group * w.blocks * w.ranges, [&](int64_t task, int worker) {
+    Block(call, w, task, call.scratch + worker * bytes).run(call, finish);
+  });
+  return nullptr;
+}
+
+// Weights [M, C / group, kh, kw] -> panels of each group.
+struct PackParams {
+  int64_t group, column_dilation;
+};
+const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1),
+                             ZENITH_FIELD(PackParams, column_dilation, kInt, 1)};
+
+struct Weights {
+  Filter f;
+  int64_t group, panels;
+  Depth depth;
+
+  Weights(const TensorRef& t, const void* params)
+      : f(filter_of(t)),
+        group(static_cast<const PackParams*>(params)->group),
+        panels(ceil_div(f.m / group, kCols)),
+        depth(f.kh, f.kw, static_cast<const PackParams*>(params)->column_dilation, f.c) {}
+  int64_t bytes() const { return group * panels * depth.panel() * 2; }
+
+  // visit(place in the tensor, place in the packed array)
+  template <typename F>
+  void each(const F& visit) const {
+    const int64_t of_group = f.m / group, row = depth.joined ? depth.padded : f.kw * depth.padded;
+    for (int64_t m = 0; m < f.m; ++m) {
+      const int64_t g = m / of_group, j = m % of_group;
+      const int64_t panel = (g * panels + j / kCols) * depth.panel() + j % kCols * 2;
+      for (int64_t t = 0; t < f.kh * f.kw; ++t) {
+        const int64_t i = t / f.kw, at = t % f.kw, from = m * f.sm + i * f.si + at * f.sj;
+        for (int64_t c = 0; c < f.c; ++c) {
+          const int64_t k = i * row + at * depth.pixel + c;
+          visit(from + c * f.sc, panel + k / 2 * 2 * kCols + k % 2);
+        }
+      }
+    }
+  }
+};
+
+int64_t pack_bytes(const TensorRef& t, const void* params) { return Weights(t, params).bytes(); }
+void pack(const TensorRef& t, void* to, const void* params) {
+  const Weights w(t, params);
+  std::memset(to, 0, static_cast<size_t>(w.bytes()));
+  w.each([&](int64_t a, int64_t b) {
+    static_cast<bf16*>(to)[b] = static_cast<const bf16*>(t.data)[a];
+  });
+}
+void unpack(const void* from, const TensorRef& t, const void* params) {
+  Weights(t, params).each([&](int64_t a, int64_t b) {
+    static_cast<bf16*>(t.data)[a] = static_cast<const bf16*>(from)[b];
+  });
+}
+
+const Kernel kKernels[] = {
+    {"conv_bf16", kPairTile, kConvFields, kConvFieldCount, sizeof(ConvParams), scratch, run},
+};
+const Packer kPackers[] = {
+    {"conv_weights_bf16", kPackFields, 2, sizeof(PackParams), pack_bytes, pack, unpack},
+};
+
+}  // namespace
+
+Table conv_bf16_table();
+Table conv_bf16_table() { return {kKernels, 1, kPackers, 1}; }
+
+}  // namespace zenith::ZENITH_ISA
