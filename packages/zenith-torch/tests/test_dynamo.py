@@ -342,6 +342,21 @@ def test_right_options_are_taken() -> None:
         same(torch.compile(model, backend="zenith", options=options)(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # of torch.func
+def test_second_derivatives_inside() -> None:
+    """Forward mode gives the graphs tensors of zeros that have no memory."""
+    x, w = torch.randn(4, requires_grad=True), torch.randn(3, 4)
+
+    def use(x: torch.Tensor) -> torch.Tensor:
+        return torch.func.hessian(lambda a: ((w @ a).tanh() ** 2).sum())(x)
+
+    want = use(x)
+    (slope,) = torch.autograd.grad(want.sum(), x)
+    got = torch.compile(use, backend=zenith_torch.create_backend(fallback="allow"))(x)
+    same(got, want)
+    same(torch.autograd.grad(got.sum(), x)[0], slope)
+
+
 def test_create_backend_checks_at_once() -> None:
     with pytest.raises(ConfigurationError, match="precision"):
         zenith_torch.create_backend(precision="fp7")

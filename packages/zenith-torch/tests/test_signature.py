@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch_oracle import assert_same, check, import_raw
 
+import zenith
 from zenith.errors import CompilationError, UnsupportedOperationError, ValidationError
 from zenith_torch.plugin import TorchAdapter, zenith_register_adapters
 
@@ -109,6 +110,14 @@ def test_numbers_for_scalars() -> None:
 
     program = check(Model().eval(), (torch.ones(2), torch.tensor(3.0)))
     assert_same(program(torch.ones(2), 4), torch.full((2,), 4.0))
+
+
+def test_tensors_whose_values_are_not_in_memory() -> None:
+    """PyTorch's zeros of automatic differentiation have no memory, a negated view other values."""
+    layer = nn.Linear(3, 2).eval()
+    fast = zenith.compile(layer, sample_input=(torch.ones(2, 3),))
+    for x in (torch._efficientzerotensor((2, 3)), torch._neg_view(torch.randn(2, 3))):
+        assert_same(fast(x), layer(x.clone()).detach())
 
 
 def test_tied_and_transposed_weights_share_memory() -> None:

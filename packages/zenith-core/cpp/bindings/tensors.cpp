@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 
@@ -53,6 +54,10 @@ bool dense(const DLTensor& tensor) {
   return gapless;
 }
 
+bool empty(const DLTensor& tensor) {
+  return std::any_of(tensor.shape, tensor.shape + tensor.rank, [](int64_t n) { return n == 0; });
+}
+
 }  // namespace
 
 TensorView view_of(py::handle tensor) {
@@ -71,6 +76,7 @@ TensorView view_of(py::handle tensor) {
   const DLTensor read = dl_tensor(tensor);
   if (read.device.type != kDLCpu) throw py::value_error("not in CPU memory");
   if (!dense(read)) throw py::value_error("not row-major");
+  if (read.data == nullptr && !empty(read)) throw py::value_error("no memory behind the tensor");
   view.data = static_cast<char*>(read.data) + read.byte_offset;
   view.kind = static_cast<uint64_t>(read.dtype.code) << 32 |
               static_cast<uint64_t>(read.dtype.bits) << 16 | read.dtype.lanes;

@@ -37,9 +37,14 @@ def to_torch(dtype: ir.DataType | None) -> torch.dtype:
     return _TO_TORCH[dtype]
 
 
+def resolved(tensor: torch.Tensor) -> torch.Tensor:
+    """With values in memory: PyTorch may leave a sign, or zeros, to be understood."""
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()
+
+
 def array_view(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The data of a CPU tensor as an array: no copy, strides kept, bfloat16 by ml_dtypes."""
-    tensor = tensor.detach().resolve_neg()
+    tensor = resolved(tensor.detach())
     if tensor.device.type != "cpu":
         tensor = tensor.cpu()
     if tensor.dtype is torch.bfloat16:

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from zenith.errors import ValidationError
-from zenith_torch.dtypes import FROM_NUMPY_NAME, array_view, tensor_view
+from zenith_torch.dtypes import FROM_NUMPY_NAME, array_view, resolved, tensor_view
 
 __all__ = ["TensorAccess", "TorchSignature", "leaf_names"]
 
@@ -95,6 +95,7 @@ class TorchSignature(TensorAccess):
                 and leaf.layout is _STRIDED
                 and leaf.is_contiguous()
                 and not leaf.is_neg()
+                and not leaf._is_zerotensor()
             ):
                 result.append(leaf)
             else:
@@ -179,7 +180,7 @@ class TorchSignature(TensorAccess):
         leaf = leaf.detach()
         if leaf.device.type != "cpu":
             leaf = leaf.cpu()
-        dense: Tensor = leaf.resolve_neg().contiguous()
+        dense: Tensor = resolved(leaf).contiguous()
         return dense
 
     def _wrong(self, problem: str, step: str | None = None) -> ValidationError:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zenith_torch.dtypes import resolved
 from zenith_torch.signature import TensorAccess
 
 __all__ = ["KEY", "GraphSignature", "Result", "Slot", "assemble"]
@@ -60,8 +61,8 @@ class GraphSignature(TensorAccess):
             tensor = args[position]
             if tensor.dtype is not dtype:
                 tensor = tensor.detach().to(dtype)
-            if not tensor.is_contiguous() or tensor.is_neg():
-                tensor = tensor.detach().resolve_neg().contiguous()
+            if not tensor.is_contiguous() or tensor.is_neg() or tensor._is_zerotensor():
+                tensor = resolved(tensor.detach()).contiguous()
             if dtype.is_complex:
                 tensor = torch.view_as_real(tensor.detach().resolve_conj())
             tensors.append(tensor)
