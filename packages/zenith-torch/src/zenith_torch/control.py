@@ -60,10 +60,12 @@ def _cond(lowering: Lowering, results: Sequence[Any], *args: Any) -> list[ir.Val
         raise NotSupportedError("a choice by sizes")
     builder = lowering.builder
     which = builder.reshape(builder.cast(which, BOOL), ())
-    branches = [builder.body("branch", [], lambda _, b=body: _inline(lowering, b, operands))
-                for body in (yes, no)]  # fmt: skip
+
+    def branch(body: Any) -> ir.Graph:
+        return builder.body("branch", [], lambda _: _inline(lowering, body, operands))
+
     facts = _facts(lowering, results)
-    return builder.ops("If", which, results=facts, then_branch=branches[0], else_branch=branches[1])
+    return builder.ops("If", which, results=facts, then_branch=branch(yes), else_branch=branch(no))
 
 
 def _while(lowering: Lowering, results: Sequence[Any], *args: Any) -> list[ir.Value]:

@@ -14,18 +14,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._decomp import decompositions as rules
+from torch._decomp import decompositions
 
 __all__ = ["LAYERS", "whole_layers"]
 
-_library = torch.library.Library("zenith_torch", "DEF")  # lives as long as the module
+rules: Any = decompositions  # without types, as is what torch.library has for operators
+operators: Any = torch.library
+
+_library = operators.Library("zenith_torch", "DEF")  # lives as long as the module
 _library.define(
     "recurrent(Tensor x, Tensor h, Tensor? c, Tensor[] weights, str kind, bool reverse)"
     " -> (Tensor, Tensor, Tensor)"
 )
 
 
-@torch.library.register_fake("zenith_torch::recurrent", lib=_library)
+@operators.register_fake("zenith_torch::recurrent", lib=_library)  # type: ignore[untyped-decorator]
 def _shapes(
     x: torch.Tensor,
     h: torch.Tensor,
