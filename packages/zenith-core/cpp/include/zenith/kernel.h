@@ -1,9 +1,10 @@
 // What a kernel is: one row of a table. Kernels are stateless; all they may touch is in Call.
 //
 // Files under cpu/kernels are compiled once per ISA, so everything in them and in the headers they
-// include has internal linkage (static or an unnamed namespace) and they use nothing of the C++
-// library that could be emitted out of line: otherwise the linker may keep the AVX-512 copy of a
-// function for every machine. A test reads the object files and fails on a weak symbol.
+// include has internal linkage (static or an unnamed namespace) or is defined in one source of the
+// ISA's namespace, and they use nothing of the C++ library that could be emitted out of line:
+// otherwise the linker may keep the AVX-512 copy of a function for every machine. A test reads the
+// object files and fails on a weak symbol.
 #pragma once
 
 #include <cstddef>
