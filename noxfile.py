@@ -208,7 +208,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy --strict over the sources of all packages."""
     session.install(TORCH)
-    session.install(*JAX, "mypy==2.4.*")  # TensorFlow has no types worth its size
+    session.install(*JAX, PYTEST, "mypy==2.4.*")  # TensorFlow has no types worth its size
     install_zenith(session, TORCH_ADAPTER, ONNX_ADAPTER, JAX_ADAPTER)
     for package in PACKAGES:
         session.run("mypy", f"{package}/src")
