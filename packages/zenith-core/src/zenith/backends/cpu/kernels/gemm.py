@@ -31,8 +31,8 @@ __all__ = ["SPECS", "as_matrix", "rows"]
 _MAX_RANK = 8
 _GAINS = frozenset({"bf16"})
 _TIES = frozenset({"strassen"})
-# Where whole models gain by Strassen's products on every machine measured, and where on some
-# (README of the native family).
+# Where most products gained by Strassen's scheme on the one machine measured, and where an earlier
+# version gained on another (README of the native family).
 _STRASSEN_ROWS, _STRASSEN_FEWER_ROWS, _STRASSEN_WIDTH = 256, 48, 768
 
 
