@@ -18,6 +18,8 @@ import onnx_ir as ir
 from zenith.ir import OPSET, GraphIR
 from zenith.ir.control import is_control
 from zenith.passes.expand_functions import expand_functions
+from zenith.passes.manager import PassManager
+from zenith.passes.pipelines import CANONICALIZE
 from zenith.passes.widen_half import widen_half
 from zenith.plugins import plugin_manager
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
@@ -177,11 +179,19 @@ def _who(graph: GraphIR, backend: str, dispatcher: KernelDispatcher) -> str:
         if widen_half(graph, claims):
             return WIDENED
         if expand_functions(graph, claims):
-            wide = any("round(" in (n.name or "") for n in graph.nodes)
-            return WIDENED if wide else NATIVE
+            return WIDENED if _rounds(graph) else NATIVE
+        PassManager(CANONICALIZE[0]).run(graph)
+        if graph.nodes and node not in graph.nodes:  # in other words now
+            widen_half(graph, claims)
+            if all(claims(n) for n in graph.nodes):
+                return WIDENED if _rounds(graph) else NATIVE
     except Exception:  # noqa: BLE001  a probe that makes no sense for a row is no kernel
         return REFERENCE
     return REFERENCE
+
+
+def _rounds(graph: GraphIR) -> bool:
+    return any("round(" in (node.name or "") for node in graph.nodes)
 
 
 def _probe(schema: Any, dtype: str, model: onnx.ModelProto, data: list[Any]) -> GraphIR | None:
