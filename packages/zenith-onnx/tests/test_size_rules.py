@@ -73,6 +73,26 @@ CASES: dict[str, tuple[str, str, list[Shape]]] = {
         "Attention(q, k, v)",
         [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 2, 8)],
     ),
+    "past values of Attention": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,2,P,8] p, float[1,2,P,S] w",
+        "Attention(q, k, k, , p, w)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 4, 8), (1, 2, 4, 10)],
+    ),
+    "heads of Attention's past": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,H,P,8] p",
+        "Attention(q, k, k, , p, p)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 1, 4, 8)],
+    ),
+    "length of Attention's past": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,2,P,8] p, float[1,2,R,8] w",
+        "Attention(q, k, k, , p, w)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 4, 8), (1, 2, 9, 8)],
+    ),
+    "past of Attention in rows": (
+        "float[1,3,16] q, float[1,T,16] k, float[1,2,P,S] p",
+        "Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k, , p, p)",
+        [(1, 3, 16), (1, 5, 16), (1, 2, 4, 9)],
+    ),
     "GridSample": (
         "float[N,1,4,4] x, float[M,2,2,2] g",
         "GridSample(x, g)",

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import sympy
 from onnx_shape_inference import OpUsageError, ShapeInferenceContext, registry
 
-from zenith.ir.dims import UnknownSizeError, exactly, parse_dim
+from zenith.ir.dims import UnknownSizeError, exactly, floor_div, never_negative, parse_dim
 
 __all__: list[str] = []
 
@@ -313,21 +313,27 @@ def _parts(ctx: Any, node: ir.Node, own: _Rule) -> None:
     sizes = [(sympy.sympify(parse_dim(a)), sympy.sympify(parse_dim(b))) for a, b in pairs]
     if not all(b.is_positive for _, b in sizes):
         return
-    part = sympy.Mod if node.op_type == "Mod" else _quotient
+    part = _remainder if node.op_type == "Mod" else _quotient
     found = [exactly(part(a, b)) for a, b in sizes]
     data = [d if isinstance(d, int) else ir.SymbolicDim(d) for d in found]
     ctx.set_symbolic_value(node.outputs[0], data)
 
 
+def _remainder(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
+    if a.has(sympy.Max, sympy.Min):  # `floor_div` says what sympy does to these
+        return a - b * floor_div(a, b)
+    return sympy.Mod(a, b)
+
+
 def _quotient(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
     """a / b rounded towards zero, for b > 0."""
-    if a.is_nonnegative:
-        return sympy.floor(a / b)
+    if never_negative(a):
+        return floor_div(a, b)
     for rest in a.atoms(sympy.Mod):  # x - Mod(x, b) is how a quotient is rounded down
         whole = sympy.expand((a + rest - rest.args[0]) / b)
         if rest.args[1] == b and whole.is_integer:
-            return sympy.floor(rest.args[0] / b) + whole
-    return sympy.floor(sympy.Max(a, 0) / b) - sympy.floor(sympy.Max(-a, 0) / b)
+            return floor_div(rest.args[0], b) + whole
+    return sympy.Max(floor_div(a, b), 0) - sympy.Max(floor_div(-a, b), 0)
 
 
 @_corrects("Where")

@@ -155,6 +155,23 @@ def _attention(op: OpView) -> Iterator[_Rule]:
     else:
         heads, shared = op.attr("q_num_heads", 1), op.attr("kv_num_heads", 1)
         yield from _equal(q[-1] * shared, k[-1] * heads, "the head sizes of Attention")
+    yield from _past_of_attention(op)
+
+
+def _past_of_attention(op: OpView) -> Iterator[_Rule]:
+    """Past keys and values [batch, heads, length, head size] stand before the new ones."""
+    lengths = []
+    for new, past in ((op.required(1), op.input(4)), (op.required(2), op.input(5))):
+        if past is not None:
+            heads = new.shape[1] if new.rank == 4 else op.attr("kv_num_heads", 1)
+            batch, its_heads, length, size = past.shape
+            lengths.append(length)
+            yield from _equal(batch, new.shape[0], "the batch of Attention's past")
+            yield from _equal(its_heads, heads, "the heads of Attention's past")
+            each = size if new.rank == 4 else size * heads
+            yield from _equal(each, new.shape[-1], "the head sizes of Attention's past")
+    if len(lengths) == 2:
+        yield from _equal(*lengths, "past keys and values of Attention")
 
 
 def _grid_sample(op: OpView) -> Iterator[_Rule]:
