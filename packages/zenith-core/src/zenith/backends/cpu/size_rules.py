@@ -171,7 +171,7 @@ def _past_of_attention(op: OpView) -> Iterator[_Rule]:
             each = size if new.rank == 4 else size * heads
             yield from _equal(each, new.shape[-1], "the head sizes of Attention's past")
     if len(lengths) == 2:
-        yield from _equal(*lengths, "past keys and values of Attention")
+        yield from _equal(lengths[0], lengths[1], "past keys and values of Attention")
 
 
 def _grid_sample(op: OpView) -> Iterator[_Rule]:
