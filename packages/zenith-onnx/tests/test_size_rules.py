@@ -145,3 +145,22 @@ def test_open_sizes_that_fit_run() -> None:
     compiled = zenith.compile(onnx.parser.parse_model(text), fallback="error")
     y = compiled(np.ones((2, 5, 8, 8), np.float32), np.ones((4, 5, 3, 3), np.float32))
     np.testing.assert_array_equal(y, np.full((2, 4, 6, 6), 45.0, np.float32))
+
+
+def test_more_axes_than_a_plan_has() -> None:
+    """Found by fuzzing: the reference takes what a native tensor cannot hold."""
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[2,1,1,1,2] x, int64[1,1,1,1,2] i) => (y) { y = Gather(x, i) }"""
+    compiled = zenith.compile(onnx.parser.parse_model(text), fallback="allow")
+    x, i = np.arange(4.0, dtype=np.float32).reshape(2, 1, 1, 1, 2), np.array([[[[[1, 0]]]]])
+    np.testing.assert_array_equal(compiled(x, i), np.take(x, i, 0))
+
+
+def test_a_cost_that_nobody_knows() -> None:
+    """Found by fuzzing: a condition picks from a tensor whose rank only data tells."""
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n] x, int64[r] s, bool[k] c) => (y)
+        { t = Reshape(x, s) y = Compress(t, c) }"""
+    compiled = zenith.compile(onnx.parser.parse_model(text), fallback="allow")
+    x = np.arange(4.0, dtype=np.float32)
+    got = compiled(x, np.array([2, 2]), np.array([True, False, True]))
+    np.testing.assert_array_equal(got, x[[0, 2]])

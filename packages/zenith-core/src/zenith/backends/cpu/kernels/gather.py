@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zenith.backends.cpu.emit import Emit
+from zenith.backends.cpu.kernels.move import MAX_RANK
 from zenith.backends.cpu.kernels.views import ANY, need, nonnegative, unbound
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly
@@ -42,6 +43,11 @@ def _emit_gather(e: Emit) -> None:
             e.alias(0, data.slice(axis, at, 1).squeeze(axis))
             return
     e.step("gather", [data, need(e, 1)], [e.output(0)], axis=axis)
+
+
+def _few_axes(op: OpView) -> str | None:
+    rank = op.outputs[0].rank
+    return f"its result has {rank} axes, more than {MAX_RANK}" if rank > MAX_RANK else None
 
 
 def _gather_text(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
@@ -145,7 +151,9 @@ def _emit_reverse_sequence(e: Emit) -> None:
 
 
 SPECS = [
-    KernelSpec("gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}),
+    KernelSpec(
+        "gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}, supports=_few_axes
+    ),
     KernelSpec(
         "gather_text",
         "ai.onnx:Gather",
@@ -154,7 +162,13 @@ SPECS = [
         cost=no_cost,
         call=True,
     ),  # fmt: skip
-    KernelSpec("gathernd", "ai.onnx:GatherND", _emit_gather_nd, dtypes={0: ANY, 1: INDEX}),
+    KernelSpec(
+        "gathernd",
+        "ai.onnx:GatherND",
+        _emit_gather_nd,
+        dtypes={0: ANY, 1: INDEX},
+        supports=_few_axes,
+    ),  # fmt: skip
     KernelSpec(
         "gatherelements",
         "ai.onnx:GatherElements",
