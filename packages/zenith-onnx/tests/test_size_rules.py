@@ -32,6 +32,11 @@ CASES: dict[str, tuple[str, str, list[Shape]]] = {
         "Conv(x, w)",
         [(1, 3, 8, 8), (4, 5, 3, 3)],
     ),
+    "no groups": (
+        "float[1,4,8,8] x, float[3,4,3,3] w",
+        "Conv<group = 0>(x, w)",
+        [(1, 4, 8, 8), (3, 4, 3, 3)],
+    ),
     "groups": (
         "float[1,4,8,8] x, float[3,2,3,3] w",
         "Conv<group = 2>(x, w)",
