@@ -130,6 +130,23 @@ def test_padding_up_to_a_multiple() -> None:
         agree(model, compiled, {"x": noise(2, 1, h, w)})
 
 
+def test_a_table_of_what_to_pad() -> None:
+    """Rows of (before, behind) made one vector: its content is known, and the Pad stays native."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[h,w] x) => (float[a,b] y) {
+      zero = Constant<value = int64[1] {0}>() one = Constant<value = int64[1] {1}>()
+      two = Constant<value = int64[1] {2}>() back = Constant<value = int64[1] {-1}>()
+      h = Shape<start = 0, end = 1>(x) w = Shape<start = 1>(x)
+      first = Concat<axis = 0>(one, h) second = Concat<axis = 0>(w, two)
+      row = Unsqueeze(first, zero) other = Unsqueeze(second, zero)
+      table = Concat<axis = 0>(row, other) flat = Reshape(table, back)
+      a, b, c, d = Split<axis = 0>(flat) pads = Concat<axis = 0>(a, c, b, d) y = Pad(x, pads) }"""
+    model = onnx.parser.parse_model(text)
+    compiled = zenith.compile(model, fallback="error")
+    assert all(node.backend == "cpu" for node in compiled.explain().nodes)
+    for h, w in ((3, 4), (1, 7)):
+        agree(model, compiled, {"x": noise(h, w)})
+
+
 def test_squeeze_without_axes_takes_what_is_one_in_this_call() -> None:
     nodes = [
         helper.make_node("Squeeze", ["x"], ["s"]),
