@@ -35,7 +35,7 @@ _GAINS = frozenset({"bf16"})
 _TIES = frozenset({"strassen"})
 _DIGITS = frozenset({"ozaki"})
 # Below these the digits of x cost what the faster product saves (README of the native family).
-_OZAKI_ROWS, _OZAKI_WIDTH = 16, 128
+_OZAKI_ROWS, _OZAKI_WIDTH = 4, 128
 # Where most products gained by Strassen's scheme on the one machine measured, and where an earlier
 # version gained on another (README of the native family).
 _STRASSEN_ROWS, _STRASSEN_FEWER_ROWS, _STRASSEN_WIDTH = 256, 48, 768
