@@ -136,6 +136,13 @@ def _strassen_reason(
     return reason
 
 
+def _strassen_note(op: OpView) -> str:
+    return (
+        "products by Strassen's scheme: a row's last bits depend on the rows beside it and on the "
+        "number of threads; packed weights take twice their size"
+    )
+
+
 def _emit_linear(kernel: str, packer: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         steps = [step for step in epilogue_steps(e.op.overload) if step in OPERAND_STEPS]
@@ -333,6 +340,7 @@ def _strassen_linear(name: str, least_rows: int) -> KernelSpec:
         dtypes=_float_inputs(8),
         supports=_strassen_reason(_linear_reason, least_rows),
         cost=_matmul_cost,
+        note=_strassen_note,
         tags=_TIES,
     )
 
@@ -345,6 +353,7 @@ def _strassen_matmul(name: str, least_rows: int) -> KernelSpec:
         dtypes=_float_inputs(2),
         supports=_strassen_reason(_packed_matmul_reason, least_rows),
         cost=_matmul_cost,
+        note=_strassen_note,
         tags=_TIES,
     )
 
