@@ -88,6 +88,13 @@ def input_of_unknown_type(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = 999
 
 
+@broken("'x' is a map")
+def input_of_maps(model: ModelProto) -> None:
+    of_maps = model.graph.input[0].type.sequence_type.elem_type.map_type
+    of_maps.key_type = TensorProto.INT64
+    of_maps.value_type.tensor_type.elem_type = TensorProto.FLOAT
+
+
 @broken("size -2 at axis 1")
 def negative_input_size(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -2

@@ -236,6 +236,16 @@ def run_time_expand() -> Source:
     return model
 
 
+@case("ValidationError", "Expand gives 4[0-9]{18} bytes")
+def view_of_a_bomb() -> Source:
+    """An expanded view needs no memory; to add it up would take years."""
+    return model_of(
+        [node("Expand", "x,sizes", "e"), node("ReduceSum", "e", "s"), node("Add", "x,s", "y")],
+        {"x": [1]},
+        weights=(vector("sizes", 1 << 20, 1 << 20, 1 << 20),),
+    )
+
+
 @case("DeviceOutOfMemoryError ValidationError", "")
 def run_time_product() -> Source:
     """An outer product of the call's input with itself, cubed: more than 64 bits of bytes."""

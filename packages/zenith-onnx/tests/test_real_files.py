@@ -112,6 +112,41 @@ def test_a_state_of_batch_one_and_an_input_of_any_batch() -> None:
         compiled.run({"x": noise(5, 2, 3), "h": noise(1, 1, 4)})
 
 
+def test_padding_up_to_a_multiple() -> None:
+    """How tf2onnx writes a convolution with dilation: x - x / 6 * 6 is a remainder, of a size that
+    was rounded up before. Its quotient once was taken for exact."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,1,h,w] x) => (float[a,b,c,d] y) {
+      half = MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(x)
+      even = MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(half)
+      two = Constant<value = int64[1] {2}>() nine = Constant<value_ints = [99]>()
+      four = Constant<value = int64[1] {4}>() six = Constant<value = int64[1] {6}>()
+      none = Constant<value = int64[4] {0, 0, 0, 0}>() shape = Shape(even)
+      sizes = Slice(shape, two, nine) more = Mul(sizes, four) all = Add(more, six)
+      times = Div(all, six) whole = Mul(times, six) rest = Sub(all, whole)
+      pads = Concat<axis = 0>(none, two, two, rest) y = Pad(even, pads) }"""
+    model = onnx.parser.parse_model(text)
+    compiled = zenith.compile(model, fallback="error")
+    for h, w in ((32, 33), (5, 64), (127, 130), (1, 2)):
+        agree(model, compiled, {"x": noise(2, 1, h, w)})
+
+
+def test_a_table_of_what_to_pad() -> None:
+    """Rows of (before, behind) made one vector: its content is known, and the Pad stays native."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[h,w] x) => (float[a,b] y) {
+      zero = Constant<value = int64[1] {0}>() one = Constant<value = int64[1] {1}>()
+      two = Constant<value = int64[1] {2}>() back = Constant<value = int64[1] {-1}>()
+      h = Shape<start = 0, end = 1>(x) w = Shape<start = 1>(x)
+      first = Concat<axis = 0>(one, h) second = Concat<axis = 0>(w, two)
+      row = Unsqueeze(first, zero) other = Unsqueeze(second, zero)
+      table = Concat<axis = 0>(row, other) flat = Reshape(table, back)
+      a, b, c, d = Split<axis = 0>(flat) pads = Concat<axis = 0>(a, c, b, d) y = Pad(x, pads) }"""
+    model = onnx.parser.parse_model(text)
+    compiled = zenith.compile(model, fallback="error")
+    assert all(node.backend == "cpu" for node in compiled.explain().nodes)
+    for h, w in ((3, 4), (1, 7)):
+        agree(model, compiled, {"x": noise(h, w)})
+
+
 def test_squeeze_without_axes_takes_what_is_one_in_this_call() -> None:
     nodes = [
         helper.make_node("Squeeze", ["x"], ["s"]),

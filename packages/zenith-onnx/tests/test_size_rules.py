@@ -32,6 +32,11 @@ CASES: dict[str, tuple[str, str, list[Shape]]] = {
         "Conv(x, w)",
         [(1, 3, 8, 8), (4, 5, 3, 3)],
     ),
+    "no groups": (
+        "float[1,4,8,8] x, float[3,4,3,3] w",
+        "Conv<group = 0>(x, w)",
+        [(1, 4, 8, 8), (3, 4, 3, 3)],
+    ),
     "groups": (
         "float[1,4,8,8] x, float[3,2,3,3] w",
         "Conv<group = 2>(x, w)",
@@ -72,6 +77,26 @@ CASES: dict[str, tuple[str, str, list[Shape]]] = {
         "float[1,2,3,8] q, float[1,2,T,8] k, float[1,2,U,8] v",
         "Attention(q, k, v)",
         [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 2, 8)],
+    ),
+    "past values of Attention": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,2,P,8] p, float[1,2,P,S] w",
+        "Attention(q, k, k, , p, w)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 4, 8), (1, 2, 4, 10)],
+    ),
+    "heads of Attention's past": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,H,P,8] p",
+        "Attention(q, k, k, , p, p)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 1, 4, 8)],
+    ),
+    "length of Attention's past": (
+        "float[1,2,3,8] q, float[1,2,T,8] k, float[1,2,P,8] p, float[1,2,R,8] w",
+        "Attention(q, k, k, , p, w)",
+        [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 4, 8), (1, 2, 9, 8)],
+    ),
+    "past of Attention in rows": (
+        "float[1,3,16] q, float[1,T,16] k, float[1,2,P,S] p",
+        "Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k, , p, p)",
+        [(1, 3, 16), (1, 5, 16), (1, 2, 4, 9)],
     ),
     "GridSample": (
         "float[N,1,4,4] x, float[M,2,2,2] g",
@@ -125,3 +150,22 @@ def test_open_sizes_that_fit_run() -> None:
     compiled = zenith.compile(onnx.parser.parse_model(text), fallback="error")
     y = compiled(np.ones((2, 5, 8, 8), np.float32), np.ones((4, 5, 3, 3), np.float32))
     np.testing.assert_array_equal(y, np.full((2, 4, 6, 6), 45.0, np.float32))
+
+
+def test_more_axes_than_a_plan_has() -> None:
+    """Found by fuzzing: the reference takes what a native tensor cannot hold."""
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[2,1,1,1,2] x, int64[1,1,1,1,2] i) => (y) { y = Gather(x, i) }"""
+    compiled = zenith.compile(onnx.parser.parse_model(text), fallback="allow")
+    x, i = np.arange(4.0, dtype=np.float32).reshape(2, 1, 1, 1, 2), np.array([[[[[1, 0]]]]])
+    np.testing.assert_array_equal(compiled(x, i), np.take(x, i, 0))
+
+
+def test_a_cost_that_nobody_knows() -> None:
+    """Found by fuzzing: a condition picks from a tensor whose rank only data tells."""
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n] x, int64[r] s, bool[k] c) => (y)
+        { t = Reshape(x, s) y = Compress(t, c) }"""
+    compiled = zenith.compile(onnx.parser.parse_model(text), fallback="allow")
+    x = np.arange(4.0, dtype=np.float32)
+    got = compiled(x, np.array([2, 2]), np.array([True, False, True]))
+    np.testing.assert_array_equal(got, x[[0, 2]])

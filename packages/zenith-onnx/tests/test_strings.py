@@ -20,6 +20,11 @@ MODELS = {
         "(string[n] x) => (string[m] y)",
         'k = Constant<value_strings = ["q", "ü"]>() y = Concat<axis = 0>(x, k)',
     ),
+    "picked": (
+        "(string[n] x) => (string[n] y)",
+        """k = Constant<value_strings = ["q", "ü"]>() t = Constant<value_string = "B">()
+        e = Equal(x, t) i = Cast<to = 7>(e) y = Gather(k, i)""",
+    ),
     "of a branch": (
         "(string[n] x) => (string[n] y)",
         """t = Constant<value_string = "B">() e = Equal(x, t) c = Constant<value_string = "-">()

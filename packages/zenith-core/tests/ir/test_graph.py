@@ -98,6 +98,23 @@ def test_verify_rejects_other_opset() -> None:
         GraphIR.from_onnx(g.to_onnx())
 
 
+def test_a_proto_that_onnx_ir_cannot_read() -> None:
+    """What went wrong and what to do, not the library's own error."""
+    proto = GraphIR.from_text(SMALL).to_onnx()
+    proto.graph.input[0].type.map_type.key_type = onnx.TensorProto.INT64
+    with pytest.raises(ValidationError, match="cannot be read: .*Map types.*\n *next "):
+        GraphIR.from_onnx(proto)
+
+
+def test_constants_of_text_hold_any_letter() -> None:
+    body = """k = Constant<value_strings = ["q", "ü"]>() s = Constant<value_string = "ß">()
+      i = ArgMax<axis = 1, keepdims = 0>(x) w = Gather(k, i) y = StringConcat(w, s)"""
+    g = graph(body, "(float[B,4] x) => (string[B] y)").infer_shapes().verify()
+    stored = [n.attributes["value"].as_tensor() for n in g.nodes if n.op_type == "Constant"]
+    words = [word.decode() for tensor in stored for word in tensor.string_data()]
+    assert words == ["q", "ü", "ß"]
+
+
 def test_verify_walks_into_subgraphs() -> None:
     text = """c = Constant<value = bool {1}>()
       y = If(c) <then_branch = g1 () => (float[B,4] t) { t = Relu(x) },

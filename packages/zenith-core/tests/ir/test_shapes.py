@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sympy
 
 from zenith.errors import ValidationError
 from zenith.ir import GraphIR
-from zenith.ir.dims import parse_dim, symbol
+from zenith.ir.dims import floor_div, never_negative, parse_dim, symbol
 
 HEAD = '<ir_version: 10, opset_import: ["" : 28]>\n'
 
@@ -171,3 +172,26 @@ def test_contents_of_sizes_are_followed_in_vectors_only() -> None:
     compiled = zenith.compile(GraphIR.from_text(HEAD + text), opt_level=0, fallback="error")
     x = np.zeros((7, 4), np.float32)
     np.testing.assert_array_equal(compiled(x), [[14, 11], [11, 8]])
+
+
+def test_quotients_of_the_most() -> None:
+    """sympy takes an even number over 6 for an integer (its floor then does nothing)."""
+    n, m = symbol("n"), symbol("m")
+    up = sympy.ceiling(n / 2)
+    sizes = [
+        sympy.Max(0, 16 * up + 12),
+        3 * sympy.Max(4 * n, 6 * m + 2) + m,
+        n - sympy.Min(2 * n, 4 * m) + 2 * sympy.Max(2 * n, 8),
+    ]
+    for size in sizes:
+        for by in (3, 6, 12):
+            quotient = floor_div(size, by)
+            for a, b in ((0, 1), (5, 3), (7, 11), (128, 40)):
+                at = {n: a, m: b}
+                assert quotient.subs(at) == int(size.subs(at)) // by
+
+
+def test_what_is_never_negative() -> None:
+    n = symbol("n")
+    assert never_negative(3 * sympy.ceiling(sympy.ceiling(n / 2) / 2) + 1)
+    assert not never_negative(sympy.ceiling((n - 5) / 2))

@@ -48,10 +48,13 @@ def walk(nodes: Any, at: int, row: Any) -> int:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "to"), [("f4", "f4"), ("f8", "f8"), ("f8", "f4")])
 @pytest.mark.parametrize(("trees", "rows"), [(1, 1), (70, 3), (5, 33), (2, 130), (3, 0), (0, 4)])
 @pytest.mark.parametrize("how", [0, 1, 2])
-def test_against_walking_by_hand(isa: str, dtype: str, trees: int, rows: int, how: int) -> None:
+def test_against_walking_by_hand(
+    isa: str, dtype: str, to: str, trees: int, rows: int, how: int
+) -> None:
+    kernel = {"f4f4": "trees_f32", "f8f8": "trees_f64", "f8f4": "trees_f64_f32"}[dtype + to]
     rng = np.random.default_rng(rows)
     x = np.round(rng.standard_normal((rows, FEATURES)), 1).astype(dtype)
     x[::5, 1] = np.nan
@@ -60,15 +63,15 @@ def test_against_walking_by_hand(isa: str, dtype: str, trees: int, rows: int, ho
         leaves = len(nodes) - inner
         target = np.array([], np.int32) if dense else rng.integers(2, size=leaves).astype(np.int32)
         weights = rng.standard_normal((leaves, 2) if dense else leaves).astype(dtype)
-        got = np.full((rows, 2), 7, dtype)
+        got = np.full((rows, 2), 7, to)
         _native.call(
             isa,
-            "trees_f32" if dtype == "float32" else "trees_f64",
+            kernel,
             [x, nodes.view(np.uint8).reshape(len(nodes), nodes.itemsize), roots, target, weights],
             [got],
             {"how": how, "inner": inner, "plain": int(plain)},
         )
-        limits = np.finfo(dtype)
+        limits = np.finfo(to)
         want = np.full((rows, 2), (0, limits.max, limits.min)[how], dtype)
         combine = (np.add, np.minimum, np.maximum)[how]
         for result, row in zip(want, x, strict=True):

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from zenith.errors import UnsupportedOperationError, ValidationError
 from zenith.ir import OPSET, GraphIR
+from zenith.ir.proto import from_proto
 from zenith.runtime.adapter import ImportedModel
 from zenith.runtime.numpy_signature import NumpySignature
 from zenith_onnx.check import guarded
@@ -45,13 +46,8 @@ def _read(source: Source) -> ir.Model:
         return source.clone()
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
-    try:
-        loaded = load(source)
-        model = ir.from_proto(loaded.model)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ValidationError):
-            raise
-        raise ValidationError(f"the model cannot be read: {error}") from error
+    loaded = load(source)
+    model = from_proto(loaded.model)
     for position, piece in loaded.apart.items():
         tensor = loaded.model.graph.initializer[position]
         dtype, shape = ir.DataType(tensor.data_type), list(tensor.dims)

@@ -38,6 +38,7 @@ from zenith_onnx.check_tensor import (
     check_sparse_tensor,
     check_tensor,
     check_type,
+    holds_map,
     quoted,
 )
 from zenith_onnx.upgrade import STEPS
@@ -158,6 +159,13 @@ class _Checker:
             raise ValidationError("the graph has no outputs: there is nothing to compute")
         self.graph(model.graph, [], context, 0)
         self.report_unknown()
+        for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+            if holds_map(info.type):
+                raise ValidationError(
+                    f"'{info.name}' is a map, which no operator here takes or gives",
+                    next="convert the model without maps: skl2onnx leaves them out with "
+                    "zipmap=False",
+                )
         check_expansion(main, bodies, self.limits)
 
     def versions(self) -> None:

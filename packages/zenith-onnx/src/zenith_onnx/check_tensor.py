@@ -18,6 +18,7 @@ __all__ = [
     "check_sparse_tensor",
     "check_tensor",
     "check_type",
+    "holds_map",
     "is_external",
     "quoted",
     "tensor_bytes",
@@ -220,6 +221,15 @@ def check_type(info: onnx.TypeProto, where: str, *, required: bool) -> None:
             return
         info = info.map_type.value_type if kind == "map_type" else getattr(info, kind).elem_type
     raise ValidationError(f"{where} has a type nested more than {MAX_TYPE_DEPTH} deep")
+
+
+def holds_map(info: onnx.TypeProto) -> bool:
+    """Whether a type is a map, or a sequence or optional of maps."""
+    kind = info.WhichOneof("value")
+    while kind in ("sequence_type", "optional_type"):
+        info = getattr(info, kind).elem_type
+        kind = info.WhichOneof("value")
+    return bool(kind == "map_type")
 
 
 def _check_shape(shape: onnx.TensorShapeProto, element: int, where: str) -> None:

@@ -17,14 +17,14 @@ import onnx_ir as ir
 from zenith.errors import ValidationError
 from zenith.ir import DOMAIN
 from zenith.ops import ensure, lstm
-from zenith_onnx import contrib_decoder
+from zenith_onnx import contrib_decoder, trees
 from zenith_onnx.contrib_table import TABLE, expands, refuse
 from zenith_onnx.upgrade._table import Site
 
 __all__ = ["add_functions", "check_contrib", "expand_contrib", "knows"]
 
 _ML = "ai.onnx.ml"
-_MORE = (contrib_decoder,)  # modules whose functions stand in the table too
+_MORE = (contrib_decoder, trees)  # modules whose functions stand in the table too
 Array = np.ndarray[Any, Any]
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "dim_names",
     "exactly",
     "floor_div",
+    "never_negative",
     "parse_dim",
     "product",
     "symbol",
@@ -90,7 +91,29 @@ def floor_div(a: Dim, b: Dim) -> Dim:
     """floor(a / b) for b > 0."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b
-    return exactly(sympy.floor(sympy.sympify(a) / b))
+    a = sympy.sympify(a)
+    for most in a.atoms(sympy.Max, sympy.Min):
+        share = sympy.expand(a).coeff(most)
+        if most.is_even and share.is_number and share != 0:
+            # sympy takes an even number over 6 for an integer. Rounding down keeps the order, so
+            # the most of quotients is the quotient of the most.
+            parts = [floor_div(a - share * most + share * x, b) for x in most.args]
+            return exactly((most.func if share > 0 else _OTHER[most.func])(*parts))
+    return exactly(sympy.floor(a / b))
+
+
+_OTHER = {sympy.Max: sympy.Min, sympy.Min: sympy.Max}
+
+
+def never_negative(expr: Dim) -> bool:
+    """Whether an expression is surely at least 0; sympy does not see it of what is rounded up."""
+    expr = sympy.sympify(expr)
+    rounded = {
+        up: sympy.Dummy(integer=True, nonnegative=True)
+        for up in expr.atoms(sympy.ceiling)
+        if never_negative(up.args[0])
+    }
+    return bool(expr.xreplace(rounded).is_nonnegative)
 
 
 def ceil_div(a: Dim, b: Dim) -> Dim:

@@ -18,6 +18,7 @@ from zenith.ir import text as _text
 from zenith.ir._describe import SOURCE_KEY, describe
 from zenith.ir.export import exported
 from zenith.ir.fingerprint import fingerprint
+from zenith.ir.proto import from_proto
 from zenith.ir.shapes import forget_results, infer_shapes
 from zenith.ir.types import check_types
 from zenith.ir.verifier import DOMAIN, DOMAIN_VERSION, OPSET, verify
@@ -136,7 +137,7 @@ class GraphIR:
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto) -> GraphIR:
         """Wrap an in-memory ModelProto that is already at GraphIR's opset."""
-        model = ir.from_proto(proto)
+        model = from_proto(proto)
         version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
         if version != OPSET:
             raise ValidationError(

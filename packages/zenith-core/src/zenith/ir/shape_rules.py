@@ -16,9 +16,9 @@ import onnx_ir as ir
 import sympy
 from onnx_shape_inference import OpUsageError, ShapeInferenceContext, registry
 
-from zenith.ir.dims import UnknownSizeError, exactly, parse_dim
+from zenith.ir.dims import UnknownSizeError, exactly, floor_div, never_negative, parse_dim
 
-__all__: list[str] = []
+__all__ = ["corrects"]
 
 _MOST_AXES = 64  # elements of a vector that may be sizes
 _OPSET = 28  # of GraphIR: these rules win over older ones
@@ -58,7 +58,7 @@ ShapeInferenceContext.set_symbolic_value = _note_vectors
 _Correction = Callable[[Any, ir.Node, _Rule], None]
 
 
-def _corrects(*op_types: str) -> Callable[[_Correction], _Correction]:
+def corrects(*op_types: str) -> Callable[[_Correction], _Correction]:
     """Register a rule that also gets the package's own."""
 
     def register(rule: _Correction) -> _Correction:
@@ -106,7 +106,7 @@ def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None
     ctx.set_shape_and_dtype(value, shape, dtype)
 
 
-@_corrects("Squeeze")
+@corrects("Squeeze")
 def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Without axes every axis of size 1 goes: how many these are, a named size leaves open."""
     data, axes = node.inputs[0], _computed(ctx, node, 1)
@@ -120,7 +120,7 @@ def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
     _open(ctx, node.outputs[0], len(data.shape) - count if known else None, data.dtype)  # type: ignore[arg-type,operator]
 
 
-@_corrects(
+@corrects(
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
 )
@@ -156,7 +156,7 @@ def _product(ctx: Any, node: ir.Node, data: ir.Value | None) -> None:
     ctx.set_symbolic_value(node.outputs[0], [product])
 
 
-@_corrects("Split")
+@corrects("Split")
 def _split(ctx: Any, node: ir.Node, own: _Rule) -> None:
     data = node.inputs[0]
     if _computed(ctx, node, 1) is None or data is None or data.shape is None:
@@ -169,7 +169,7 @@ def _split(ctx: Any, node: ir.Node, own: _Rule) -> None:
         ctx.set_shape_and_dtype(output, ir.Shape(dims), data.dtype)
 
 
-@_corrects("Unique")
+@corrects("Unique")
 def _unique(ctx: Any, node: ir.Node, own: _Rule) -> None:
     data, axis = node.inputs[0], node.attributes.get("axis")
     if axis is None or data is None or ir.convenience.get_const_tensor(data) is not None:
@@ -194,7 +194,7 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else a + b
 
 
-@_corrects("ConstantOfShape")
+@corrects("ConstantOfShape")
 def _filled(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """The package knows the sizes only where they are constants."""
     says = node.inputs[0]
@@ -211,7 +211,7 @@ def _filled(ctx: Any, node: ir.Node, own: _Rule) -> None:
         ctx.set_symbolic_value(node.outputs[0], [content] * sizes[0])
 
 
-@_corrects("Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
+@corrects("Expand", "Pad", "Resize", "Slice", "Tile", "Unsqueeze")
 def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Where only the sizes depend on data, the rank does not."""
     count = _axes_said(node, 1) if node.op_type in ("Expand", "Unsqueeze") else None
@@ -233,7 +233,7 @@ def _late(ctx: Any, node: ir.Node, own: _Rule) -> None:
         _open(ctx, node.outputs[0], rank, dtype)
 
 
-@_corrects("Reshape")
+@corrects("Reshape")
 def _divided(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """A size of -1 is a quotient of products: what divides without rest is said without floor."""
     own(ctx, node)
@@ -265,7 +265,7 @@ _BROADCASTING = (
 )
 
 
-@_corrects(*_BROADCASTING)
+@corrects(*_BROADCASTING)
 def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Of two named sizes either may be 1: the result has the larger one.
 
@@ -280,7 +280,7 @@ def _broadcast(ctx: Any, node: ir.Node, own: _Rule) -> None:
     _anew(ctx, node, own, [s for s in shapes if s is not None] if None not in shapes else [])
 
 
-@_corrects("Add", "Mul", "Neg", "Sub")
+@corrects("Add", "Mul", "Neg", "Sub")
 def _counted(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """A difference of sizes that is a number is one: the package keeps the text of it."""
     own(ctx, node)
@@ -296,7 +296,7 @@ def _counted(ctx: Any, node: ir.Node, own: _Rule) -> None:
         ctx.set_symbolic_value(node.outputs[0], plain)
 
 
-@_corrects("Div", "Mod")
+@corrects("Div", "Mod")
 def _parts(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Quotients and remainders of sizes, which the package knows of numbers only."""
     own(ctx, node)
@@ -313,24 +313,30 @@ def _parts(ctx: Any, node: ir.Node, own: _Rule) -> None:
     sizes = [(sympy.sympify(parse_dim(a)), sympy.sympify(parse_dim(b))) for a, b in pairs]
     if not all(b.is_positive for _, b in sizes):
         return
-    part = sympy.Mod if node.op_type == "Mod" else _quotient
+    part = _remainder if node.op_type == "Mod" else _quotient
     found = [exactly(part(a, b)) for a, b in sizes]
     data = [d if isinstance(d, int) else ir.SymbolicDim(d) for d in found]
     ctx.set_symbolic_value(node.outputs[0], data)
 
 
+def _remainder(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
+    if a.has(sympy.Max, sympy.Min):  # `floor_div` says what sympy does to these
+        return a - b * floor_div(a, b)
+    return sympy.Mod(a, b)
+
+
 def _quotient(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
     """a / b rounded towards zero, for b > 0."""
-    if a.is_nonnegative:
-        return sympy.floor(a / b)
+    if never_negative(a):
+        return floor_div(a, b)
     for rest in a.atoms(sympy.Mod):  # x - Mod(x, b) is how a quotient is rounded down
         whole = sympy.expand((a + rest - rest.args[0]) / b)
         if rest.args[1] == b and whole.is_integer:
-            return sympy.floor(rest.args[0] / b) + whole
-    return sympy.floor(sympy.Max(a, 0) / b) - sympy.floor(sympy.Max(-a, 0) / b)
+            return floor_div(rest.args[0], b) + whole
+    return sympy.Max(floor_div(a, b), 0) - sympy.Max(floor_div(-a, b), 0)
 
 
-@_corrects("Where")
+@corrects("Where")
 def _chosen(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Sizes chosen by which of them are -1: what exporters make of ``expand(-1, n)``."""
     own(ctx, node)
@@ -364,7 +370,7 @@ def _surely_equal(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool | No
     return False if difference.is_nonzero else True if difference.is_zero else None
 
 
-@_corrects("MatMul")
+@corrects("MatMul")
 def _batches(ctx: Any, node: ir.Node, own: _Rule) -> None:
     matrices = all((_rank(v) or 0) >= 2 for v in node.inputs)
     shapes = [[*list(v.shape)[:-2], 1, 1] for v in node.inputs] if matrices else []  # type: ignore[union-attr,arg-type]
@@ -405,7 +411,7 @@ def _larger(found: list[Any], shapes: list[list[Any]]) -> list[Any]:
 _LAST = 2**31 - 1  # what exporters write for "to the end"
 
 
-@_corrects("Slice")
+@corrects("Slice")
 def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """A slice ends where its axis ends; the package takes a fixed end to lie inside, and opens all
     sizes where one start is computed."""
@@ -447,7 +453,7 @@ def _is_all_of(size: int | ir.SymbolicDim, start: int | ir.SymbolicDim) -> bool:
     return start.value is not None and bool(parse_dim(size) + parse_dim(start) == 0)
 
 
-@_corrects("Pad")
+@corrects("Pad")
 def _padded(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Sizes grow by what is known of the pads; the package leaves some of them open."""
     own(ctx, node)
@@ -470,7 +476,7 @@ def _padded(ctx: Any, node: ir.Node, own: _Rule) -> None:
     out.shape = ir.Shape(dims)
 
 
-@_corrects("AveragePool", "LpPool", "MaxPool")
+@corrects("AveragePool", "LpPool", "MaxPool")
 def _pooled_same(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """As many windows as strides begin; the package leaves open what it knows of convolutions."""
     own(ctx, node)
@@ -487,7 +493,7 @@ def _pooled_same(ctx: Any, node: ir.Node, own: _Rule) -> None:
             out.shape = ir.Shape([*out.shape[:2], *sizes])
 
 
-@_corrects("MaxUnpool")
+@corrects("MaxUnpool")
 def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """The inverse of a pool's size; the package leaves it open."""
     own(ctx, node)
@@ -506,7 +512,7 @@ def _unpooled(ctx: Any, node: ir.Node, own: _Rule) -> None:
     ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(dims), data.dtype)
 
 
-@_corrects("Resize")
+@corrects("Resize")
 def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """One scale for all axes, and sizes rounded half up; the package rounds down."""
     own(ctx, node)
@@ -532,7 +538,7 @@ def _keeping_aspect(ctx: Any, node: ir.Node, own: _Rule) -> None:
     out.shape = ir.Shape(dims)
 
 
-@_corrects("AffineGrid")
+@corrects("AffineGrid")
 def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """A computed size leaves sizes open, but not the rank, and theta has the batch."""
     theta, size = node.inputs[0], _computed(ctx, node, 1)
@@ -545,14 +551,14 @@ def _affine_grid(ctx: Any, node: ir.Node, own: _Rule) -> None:
     ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([first, *sizes, rank - 2]), theta.dtype)
 
 
-@_corrects("ConstantOfShape", "Expand", "Reshape")
+@corrects("ConstantOfShape", "Expand", "Reshape")
 def _ranked(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """The length of a computed shape is the rank."""
     _axes_said(node, 0 if node.op_type == "ConstantOfShape" else 1)
     own(ctx, node)
 
 
-@_corrects("Transpose")
+@corrects("Transpose")
 def _permuted(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """An order that names an axis twice has no transposition."""
     perm = node.attributes.get("perm")

@@ -24,6 +24,7 @@ from onnx_shape_inference import (
 
 from zenith.errors import CompilationError, ValidationError
 from zenith.ir import shape_rules as shape_rules  # registers them
+from zenith.ir import shape_tables as shape_tables
 from zenith.ir._describe import describe
 from zenith.ir.axes import check_axes
 from zenith.ir.control import reads, subgraphs

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from zenith.errors import ValidationError
 from zenith.ir.fingerprint import tensor_digest
+from zenith.ir.proto import from_proto
 
 __all__ = ["from_text", "to_text"]
 
@@ -75,7 +76,7 @@ def from_text(text: str, weights: Mapping[str, np.ndarray[Any, Any]]) -> ir.Mode
         node.overload = node.overload.replace("__", ".")
     for function in proto.functions:
         function.overload = function.overload.replace("__", ".")
-    return ir.from_proto(proto)
+    return from_proto(proto)
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

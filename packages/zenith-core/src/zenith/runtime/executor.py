@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from zenith.errors import DeviceOutOfMemoryError
 from zenith.runtime.backend import own_results
 from zenith.runtime.context import ExecutionContext
 from zenith.runtime.plan import ExecutionPlan
@@ -24,5 +25,12 @@ class GraphExecutor:
         Models that are one native program do not come through here on a call: `CompiledModel`
         hands the framework's pointers to the program directly.
         """
-        results = plan.walk.run(inputs, context)
+        try:
+            results = plan.walk.run(inputs, context)
+        except DeviceOutOfMemoryError:
+            raise
+        except MemoryError as error:
+            raise DeviceOutOfMemoryError(
+                f"no memory left for a result: {error}", next="use a machine with more memory"
+            ) from error
         return own_results(results, [*inputs, *plan.constants.values()])

@@ -21,7 +21,7 @@ from zenith.errors import NoKernelFoundError
 from zenith.events import events
 from zenith.ir import GraphIR
 from zenith.ir.control import closed, is_control, settle_condition, subgraphs
-from zenith.ir.dims import dim_names
+from zenith.ir.dims import UnknownSizeError, dim_names
 from zenith.ir.types import constant_data
 from zenith.passes import PassManager, optimize_graph
 from zenith.passes.base import Pass
@@ -34,7 +34,7 @@ from zenith.runtime.backend import Backend, CallableProgram, Program
 from zenith.runtime.control import Body, ControlProgram
 from zenith.runtime.dispatcher import KernelDispatcher, Selection
 from zenith.runtime.explain import NodeReport
-from zenith.runtime.kernel_registry import KernelRegistry
+from zenith.runtime.kernel_registry import Cost, KernelRegistry
 from zenith.runtime.op_view import OpView
 from zenith.runtime.partition import (
     EXECUTOR,
@@ -422,7 +422,7 @@ def _node_reports(
     reports = []
     for selection, kernel in zip(selections, kernels, strict=True):
         op = selection.op
-        cost = selection.spec.cost(op)
+        cost = _cost(selection)
         reports.append(
             NodeReport(
                 name=f"{where}{op.node.name or ''}",
@@ -438,6 +438,14 @@ def _node_reports(
             )
         )
     return reports
+
+
+def _cost(selection: Selection) -> Cost:
+    """What a node costs; nothing that could be said where a rank depends on data."""
+    try:
+        return selection.spec.cost(selection.op)
+    except UnknownSizeError:
+        return Cost()
 
 
 def _why(selection: Selection) -> str:

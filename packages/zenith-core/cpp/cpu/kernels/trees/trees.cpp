@@ -77,6 +77,7 @@ void combine(T* into, T value, int64_t how) {
   }
 }
 
+// What a target is without any weight.
 template <typename T>
 T neutral(int64_t how) {
   constexpr T most = sizeof(T) == 4 ? static_cast<T>(__FLT_MAX__) : static_cast<T>(__DBL_MAX__);
@@ -87,7 +88,7 @@ T neutral(int64_t how) {
 // a leaf weighs for every target), weights [leaves] or [leaves, targets]; out: [n, targets].
 template <typename T, bool kPlain>
 void block(const Call& call, const Params& p, int64_t first, int64_t rows, int64_t tree,
-           int64_t trees, T* to) {
+           int64_t trees, T none, T* to) {
   const TensorRef& x = call.in[0];
   const auto* nodes = static_cast<const Node<T>*>(call.in[1].data);
   const auto* roots = static_cast<const int32_t*>(call.in[2].data);
@@ -95,7 +96,7 @@ void block(const Call& call, const Params& p, int64_t first, int64_t rows, int64
   const auto* weights = static_cast<const T*>(call.in[4].data);
   const int64_t width = call.out[0].shape[1], step = x.shape[1];
   const bool one = element_count(call.in[3]) > 0 || width == 0;
-  for (int64_t i = 0; i < rows * width; ++i) to[i] = neutral<T>(p.how);
+  for (int64_t i = 0; i < rows * width; ++i) to[i] = none;
   // Many rows with each tree, or many trees with each row; trees in their order either way.
   const bool by_rows = rows >= kLanes;
   const int64_t outer = by_rows ? trees : rows, inner = by_rows ? rows : trees;
@@ -129,38 +130,41 @@ int64_t groups_of(const Call& call) {
 
 // What every group of trees comes to, for every row: groups are put together in their order.
 int64_t scratch(const Call& call) {
-  return groups_of(call) * element_count(call.out[0]) * item_size(call.out[0].dtype);
+  return groups_of(call) * element_count(call.out[0]) * item_size(call.in[0].dtype);
 }
 
-template <typename T>
+template <typename T, typename Out>
 const char* run(const Call& call) {
   const auto& p = *static_cast<const Params*>(call.params);
   const int64_t n = call.in[0].shape[0], width = call.out[0].shape[1];
   const int64_t trees = call.in[2].shape[0], groups = groups_of(call);
   const int64_t blocks = (n + kBlock - 1) / kBlock;
+  const T none = neutral<Out>(p.how);
   auto* partial = reinterpret_cast<T*>(call.scratch);
-  auto* to = static_cast<T*>(call.out[0].data);
+  auto* to = static_cast<Out*>(call.out[0].data);
   parallel_for(call, blocks * groups, [&](int64_t task, int) {
     const int64_t group = task % groups, first = task / groups * kBlock;
     const int64_t rows = n - first < kBlock ? n - first : kBlock, tree = group * kTrees;
     const int64_t count = trees - tree < kTrees ? trees - tree : kTrees;
     T* mine = partial + group * n * width + first * width;
     if (p.plain != 0) {
-      block<T, true>(call, p, first, rows, tree, count, mine);
+      block<T, true>(call, p, first, rows, tree, count, none, mine);
     } else {
-      block<T, false>(call, p, first, rows, tree, count, mine);
+      block<T, false>(call, p, first, rows, tree, count, none, mine);
     }
   });
   for (int64_t i = 0; i < n * width; ++i) {
-    to[i] = partial[i];
-    for (int64_t g = 1; g < groups; ++g) combine(to + i, partial[g * n * width + i], p.how);
+    T all = partial[i];
+    for (int64_t g = 1; g < groups; ++g) combine(&all, partial[g * n * width + i], p.how);
+    to[i] = static_cast<Out>(all);
   }
   return nullptr;
 }
 
 const Kernel kKernels[] = {
-    {"trees_f32", "", kFields, 3, sizeof(Params), scratch, run<float>},
-    {"trees_f64", "", kFields, 3, sizeof(Params), scratch, run<double>},
+    {"trees_f32", "", kFields, 3, sizeof(Params), scratch, run<float, float>},
+    {"trees_f64", "", kFields, 3, sizeof(Params), scratch, run<double, double>},
+    {"trees_f64_f32", "", kFields, 3, sizeof(Params), scratch, run<double, float>},
 };
 
 }  // namespace

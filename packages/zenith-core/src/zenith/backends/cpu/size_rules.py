@@ -15,6 +15,7 @@ from zenith.backends.cpu.epilogue import OPERAND_STEPS, epilogue_steps
 from zenith.backends.cpu.kernels.trees import features
 from zenith.ir.dims import Dim, product
 from zenith.ops.conv import split
+from zenith.runtime.memory_manager import memory_bytes
 from zenith.runtime.op_view import OpView
 
 __all__ = ["size_rules"]
@@ -81,6 +82,9 @@ def _linear(op: OpView) -> Iterator[_Rule]:
 def _convolution(x: int, w: int, bias: int) -> Callable[[OpView], Iterator[_Rule]]:
     def rule(op: OpView) -> Iterator[_Rule]:
         weight, group = op.required(w).shape, int(op.attr("group", 1))
+        if group < 1:
+            yield 1, f"a convolution has {group} groups"
+            return
         whole, results = weight[1] * group, weight[0]
         if op.type == "ConvTranspose":
             whole, results = weight[0], weight[1] * group
@@ -110,6 +114,9 @@ def _bottleneck(op: OpView) -> Iterator[_Rule]:
 def _deform(op: OpView) -> Iterator[_Rule]:
     x, w = op.required(0).shape, op.required(1).shape
     taps, groups = product(w[2:]), int(op.attr("offset_group", 1))
+    if min(groups, int(op.attr("group", 1))) < 1:
+        yield 1, f"a convolution has {op.attr('group', 1)} groups, {groups} of offsets"
+        return
     yield from _equal(x[1], w[1] * int(op.attr("group", 1)), "the input channels of a convolution")
     yield sympy.Mod(w[0], int(op.attr("group", 1))), f"{w[0]} channels do not divide into groups"
     outer = (x[0], *op.outputs[0].shape[2:])
@@ -155,6 +162,30 @@ def _attention(op: OpView) -> Iterator[_Rule]:
     else:
         heads, shared = op.attr("q_num_heads", 1), op.attr("kv_num_heads", 1)
         yield from _equal(q[-1] * shared, k[-1] * heads, "the head sizes of Attention")
+    yield from _past_of_attention(op)
+
+
+def _past_of_attention(op: OpView) -> Iterator[_Rule]:
+    """Past keys and values [batch, heads, length, head size] stand before the new ones."""
+    lengths = []
+    for new, past in ((op.required(1), op.input(4)), (op.required(2), op.input(5))):
+        if past is not None:
+            heads = new.shape[1] if new.rank == 4 else op.attr("kv_num_heads", 1)
+            batch, its_heads, length, size = past.shape
+            lengths.append(length)
+            yield from _equal(batch, new.shape[0], "the batch of Attention's past")
+            yield from _equal(its_heads, heads, "the heads of Attention's past")
+            each = size if new.rank == 4 else size * heads
+            yield from _equal(each, new.shape[-1], "the head sizes of Attention's past")
+    if len(lengths) == 2:
+        yield from _equal(lengths[0], lengths[1], "past keys and values of Attention")
+
+
+def _expanded(op: OpView) -> Iterator[_Rule]:
+    """A view needs no memory, but whatever reads it would be busy for years."""
+    result = op.outputs[0]
+    message = f"Expand gives {result.nbytes} bytes, this machine has {memory_bytes()}"
+    yield sympy.Max(result.nbytes - memory_bytes(), 0), message
 
 
 def _grid_sample(op: OpView) -> Iterator[_Rule]:
@@ -268,6 +299,7 @@ _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "BatchNormalization": _per_channel(1, 2, 3, 4),
     "InstanceNormalization": _per_channel(1, 2),
     "Concat": _concat,
+    "Expand": _expanded,
     "Attention": _attention,
     "GridSample": _grid_sample,
     "GatherElements": _elements,

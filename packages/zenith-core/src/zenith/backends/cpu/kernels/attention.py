@@ -44,6 +44,8 @@ def _supports(op: OpView) -> str | None:
     q, k, v = (op.required(i) for i in range(3))
     if q.rank not in (3, 4) or {q.rank, k.rank, v.rank} != {q.rank}:
         return "q, k and v are not all of rank 4 or all of rank 3"
+    if any(past is not None and past.rank != 4 for past in (op.input(4), op.input(5))):
+        return "past_key or past_value is not of rank 4"
     if q.rank == 3 and not (op.attr("q_num_heads") and op.attr("kv_num_heads")):
         return "q_num_heads and kv_num_heads are missing"
     heads, groups = _heads(op, 0), _heads(op, 1)

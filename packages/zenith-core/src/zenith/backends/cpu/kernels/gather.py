@@ -3,15 +3,23 @@ ReverseSequence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
 from zenith.backends.cpu.emit import Emit
+from zenith.backends.cpu.kernels.move import MAX_RANK
 from zenith.backends.cpu.kernels.views import ANY, need, nonnegative, unbound
 from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim, exactly
-from zenith.runtime.kernel_registry import KernelSpec
+from zenith.runtime.kernel_registry import KernelSpec, no_cost
 from zenith.runtime.op_view import OpView
 
 __all__ = ["NUMBERS", "SPECS"]
 
+Array: TypeAlias = NDArray[Any]
 INDEX = frozenset({"int64", "int32"})
 NUMBERS = ANY - {"bool"}
 REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "min": 3, "max": 4}
@@ -35,6 +43,17 @@ def _emit_gather(e: Emit) -> None:
             e.alias(0, data.slice(axis, at, 1).squeeze(axis))
             return
     e.step("gather", [data, need(e, 1)], [e.output(0)], axis=axis)
+
+
+def _few_axes(op: OpView) -> str | None:
+    rank = op.outputs[0].rank
+    return f"its result has {rank} axes, more than {MAX_RANK}" if rank > MAX_RANK else None
+
+
+def _gather_text(op: OpView, inputs: Sequence[Array | None]) -> list[Array]:
+    data, indices = inputs
+    assert data is not None and indices is not None
+    return [np.take(data, indices, op.attr("axis", 0))]
 
 
 def _emit_gather_nd(e: Emit) -> None:
@@ -132,8 +151,24 @@ def _emit_reverse_sequence(e: Emit) -> None:
 
 
 SPECS = [
-    KernelSpec("gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}),
-    KernelSpec("gathernd", "ai.onnx:GatherND", _emit_gather_nd, dtypes={0: ANY, 1: INDEX}),
+    KernelSpec(
+        "gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}, supports=_few_axes
+    ),
+    KernelSpec(
+        "gather_text",
+        "ai.onnx:Gather",
+        _gather_text,
+        dtypes={0: frozenset({"object"}), 1: INDEX},
+        cost=no_cost,
+        call=True,
+    ),  # fmt: skip
+    KernelSpec(
+        "gathernd",
+        "ai.onnx:GatherND",
+        _emit_gather_nd,
+        dtypes={0: ANY, 1: INDEX},
+        supports=_few_axes,
+    ),  # fmt: skip
     KernelSpec(
         "gatherelements",
         "ai.onnx:GatherElements",

@@ -26,6 +26,11 @@ _LEQ, _LT, _GTE, _GT, _EQ, _NEQ, _MEMBER = range(7)  # nodes_modes
 _AVERAGE, _SUM, _MIN, _MAX = range(4)  # aggregate_function
 _HOW = {_AVERAGE: 0, _SUM: 0, _MIN: 1, _MAX: 2}  # the kernel's
 _FLOATS = frozenset({"float32", "float64"})
+_KERNELS = {  # by what goes in and comes out
+    ("float32", "float32"): "trees_f32",
+    ("float64", "float64"): "trees_f64",
+    ("float64", "float32"): "trees_f64_f32",
+}
 _NAMES = {"BRANCH_LEQ": _LEQ, "BRANCH_LT": _LT, "BRANCH_GTE": _GTE, "BRANCH_GT": _GT,
           "BRANCH_EQ": _EQ, "BRANCH_NEQ": _NEQ}  # fmt: skip
 _EQUAL, _MISSING = 1 << 31, 1 << 30  # bits of a node's feature (trees.cpp)
@@ -253,8 +258,9 @@ def _emit(e: Emit) -> None:
     roots = np.where(forest.roots < 0, inner - 1 - forest.roots, forest.roots)
     _check_ends(nodes, inner, roots)
     target = np.empty(0, np.int64) if forest.target is None else forest.target
+    out = e.output(0)
     e.step(
-        "trees_f32" if x.dtype == "float32" else "trees_f64",
+        _KERNELS[x.dtype, out.dtype],
         [
             x,
             e.const(nodes.view(np.uint8).reshape(len(nodes), nodes.itemsize)),
@@ -262,7 +268,7 @@ def _emit(e: Emit) -> None:
             e.const(target.astype(np.int32)),
             e.const(forest.weights.astype(x.dtype)),
         ],
-        [e.output(0)],
+        [out],
         how=_HOW[_how(e.op)],
         inner=inner,
         plain=int(plain),
@@ -317,7 +323,7 @@ SPECS = [
         "tree_regressor",
         "ai.onnx.ml:TreeEnsembleRegressor",
         _emit,
-        dtypes={0: frozenset({"float32"})},
+        dtypes={0: _FLOATS},
         supports=_supports,
         cost=_cost,
     ),
