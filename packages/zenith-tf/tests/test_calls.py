@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_oracle import assert_same, check
+from tf_oracle import assert_same, check, kernels
 
 import zenith
 import zenith_tf
@@ -241,6 +241,20 @@ def test_saved_model_that_does_not_load_goes_by_its_graph(
     compiled = zenith.compile(tmp_path / "model", fallback="error")
     assert_same(expected, next(iter(compiled(x).values())))
     assert compiled(f32(7, 3))["output_0"].shape == (7, 2)
+
+
+def test_saved_model_of_tensorflow_2_15() -> None:
+    """Written by saved_models/write.py; it has slots of a Keras 2 optimizer."""
+    directory = Path(__file__).parent / "saved_models"
+    recorded = np.load(directory / "image.npz")
+    with pytest.raises(AttributeError, match="add_slot"):
+        tf.saved_model.load(directory / "image")
+    compiled = zenith.compile(directory / "image", fallback="error")
+    found = compiled(image=recorded["image"])["probabilities"]
+    np.testing.assert_allclose(found, recorded["probabilities"], 1e-5, 1e-6)
+    assert not any("BatchNormalization" in op for op in kernels(compiled))
+    single = compiled(image=recorded["image"][:1])["probabilities"]
+    np.testing.assert_allclose(single, recorded["probabilities"][:1], 1e-5, 1e-6)
 
 
 def test_keras_file(tmp_path: Path) -> None:

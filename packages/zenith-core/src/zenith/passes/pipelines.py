@@ -15,7 +15,6 @@ _PATTERNS = (
     "lower_global_pool",
     "hoist_bias",
     "fold_pad",
-    "fold_batch_norm",
     "fold_channels",
     "fold_scale",
     "fuse_gelu",

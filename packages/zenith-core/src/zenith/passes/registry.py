@@ -14,7 +14,6 @@ PASSES: dict[str, str] = {
     "cse": "cse:EliminateCommon",
     "dce": "dce:RemoveUnused",
     "drop_repeat_kv": "drop_repeat_kv:DropRepeatKv",
-    "fold_batch_norm": "fold_batch_norm:FoldBatchNorm",
     "fold_channels": "fold_channels:FoldChannels",
     "fold_constants": "fold_constants:FoldConstants",
     "fold_dequantized": "fold_constants:FoldDequantized",
