@@ -402,6 +402,23 @@ def test_variables_that_the_call_changes_are_named() -> None:
         zenith.compile(function, sample_input=f32(2))
 
 
+@pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
+def test_dropout_of_recurrent_layers_is_off(layer: Any) -> None:
+    """Keras draws its masks in inference too, and then does not use them."""
+    x = keras.Input((5, 3))
+    model = keras.Model(x, layer(4, dropout=0.4, recurrent_dropout=0.2)(x))
+    compiled = check(model, f32(2, 5, 3))
+    assert not any("Loop" in op for op in kernels(compiled))
+
+
+def test_random_numbers_that_are_read_are_named() -> None:
+    x = keras.Input((8, 8, 3))
+    layer = L.RandomGrayscale(0.5)
+    model = keras.Model(x, L.Lambda(lambda y: layer(y, training=True))(x))
+    with pytest.raises(UnsupportedOperationError, match="StatelessRandomUniformV2"):
+        zenith.compile(model)
+
+
 def test_a_model_that_fails_in_tracing() -> None:
     with pytest.raises(CompilationError):
         zenith.compile(tf.function(lambda x: x @ x), sample_input=f32(2, 3))

@@ -1,6 +1,6 @@
 """TensorFlow operations in terms of ONNX: those tf2onnx does not know, and those it gets wrong.
 
-A rule takes a `Node` and returns the result's name. The table goes with each conversion as an
+A rule takes a `Node` and returns the result's name, or those of its first results. The table goes with each conversion as an
 argument: nothing is registered for other users of tf2onnx.
 """
 
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from zenith_tf.node import Node
+from zenith_tf.recurrent import RESET_BEFORE
 
 __all__ = ["GAPS", "HANDLERS", "REPLACED"]
 
-Rule = Callable[[Node], str]
+Rule = Callable[[Node], str | list[str]]
 
 
 def _expm1(n: Node) -> str:
@@ -201,16 +202,21 @@ def _rnn_weights(n: Node) -> str:
     return n.op("Concat", *rows, axis=0)
 
 
-def _rnn(n: Node) -> str:
-    """A recurrent layer; its gates are reset, update, new, and those of ONNX update, reset, new."""
-    x, first, _, weights = n.inputs
+# Places of ONNX' gates in CudnnRNN's: its own are reset, update, new of a GRU, and input, forget,
+# new, output of an LSTM; those of ONNX update, reset, new, and input, output, forget, new.
+_GATES = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
+
+
+def _rnn(n: Node) -> list[str]:
+    """A recurrent layer: its outputs and last states."""
+    x, h, c, weights, *lengths = n.inputs
     mode = n.attr("rnn_mode", b"lstm").decode()
     (layers, *_, units), features = n.shape(1) or [-1, -1], (n.shape() or [-1])[-1]
-    if mode == "lstm" or n.attr("direction", b"unidirectional") != b"unidirectional":
+    if n.attr("direction", b"unidirectional") != b"unidirectional":
         raise ValueError(f"{mode} in this form is not known")
     if min(units, features) < 1 or layers != 1:
         raise ValueError("the sizes of the layer are not known")
-    order = [1, 0, 2] if mode == "gru" else [0]
+    order = _GATES.get(mode, [0])
     start = 0
 
     def taken(rows: int, columns: int) -> str:
@@ -226,12 +232,16 @@ def _rnn(n: Node) -> str:
 
     w, r = taken(units, features), taken(units, units)
     b = n.op("Concat", *(n.op("Squeeze", taken(units, 1), n.ints(2)) for _ in range(2)), axis=1)
+    given = [x, w, r, b, lengths[0] if lengths else "", h]
     if mode == "gru":
-        y = n.op("GRU", x, w, r, b, "", first, hidden_size=units, linear_before_reset=1)
+        after = int(not n.attr(RESET_BEFORE, 0))
+        found = n.ops("GRU", 2, *given, hidden_size=units, linear_before_reset=after)
+    elif mode == "lstm":
+        found = n.ops("LSTM", 3, *given, c, hidden_size=units)
     else:
         activation = [mode.removeprefix("rnn_").capitalize()]
-        y = n.op("RNN", x, w, r, b, "", first, hidden_size=units, activations=activation)
-    return n.op("Squeeze", y, n.ints(1))
+        found = n.ops("RNN", 2, *given, hidden_size=units, activations=activation)
+    return [n.op("Squeeze", found[0], n.ints(1)), *found[1:]]
 
 
 # Operations tf2onnx has no handler for.
@@ -264,6 +274,7 @@ GAPS: dict[str, Rule] = {
 # Operations whose result from tf2onnx is not TensorFlow's, in some cases at least.
 REPLACED: dict[str, Rule] = {
     "CudnnRNN": _rnn,
+    "CudnnRNNV3": _rnn,
     "FakeQuantWithMinMaxArgs": lambda n: _fake_quant(n, n.attr("min", -6.0), n.attr("max", 6.0)),
     "FakeQuantWithMinMaxVars": lambda n: _fake_quant(n, n.value(1), n.value(2)),
     "FloorDiv": _floor_div,
