@@ -1,7 +1,7 @@
 """TensorFlow operations in terms of ONNX: those tf2onnx does not know, and those it gets wrong.
 
-A rule takes a `Node` and returns the result's name, or those of its first results. The table goes with each conversion as an
-argument: nothing is registered for other users of tf2onnx.
+A rule takes a `Node` and returns the result's name, or those of its first results. The table goes
+with each conversion as an argument: nothing is registered for other users of tf2onnx.
 """
 
 from __future__ import annotations
@@ -196,6 +196,20 @@ def _resize_area(n: Node) -> str:
     return n.op("Transpose", y, perm=_TO_NHWC)
 
 
+def _select(n: Node) -> str:
+    """tf2onnx multiplies by the condition: a NaN that was not chosen comes through."""
+    return n.op("Where", *n.inputs)
+
+
+def _select_rows(n: Node) -> str:
+    """Select takes a condition for whole rows too."""
+    condition, *choices = n.inputs
+    more = [1] * (n.rank(1) - 1) if n.rank(0) == 1 else []
+    if more:
+        condition = n.op("Reshape", condition, n.ints(-1, *more))
+    return n.op("Where", condition, *choices)
+
+
 def _rnn_weights(n: Node) -> str:
     """All weights and biases of a recurrent layer in one row."""
     rows = [n.op("Reshape", w, n.ints(-1)) for w in n.inputs[3:]]
@@ -248,6 +262,7 @@ def _rnn(n: Node) -> list[str]:
 GAPS: dict[str, Rule] = {
     "Bucketize": _bucketize,
     "CudnnRNNCanonicalToParams": _rnn_weights,
+    "CudnnRNNV3": _rnn,
     "Erfc": lambda n: n.op("Sub", 1, n.op("Erf", n.inputs[0])),
     "EuclideanNorm": _euclidean_norm,
     "Expm1": _expm1,
@@ -274,7 +289,6 @@ GAPS: dict[str, Rule] = {
 # Operations whose result from tf2onnx is not TensorFlow's, in some cases at least.
 REPLACED: dict[str, Rule] = {
     "CudnnRNN": _rnn,
-    "CudnnRNNV3": _rnn,
     "FakeQuantWithMinMaxArgs": lambda n: _fake_quant(n, n.attr("min", -6.0), n.attr("max", 6.0)),
     "FakeQuantWithMinMaxVars": lambda n: _fake_quant(n, n.value(1), n.value(2)),
     "FloorDiv": _floor_div,
@@ -287,6 +301,8 @@ REPLACED: dict[str, Rule] = {
     "ResizeBilinear": _resize(b"linear"),
     "ResizeNearestNeighbor": _resize(b"nearest"),
     "ScatterNd": _scatter_nd,
+    "Select": _select_rows,
+    "SelectV2": _select,
     "UnsortedSegmentMax": _segments(b"max"),
     "UnsortedSegmentMin": _segments(b"min"),
     "UnsortedSegmentProd": _segments(b"mul"),

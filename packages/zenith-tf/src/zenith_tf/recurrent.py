@@ -102,9 +102,7 @@ def _masked(layer: Any, sequences: Any, first: list[Any], mask: Any) -> tuple[An
     return outputs, [tf.where(any_step, s, f) for s, f in zip(states, first, strict=True)]
 
 
-def _operation(
-    layer: Any, sequences: Any, first: list[Any], lengths: Any
-) -> tuple[Any, list[Any]]:
+def _operation(layer: Any, sequences: Any, first: list[Any], lengths: Any) -> tuple[Any, list[Any]]:
     """The layer as one operation: outputs [batch, steps, units], states [batch, units]."""
     mode, cell = _mode(layer), layer.cell
     assert mode is not None
