@@ -42,7 +42,9 @@ def test_constants_go_into_depthwise_and_transposed_conv(check: Check) -> None:
     assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["Conv"]
     weights["w"] = f32(3, 6, 3, 3)
     weights["r"] = f32(6)
-    body = "c = ConvTranspose(x, w) m = Mul(c, s) a = Add(m, t) y = BatchNormalization(a, r, r, r, r)"
+    body = (
+        "c = ConvTranspose(x, w) m = Mul(c, s) a = Add(m, t) y = BatchNormalization(a, r, r, r, r)"
+    )
     assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["ConvTranspose"]
 
 
