@@ -74,7 +74,6 @@ def _emit_threefry(e: Emit) -> None:
 def _spread(e: Emit, index: int) -> Operand:
     """The input with an element for every one of the output, row-major."""
     shape = e.op.outputs[0].shape
-    assert shape is not None
     given = e.operand(index)
     assert given is not None
     given = given.expand(shape)
@@ -91,8 +90,6 @@ def _is_one(value: ValueView | None) -> bool:
 
 def _supports_threefry(op: OpView) -> str | None:
     shape = op.outputs[0].shape
-    if shape is None:
-        return "the rank is not known"
     same = all(v is not None and v.shape == shape for v in op.inputs[2:])
     return None if same else "the counters' shape is not that of the result"
 
