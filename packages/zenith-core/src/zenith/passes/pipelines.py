@@ -17,6 +17,7 @@ _PATTERNS = (
     "fold_pad",
     "fold_channels",
     "fold_scale",
+    "fuse_clip",
     "fuse_gelu",
     "fuse_silu",
     "fuse_softmax",
