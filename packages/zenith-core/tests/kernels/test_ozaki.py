@@ -225,7 +225,7 @@ def _reason(proto: Any) -> str:
 
 @needs_tiles
 def test_small_products_and_odd_weights_are_plain() -> None:
-    assert "fewer than 16" in _reason(_net(15, 130, 200))
+    assert "fewer than 4" in _reason(_net(3, 130, 200))
     assert "less than 128" in _reason(_net(40, 127, 200))
     proto = _net(40, 130, 200)
     weights = onnx.numpy_helper.to_array(proto.graph.initializer[0]).copy()

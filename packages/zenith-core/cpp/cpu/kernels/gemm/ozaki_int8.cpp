@@ -440,7 +440,8 @@ void multiply_column(const Product& p, int64_t first, int64_t last, int64_t tile
   alignas(64) int32_t sums[kSums * kRows * kRows];
   const int64_t col = tile * kRows, cols = least(kRows, p.layout.n - col);
   const Depth& depth = p.layout.depth;
-  const int64_t lines = ceil_div(kDigits * kTile / 64, last - first);
+  // One tile of rows goes straight through the digits, which the machine itself fetches ahead.
+  const int64_t lines = last - first == 1 ? 0 : ceil_div(kDigits * kTile / 64, last - first);
   for (int64_t pass = 0; pass < depth.passes; ++pass) {
     const int64_t step = depth.begin(pass), steps = depth.begin(pass + 1) - step;
     const int8_t* b = p.layout.digits(p.w, tile, step);
@@ -496,7 +497,8 @@ const char* run_linear(const Call& call) {
   const Blocks blocks(p.left);
   const int64_t groups = ceil_div(p.layout.tiles, blocks.group);
   TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) config.set(tile, kRows, kDeep);
+  for (int tile = 0; tile < 7; ++tile) config.set(tile, static_cast<int>(least(m, kRows)), kDeep);
+  config.set(7, kRows, kDeep);
   share_out(call, blocks.count * groups, [&](int64_t piece, bool) {
     load_tiles(config);
     const int64_t block = piece / groups, group = piece % groups;
