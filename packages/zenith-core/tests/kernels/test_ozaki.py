@@ -45,7 +45,7 @@ def product(a: Array, b: Array) -> Array:
     return np.asarray(a.astype(np.float64) @ b.astype(np.float64))
 
 
-def assert_rounded(y: Array, want: Array, rms: float = 4e-7) -> None:
+def assert_rounded(y: Array, want: Array, rms: float = 2.6e-7) -> None:
     """Errors as those of a float32 product: small beside the root mean square of the results."""
     size = np.sqrt(np.mean(want**2)) if want.size else 0.0
     assert np.sqrt(np.mean((y - want) ** 2) if want.size else 0.0) <= rms * size
