@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from zenith import errors
+from zenith._api import _only_our_errors
 from zenith.errors import (
+    CompilationError,
     DeviceOutOfMemoryError,
     PluginError,
     PrecisionError,
@@ -25,6 +27,14 @@ def test_plain_error() -> None:
     assert str(ValidationError("input 0 has rank 3", next="give it rank 2")) == (
         "[Z201] input 0 has rank 3\n  next   give it rank 2\n  docs   errors#Z201"
     )
+
+
+def test_a_module_that_is_missing_is_named() -> None:
+    """An adapter whose framework is not there, or a model that imports what is not."""
+    match = "needs the module 'no_such.part'"
+    with pytest.raises(CompilationError, match=match) as caught, _only_our_errors():
+        raise ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
+    assert "pip install no_such\n" in str(caught.value)
 
 
 def test_unsupported_operations_lists_all_with_places() -> None:

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax_oracle import arrays, check, compiled_ops, integers
+from jax_oracle import arrays, check, compare, compiled_ops, integers
+
+import zenith
+from zenith.errors import UnsupportedOperationError
 
 EINSUMS = {
     "ij,jk->ik": ((3, 4), (4, 5)),
@@ -187,6 +190,20 @@ KINDS: dict[str, Any] = {
     "sum": (0.0, lax.add),
     "prod": (1.0, lax.mul),
 }
+
+
+def test_groups_of_rows() -> None:
+    """Experts: groups may be empty; the sizes are data."""
+    x, y = arrays((7, 4), (3, 4, 5))
+    compiled = check(lax.ragged_dot, x, y, jnp.array([2, 0, 5]))
+    for sizes in ([7, 0, 0], [1, 3, 3]):
+        wanted = lax.ragged_dot(x, y, jnp.array(sizes))
+        compare(compiled(x, y, jnp.array(sizes)), wanted)
+    assert compiled_ops(compiled).count("Linear") + compiled_ops(compiled).count("MatMul") == 1
+    with pytest.raises(UnsupportedOperationError, match="of other axes"):
+        zenith.compile(
+            jax.grad(lambda w: lax.ragged_dot(x, w, jnp.array([2, 0, 5])).sum()), sample_input=(y,)
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -63,6 +63,16 @@ def test_one_node_a_draw() -> None:
     assert compiled_ops(compiled).count("ThreeFry2x32") == 1
 
 
+@pytest.mark.parametrize("shape", [(), (37,), (2, 3)])
+def test_many_keys_are_one_node_a_draw(shape: tuple[int, ...]) -> None:
+    def function(key: Any) -> Any:
+        draw = jax.vmap(jax.vmap(lambda k: jax.random.bits(k, shape)))
+        return draw(jax.random.split(key, (4, 5)))
+
+    compiled = check(function, jax.random.key(9), rtol=0, atol=0)
+    assert compiled_ops(compiled).count("ThreeFry2x32") == 2  # the keys' and theirs
+
+
 def test_symbolic_sizes() -> None:
     def function(k: Any, x: Any) -> Any:
         return x + jax.random.uniform(k, x.shape)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_oracle import assert_same, check
+from tf_oracle import assert_same, check, kernels
 
 import zenith
 import zenith_tf
@@ -243,6 +243,20 @@ def test_saved_model_that_does_not_load_goes_by_its_graph(
     assert compiled(f32(7, 3))["output_0"].shape == (7, 2)
 
 
+def test_saved_model_of_tensorflow_2_15() -> None:
+    """Written by saved_models/write.py; it has slots of a Keras 2 optimizer."""
+    directory = Path(__file__).parent / "saved_models"
+    recorded = np.load(directory / "image.npz")
+    with pytest.raises(AttributeError, match="add_slot"):
+        tf.saved_model.load(directory / "image")
+    compiled = zenith.compile(directory / "image", fallback="error")
+    found = compiled(image=recorded["image"])["probabilities"]
+    np.testing.assert_allclose(found, recorded["probabilities"], 1e-5, 1e-6)
+    assert not any("BatchNormalization" in op for op in kernels(compiled))
+    single = compiled(image=recorded["image"][:1])["probabilities"]
+    np.testing.assert_allclose(single, recorded["probabilities"][:1], 1e-5, 1e-6)
+
+
 def test_keras_file(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), L.Dense(2)])
     model.save(tmp_path / "model.keras")
@@ -386,6 +400,23 @@ def test_variables_that_the_call_changes_are_named() -> None:
 
     with pytest.raises(CompilationError, match="changes its variables"):
         zenith.compile(function, sample_input=f32(2))
+
+
+@pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
+def test_dropout_of_recurrent_layers_is_off(layer: Any) -> None:
+    """Keras draws its masks in inference too, and then does not use them."""
+    x = keras.Input((5, 3))
+    model = keras.Model(x, layer(4, dropout=0.4, recurrent_dropout=0.2)(x))
+    compiled = check(model, f32(2, 5, 3))
+    assert not any("Loop" in op for op in kernels(compiled))
+
+
+def test_random_numbers_that_are_read_are_named() -> None:
+    x = keras.Input((8, 8, 3))
+    layer = L.RandomGrayscale(0.5)
+    model = keras.Model(x, L.Lambda(lambda y: layer(y, training=True))(x))
+    with pytest.raises(UnsupportedOperationError, match="StatelessRandomUniformV2"):
+        zenith.compile(model)
 
 
 def test_a_model_that_fails_in_tracing() -> None:

@@ -95,7 +95,11 @@ RECURRENT: dict[str, tuple[str, Any]] = {
     "gru from a state": ("GRU", lambda x: L.GRU(4)(x, initial_state=L.Dense(4)(x[:, 0]))),
     "plain": ("RNN", lambda x: L.SimpleRNN(4, return_sequences=True)(x)),
     "plain relu": ("RNN", lambda x: L.SimpleRNN(4, activation="relu", use_bias=False)(x)),
-    "gru with reset before": ("Loop", lambda x: L.GRU(4, reset_after=False)(x)),
+    "gru with reset before": ("GRU", lambda x: L.GRU(4, reset_after=False)(x)),
+    "gru relu": ("Loop", lambda x: L.GRU(4, activation="relu")(x)),
+    "lstm": ("LSTM", lambda x: L.LSTM(4, return_sequences=True, return_state=True)(x)),
+    "lstm without bias": ("LSTM", lambda x: L.LSTM(4, use_bias=False, go_backwards=True)(x)),
+    "lstm of cells": ("LSTM", lambda x: L.RNN(L.LSTMCell(4))(x)),
 }
 
 
@@ -108,6 +112,29 @@ def test_recurrent_layers_are_one_kernel(name: str) -> None:
     assert found[expected] == 1
     assert expected == "Loop" or not found["Loop"]
     assert all("inner_loop" not in vars(part) for part in model.layers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("LSTM", lambda: L.LSTM(4, return_sequences=True, return_state=True)),
+        ("LSTM", lambda: L.Bidirectional(L.LSTM(4, return_sequences=True))),
+        ("GRU", lambda: L.GRU(4, return_state=True)),
+        ("GRU", lambda: L.GRU(4, reset_after=False, return_sequences=True, go_backwards=True)),
+        ("RNN", lambda: L.SimpleRNN(4, return_sequences=True)),
+        ("GRU", lambda: L.RNN(L.GRUCell(4), return_sequences=True, zero_output_for_mask=True)),
+    ],
+)
+def test_masked_recurrent_layers_are_one_kernel(kind: str, layer: Any) -> None:
+    """Rows masked at the end, at the start, in between, everywhere and nowhere."""
+    model = functional((None, 3), lambda x: layer()(L.Masking()(x)))
+    x = RNG.normal(size=(5, 6, 3)).astype(np.float32)
+    for row, steps in enumerate([[4, 5], [0, 1, 2], [1, 3, 4], range(6)]):
+        x[row, list(steps)] = 0
+    compiled = check(model, x, close=1e-5)
+    found = kernels(compiled)
+    assert found[kind] >= 1 and not found["Loop"]
+    assert_same(model(x[1:, :4]), compiled(x[1:, :4]), 1e-5)
 
 
 ACTIVATIONS = """celu elu exponential gelu glu hard_sigmoid hard_silu hard_tanh leaky_relu linear

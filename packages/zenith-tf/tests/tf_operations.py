@@ -72,6 +72,21 @@ OPERATIONS: list[Case] = [
         (np.append(NEAR_ZERO, np.float32([1e30, np.inf]))[[0, 2, 5, 6]],),
     ),
     *[
+        (
+            f"Cast by {kind}",
+            lambda x, kind=kind: tf.cast(tf.cast(x, kind), tf.float32),
+            (np.array([-3.7, 0.3, 1e-3, 16777217], np.float64),),
+        )
+        for kind in ("float16", "float32", "bfloat16", "int32", "uint8")
+    ],
+    ("Select of not chosen NaN", lambda x: tf.where(x > 0, tf.math.log(x), x), (normal(3, 4),)),
+    (
+        "Select of rows",
+        lambda c, x, y: raw.Select(condition=c > 0, x=x, y=y),
+        (normal(3), normal(3, 4), normal(3, 4)),
+    ),
+    ("Select of infinities", lambda x: tf.where(x > 0, x / 0.0, x), (normal(3, 4),)),
+    *[
         (n, of_xy(n), (whole(5, low=0).astype(np.uint32), whole(5, low=0).astype(np.uint32)))
         for n in ["BitwiseAnd", "BitwiseOr", "BitwiseXor", "LeftShift", "RightShift"]
     ],

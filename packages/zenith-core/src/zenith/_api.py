@@ -153,6 +153,11 @@ def _only_our_errors() -> Iterator[None]:
         raise DeviceOutOfMemoryError(
             "no memory left to compile this model", next="use a machine with more memory"
         ) from cause
+    except ModuleNotFoundError as cause:
+        raise CompilationError(
+            f"this model needs the module '{cause.name}', which is not installed",
+            next=f"install it: pip install {str(cause.name).partition('.')[0]}",
+        ) from cause
     except Exception as cause:
         raise CompilationError(
             f"this model cannot be compiled: {type(cause).__name__}: {cause}",

@@ -27,10 +27,12 @@ IMAGE = "(float[B,3,8,8] x) => (y)"
         "c = Conv(x, w) m = Mul(s, c) y = Sub(m, t)",
         "c = Conv(x, w) a = Add(t, c) y = Mul(a, one)",
         "c = Conv(x, w, b) y = Sub(t, c)",
+        "c = Conv(x, w) a = Add(c, t) y = BatchNormalization(a, b, r, r, r)",
+        "c = Conv(x, w) a = BatchNormalization(c, r, b, r, b) y = Mul(s, a)",
     ],
 )
 def test_constants_go_into_conv(check: Check, body: str) -> None:
-    g = check(["fold_channels", "dce"], IMAGE, body, {**CONV, "one": f32(1)})
+    g = check(["fold_channels", "dce"], IMAGE, body, {**CONV, "one": f32(1), "r": f32(5)})
     assert check.ops(g) == ["Conv"]
 
 
@@ -39,7 +41,10 @@ def test_constants_go_into_depthwise_and_transposed_conv(check: Check) -> None:
     body = "c = Conv<group = 3>(x, w) m = Mul(c, s) y = Add(m, t)"
     assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["Conv"]
     weights["w"] = f32(3, 6, 3, 3)
-    body = "c = ConvTranspose(x, w) m = Mul(c, s) y = Add(m, t)"
+    weights["r"] = f32(6)
+    body = (
+        "c = ConvTranspose(x, w) m = Mul(c, s) a = Add(m, t) y = BatchNormalization(a, r, r, r, r)"
+    )
     assert check.ops(check(["fold_channels", "dce"], IMAGE, body, weights)) == ["ConvTranspose"]
 
 

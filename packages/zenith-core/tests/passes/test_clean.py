@@ -208,7 +208,7 @@ def bn_weights(bias: bool) -> dict[str, np.ndarray]:
 def test_batch_norm(check: Check, bias: bool) -> None:
     signature = "(float[B,2,5,6] x) => (y)"
     body = BN % (", b" if bias else "", "")
-    g = check(["fold_batch_norm", "dce"], signature, body, bn_weights(bias))
+    g = check(["fold_channels", "dce"], signature, body, bn_weights(bias))
     assert check.ops(g) == ["Conv"]
     assert g.nodes[0].attributes["pads"].value == (1, 1, 1, 1)
 
@@ -223,7 +223,7 @@ def test_batch_norm_stays(check: Check) -> None:
         weights = bn_weights(False)
         if "s)" in signature:
             del weights["s"]
-        g = check("fold_batch_norm", signature, body + more, weights)
+        g = check("fold_channels", signature, body + more, weights)
         assert "BatchNormalization" in check.ops(g)
 
 
@@ -267,7 +267,7 @@ def test_sources_merge(check: Check) -> None:
     g = check.build("(float[B,2,5,6] x) => (y)", BN % ("", ""), bn_weights(False))
     g.nodes[0].metadata_props[SOURCE_KEY] = "net.py:3"
     g.nodes[1].metadata_props[SOURCE_KEY] = "net.py:4"
-    PassManager(["fold_batch_norm"]).run(g)
+    PassManager(["fold_channels"]).run(g)
     assert g.nodes[0].metadata_props[SOURCE_KEY] == "net.py:3; net.py:4"
 
 

@@ -113,6 +113,8 @@ RMS = [
        y = Mul(w, n)""",
     """p = Mul(x, x) m = ReduceMean(p, l2) e = Add(m, eps) r = Sqrt(e) i = Div(one, r)
        n = Mul(x, i) y = Mul(w, n)""",
+    """p = Mul(x, x) m = ReduceMean(p, l2) e = Add(m, eps) r = Sqrt(e) i = Reciprocal(r)
+       n = Mul(i, w) y = Mul(x, n)""",
 ]
 
 
@@ -148,6 +150,7 @@ def test_rms_norm_spellings(check: Check) -> None:
         RMS[0].replace("two", "three") + " z = Neg(x)",
         RMS[0] + " z = Neg(m)",
         RMS[0] + " z = Neg(r)",
+        RMS[-1] + " z = Neg(n)",
         RMS[0].replace("Sqrt", "Exp") + " z = Neg(x)",
         "z = Neg(x) " + RMS[0].replace("Pow(x", "Pow(z"),
         RMS[0].replace("ReduceMean(", "ReduceMean<keepdims = 0>(").replace("S,6", "")
@@ -159,6 +162,31 @@ def test_rms_norm_stays(check: Check, body: str) -> None:
     feeds = None
     g = check("fuse_rms_norm", signature, body, weights(w=(6,)), feeds=feeds)
     assert "RMSNormalization" not in check.ops(g)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Relu(x) y = Min(a, two)",
+        "a = Max(one, x) y = Min(two, a)",
+        "a = Max(x, one) y = Min(a, one)",
+    ],
+)
+def test_clip(check: Check, body: str) -> None:
+    assert check.ops(check("fuse_clip", X, body, weights())) == ["Clip"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Max(x, two) y = Min(a, one) z = Neg(x)",
+        "a = Relu(x) y = Min(a, two) z = Neg(a)",
+        "a = Relu(x) y = Min(a, x) z = Neg(x)",
+    ],
+    ids=["crossed", "read elsewhere", "no number"],
+)
+def test_clip_stays(check: Check, body: str) -> None:
+    assert "Clip" not in check.ops(check("fuse_clip", XZ, body, weights()))
 
 
 LN = """m = ReduceMean(x, last) d = Sub(x, m) p = Pow(d, two) v = ReduceMean(p, last)

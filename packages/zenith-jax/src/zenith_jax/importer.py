@@ -83,7 +83,8 @@ class _Importer:
 
     def inline(self, closed: Any, arguments: Sequence[Any]) -> list[Any]:
         """The results of a closed jaxpr on values; complex ones may come joined."""
-        jaxpr = closed.jaxpr
+        jaxpr, builder = closed.jaxpr, self.builder
+        outer = builder.label, builder.source  # what the caller writes next is still its own
         values = {
             variable: self._apart(value, variable.aval)
             for variable, value in zip(jaxpr.invars, arguments, strict=True)
@@ -93,6 +94,7 @@ class _Importer:
         for eqn in jaxpr.eqns:
             results = self._equation(eqn, [self._read(v, values) for v in eqn.invars])
             values.update(zip(eqn.outvars, results, strict=True))
+        builder.label, builder.source = outer
         return [self._read(v, values) for v in jaxpr.outvars]
 
     def program(

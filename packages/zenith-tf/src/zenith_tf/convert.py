@@ -19,7 +19,7 @@ import onnx
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tf2onnx import optimizer, tf_utils, tfonnx, utils
-from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
+from tf2onnx.optimizer import back_to_back_optimizer
 from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
 from tf2onnx.optimizer.identity_optimizer import IdentityOptimizer
 from tf2onnx.optimizer.loop_optimizer import LoopOptimizer
@@ -50,6 +50,17 @@ def _bfloat16() -> Iterator[None]:
         del arrays[plain]
 
 
+@contextmanager
+def _casts() -> Iterator[None]:
+    """tf2onnx drops a Cast before another, also one to a type that holds less: here it stays."""
+    rules = back_to_back_optimizer._func_map
+    rule = rules.pop(("Cast",))
+    try:
+        yield
+    finally:
+        rules[("Cast",)] = rule
+
+
 class _Transposes(TransposeOptimizer):  # type: ignore[misc]
     """Moves transposes together until they cancel.
 
@@ -67,7 +78,7 @@ _OPTIMIZERS = {
     "fold_constants": ConstFoldOptimizer,
     "loop_optimizer": LoopOptimizer,
     "remove_identity": IdentityOptimizer,
-    "remove_back_to_back": BackToBackOptimizer,
+    "remove_back_to_back": back_to_back_optimizer.BackToBackOptimizer,
 }
 
 
@@ -82,7 +93,13 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
     renamed = dict(zip(inputs, input_names, strict=True))
     renamed.update(frozen.outputs)
     operations = {node.name: node.op for node in _all_nodes(frozen.graph)}
-    with _lock, _bfloat16(), _problems(operations) as problems, tf.Graph().as_default() as graph:
+    with (
+        _lock,
+        _bfloat16(),
+        _casts(),
+        _problems(operations) as problems,
+        tf.Graph().as_default() as graph,
+    ):
         tf.import_graph_def(frozen.graph, name="")
         try:
             converted = tfonnx.process_tf_graph(

@@ -18,8 +18,8 @@ and freezes a model, and these are the operations the frozen graph may hold:
 - **tf2onnx**: converted by the handler of tf2onnx
 - **own**: tf2onnx has no handler; `zenith_tf.handlers` has
 - **corrected**: tf2onnx has one, but in some cases its result is not TensorFlow's (integer division
-  rounds to zero, scattered duplicates are lost, a resized image misses a row); `zenith_tf.handlers`
-  replaces it
+  rounds to zero, a NaN that `tf.where` does not choose comes through, scattered duplicates are
+  lost, a resized image misses a row); `zenith_tf.handlers` replaces it
 
 Any other operation is an `UnsupportedOperationError` that names all of them with their layers. A
 handler of tf2onnx may also decline a form of its operation; that is the same error. Loops are known

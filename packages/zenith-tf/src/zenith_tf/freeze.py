@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework import convert_to_constants
 from tf2onnx import tf_loader
 
 from zenith.errors import CompilationError, ValidationError
@@ -18,6 +18,9 @@ from zenith_tf.structure import make_template
 __all__ = ["Frozen", "freeze"]
 
 _WRITES = ("AssignVariable", "AssignAdd", "AssignSub", "ResourceScatter", "ResourceApply")
+# Keras' name for the state of random numbers. Its layers draw some that nobody reads in inference
+# (masks for dropout in recurrences); those that are read have no operation here, and are named.
+_SEED = "seed_generator_state"
 _STRING_KINDS = (tf.string, tf.variant, tf.resource)
 
 
@@ -73,10 +76,7 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
         raise ValidationError("the model returns no tensor")
     _check_variables(function)
     inputs = [t.name for t in function.inputs[: len(leaves)]]
-    with keeping_cases():
-        frozen = convert_variables_to_constants_v2(
-            function, lower_control_flow=False, aggressive_inlining=True
-        )
+    frozen = _frozen(function)
     outputs = [t.name for t in frozen.outputs]
     graph = frozen.graph.as_graph_def(add_shapes=True)
     _let_inline(graph)
@@ -88,6 +88,25 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
     return Frozen(graph, inputs, list(zip(outputs, names, strict=True)), template)
 
 
+def _frozen(function: Any) -> Any:
+    """The function with constants for variables, and without the writes that are let pass."""
+    with keeping_cases():
+        found = convert_to_constants._FunctionConverterDataInEager(
+            func=function, lower_control_flow=False, aggressive_inlining=True
+        )
+    graph, converted = convert_to_constants._replace_variables_by_constants(converter_data=found)
+    for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
+        writes = [node for node in nodes if node.op.startswith(_WRITES)]
+        waits = {f"^{node.name}" for node in writes}
+        for node in writes:
+            nodes.remove(node)
+        for node in nodes if writes else ():
+            kept = [name for name in node.input if name not in waits]
+            del node.input[:]
+            node.input.extend(kept)
+    return convert_to_constants._construct_concrete_function(function, graph, converted)
+
+
 def _check_variables(function: Any) -> None:
     """A frozen graph has constants for variables: one that is written cannot be one of them."""
     names = {id(v.handle): v.name.split(":")[0] for v in function.graph.variables}
@@ -97,6 +116,7 @@ def _check_variables(function: Any) -> None:
         for op in function.graph.get_operations()
         if op.type.startswith(_WRITES) and op.inputs[0].dtype == tf.resource
     ]
+    written = [name for name in written if not name.endswith(_SEED)]
     written += [
         node.name
         for inner in called(function.graph.as_graph_def())

@@ -1,7 +1,7 @@
 """TensorFlow operations in terms of ONNX: those tf2onnx does not know, and those it gets wrong.
 
-A rule takes a `Node` and returns the result's name. The table goes with each conversion as an
-argument: nothing is registered for other users of tf2onnx.
+A rule takes a `Node` and returns the result's name, or those of its first results. The table goes
+with each conversion as an argument: nothing is registered for other users of tf2onnx.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from zenith_tf.node import Node
+from zenith_tf.recurrent import RESET_BEFORE
 
 __all__ = ["GAPS", "HANDLERS", "REPLACED"]
 
-Rule = Callable[[Node], str]
+Rule = Callable[[Node], str | list[str]]
 
 
 def _expm1(n: Node) -> str:
@@ -195,22 +196,41 @@ def _resize_area(n: Node) -> str:
     return n.op("Transpose", y, perm=_TO_NHWC)
 
 
+def _select(n: Node) -> str:
+    """tf2onnx multiplies by the condition: a NaN that was not chosen comes through."""
+    return n.op("Where", *n.inputs)
+
+
+def _select_rows(n: Node) -> str:
+    """Select takes a condition for whole rows too."""
+    condition, *choices = n.inputs
+    more = [1] * (n.rank(1) - 1) if n.rank(0) == 1 else []
+    if more:
+        condition = n.op("Reshape", condition, n.ints(-1, *more))
+    return n.op("Where", condition, *choices)
+
+
 def _rnn_weights(n: Node) -> str:
     """All weights and biases of a recurrent layer in one row."""
     rows = [n.op("Reshape", w, n.ints(-1)) for w in n.inputs[3:]]
     return n.op("Concat", *rows, axis=0)
 
 
-def _rnn(n: Node) -> str:
-    """A recurrent layer; its gates are reset, update, new, and those of ONNX update, reset, new."""
-    x, first, _, weights = n.inputs
+# Places of ONNX' gates in CudnnRNN's: its own are reset, update, new of a GRU, and input, forget,
+# new, output of an LSTM; those of ONNX update, reset, new, and input, output, forget, new.
+_GATES = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
+
+
+def _rnn(n: Node) -> list[str]:
+    """A recurrent layer: its outputs and last states."""
+    x, h, c, weights, *lengths = n.inputs
     mode = n.attr("rnn_mode", b"lstm").decode()
     (layers, *_, units), features = n.shape(1) or [-1, -1], (n.shape() or [-1])[-1]
-    if mode == "lstm" or n.attr("direction", b"unidirectional") != b"unidirectional":
+    if n.attr("direction", b"unidirectional") != b"unidirectional":
         raise ValueError(f"{mode} in this form is not known")
     if min(units, features) < 1 or layers != 1:
         raise ValueError("the sizes of the layer are not known")
-    order = [1, 0, 2] if mode == "gru" else [0]
+    order = _GATES.get(mode, [0])
     start = 0
 
     def taken(rows: int, columns: int) -> str:
@@ -226,18 +246,23 @@ def _rnn(n: Node) -> str:
 
     w, r = taken(units, features), taken(units, units)
     b = n.op("Concat", *(n.op("Squeeze", taken(units, 1), n.ints(2)) for _ in range(2)), axis=1)
+    given = [x, w, r, b, lengths[0] if lengths else "", h]
     if mode == "gru":
-        y = n.op("GRU", x, w, r, b, "", first, hidden_size=units, linear_before_reset=1)
+        after = int(not n.attr(RESET_BEFORE, 0))
+        found = n.ops("GRU", 2, *given, hidden_size=units, linear_before_reset=after)
+    elif mode == "lstm":
+        found = n.ops("LSTM", 3, *given, c, hidden_size=units)
     else:
         activation = [mode.removeprefix("rnn_").capitalize()]
-        y = n.op("RNN", x, w, r, b, "", first, hidden_size=units, activations=activation)
-    return n.op("Squeeze", y, n.ints(1))
+        found = n.ops("RNN", 2, *given, hidden_size=units, activations=activation)
+    return [n.op("Squeeze", found[0], n.ints(1)), *found[1:]]
 
 
 # Operations tf2onnx has no handler for.
 GAPS: dict[str, Rule] = {
     "Bucketize": _bucketize,
     "CudnnRNNCanonicalToParams": _rnn_weights,
+    "CudnnRNNV3": _rnn,
     "Erfc": lambda n: n.op("Sub", 1, n.op("Erf", n.inputs[0])),
     "EuclideanNorm": _euclidean_norm,
     "Expm1": _expm1,
@@ -276,6 +301,8 @@ REPLACED: dict[str, Rule] = {
     "ResizeBilinear": _resize(b"linear"),
     "ResizeNearestNeighbor": _resize(b"nearest"),
     "ScatterNd": _scatter_nd,
+    "Select": _select_rows,
+    "SelectV2": _select,
     "UnsortedSegmentMax": _segments(b"max"),
     "UnsortedSegmentMin": _segments(b"min"),
     "UnsortedSegmentProd": _segments(b"mul"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,33 +68,36 @@ class Node:
     def op(self, kind: str, *operands: Any, **attributes: Any) -> str:
         """One ONNX node's result. Numbers become constants of the first input's type; "" leaves an
         input out."""
+        return self.ops(kind, 1, *operands, **attributes)[0]
+
+    def ops(self, kind: str, count: int, *operands: Any, **attributes: Any) -> list[str]:
+        """One ONNX node's `count` results."""
         names = [v if isinstance(v, str) else self.const(v) for v in operands]
         made = self._graph.make_node(
-            kind, names, attr=attributes, name=utils.make_name(self._node.name)
+            kind,
+            names,
+            attr=attributes,
+            name=utils.make_name(self._node.name),
+            output_count=count,
         )
-        result: str = made.output[0]
-        return result
+        return list(made.output)
 
     def int64(self, value: str) -> str:
         return self.op("Cast", value, to=7)
 
-    def finish(self, result: str) -> None:
-        """Give the node's place to `result`, in the type the node had."""
+    def finish(self, results: str | Sequence[str]) -> None:
+        """Give the node's place to its first results, in the types the node had."""
         node = self._node
-        # of a node with several results only the first is ever read
-        shapes, dtypes, outputs, name = (
-            node.output_shapes[:1],
-            node.output_dtypes[:1],
-            node.output[:1],
-            node.name,
-        )
-        self._graph.remove_node(name)
-        self._graph.make_node(
-            "Cast",
-            [result],
-            attr={"to": dtypes[0]},
-            name=name,
-            outputs=outputs,
-            shapes=shapes,
-            dtypes=dtypes,
-        )
+        found = [results] if isinstance(results, str) else list(results)
+        facts = list(zip(found, node.output, node.output_shapes, node.output_dtypes, strict=False))
+        self._graph.remove_node(node.name)
+        for place, (result, output, shape, dtype) in enumerate(facts):
+            self._graph.make_node(
+                "Cast",
+                [result],
+                attr={"to": dtype},
+                name=node.name if place == 0 else utils.make_name(node.name),
+                outputs=[output],
+                shapes=[shape],
+                dtypes=[dtype],
+            )

@@ -6,11 +6,11 @@ import functools
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.errors import ValidationError
 from zenith.ir._describe import describe
+from zenith.ir.inline import inline_calls
 
 __all__ = ["LOWEST_OPSET", "exported"]
 
@@ -29,8 +29,7 @@ def exported(model: ir.Model, *, inline: bool, opset: int | None) -> ir.Model:
     """
     copy = model.clone()
     if inline:
-        if copy.functions:
-            InlinePass()(copy)
+        inline_calls(copy)
         copy.opset_imports.pop("zenith", None)
     scopes = [copy.graph, *(f.graph for f in copy.functions.values())]
     for scope in scopes:

@@ -23,6 +23,7 @@ from zenith.passes.rewrite import (
 __all__ = [
     "Normalised",
     "match_normalised",
+    "match_scaled",
     "scale_input",
     "spread",
     "square_of",
@@ -48,28 +49,52 @@ def match_normalised(root: ir.Node) -> Normalised | None:
         pairs = [(a, b, False) for a, b in commuted(root)]
     else:
         return None
-    for x, factor, divides in pairs:
-        found = spread(factor, divides)
-        if found is None or x is None:
+    found = (_match(x, factor, divides, [root]) for x, factor, divides in pairs)
+    return next((match for match in found if match is not None), None)
+
+
+def match_scaled(root: ir.Node) -> tuple[Normalised, ir.Value] | None:
+    """Match x * (row / sqrt(...)), where the scale is with the factor, and that row."""
+    if not is_op(root, "Mul"):
+        return None
+    for x, factor in commuted(root):
+        product, shape = produced_by(factor, "Mul"), dims(x)
+        if product is None or shape is None:
             continue
-        total, tail = found
-        epsilon_add = produced_by(total, "Add")
-        if epsilon_add is None:
+        for inverse, row in commuted(product):
+            size = dims(row)
+            if x is None or row is None or size is None or len(size) != 1 or row.dtype != x.dtype:
+                continue
+            found = _match(x, inverse, False, [product, root])
+            if found is not None and same_dim(size[0], shape[-1]):
+                return found, row
+    return None
+
+
+def _match(
+    x: ir.Value | None, factor: ir.Value | None, divides: bool, last: list[ir.Node]
+) -> Normalised | None:
+    """x times or by `factor`, which is followed by the nodes `last`."""
+    found = spread(factor, divides)
+    if found is None or x is None:
+        return None
+    total, tail = found
+    epsilon_add = produced_by(total, "Add")
+    if epsilon_add is None:
+        return None
+    for mean_value, eps in commuted(epsilon_add):
+        epsilon, mean = scalar(eps), produced_by(mean_value, "ReduceMean")
+        if epsilon is None or mean is None:
             continue
-        for mean_value, eps in commuted(epsilon_add):
-            epsilon, mean = scalar(eps), produced_by(mean_value, "ReduceMean")
-            if epsilon is None or mean is None:
-                continue
-            square = square_of(mean.inputs[0], x)
-            shape = dims(x)
-            if square is None or shape is None or reduced_axis(mean) != len(shape) - 1:
-                continue
-            nodes = [square, mean, epsilon_add, *tail]
-            following = [*nodes[1:], root]
-            if same_shape(x, root.outputs[0]) and all(
-                sole_user(n.outputs[0]) is f for n, f in zip(nodes, following, strict=True)
-            ):
-                return Normalised(x, epsilon, root, [*nodes, root])
+        square = square_of(mean.inputs[0], x)
+        shape = dims(x)
+        if square is None or shape is None or reduced_axis(mean) != len(shape) - 1:
+            continue
+        nodes = [square, mean, epsilon_add, *tail, *last]
+        if same_shape(x, last[-1].outputs[0]) and all(
+            sole_user(n.outputs[0]) is f for n, f in zip(nodes, nodes[1:], strict=False)
+        ):
+            return Normalised(x, epsilon, last[-1], nodes)
     return None
 
 

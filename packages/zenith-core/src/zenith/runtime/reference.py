@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from zenith.ir import GraphIR
+from zenith.ir.inline import inline_calls
 from zenith.ir.reference import reference_evaluator
 
 __all__ = ["evaluate_float64", "relative_error"]
@@ -51,11 +52,8 @@ def evaluate_float64(graph: GraphIR, feeds: Mapping[str, NDArray[Any]]) -> dict[
 
 
 def _inlined(graph: GraphIR) -> ir.Model:
-    from onnx_ir.passes.common import InlinePass
-
     model = graph.model.clone()
-    if model.functions:
-        InlinePass()(model)
+    inline_calls(model)
     return model
 
 

@@ -22,6 +22,7 @@ from zenith.events import events
 from zenith.ir import GraphIR
 from zenith.ir.control import closed, is_control, settle_condition, subgraphs
 from zenith.ir.dims import UnknownSizeError, dim_names
+from zenith.ir.inline import inline_calls
 from zenith.ir.types import constant_data
 from zenith.passes import PassManager, optimize_graph
 from zenith.passes.base import Pass
@@ -407,11 +408,9 @@ def _inline_unclaimed(graph: GraphIR, targets: Sequence[str], dispatcher: Kernel
         if op.body is not None and not any(
             isinstance(dispatcher.select(t, op), Selection) for t in targets
         ):
-            unclaimed.add(op.node.op_identifier())
+            unclaimed.add(node)
     if unclaimed:
-        from onnx_ir.passes.common import InlinePass
-
-        InlinePass(criteria=lambda function: function.identifier() in unclaimed)(graph.model)
+        inline_calls(graph.model, unclaimed.__contains__)
         PassManager(("lift_constants",)).run(graph)  # those of the bodies
         graph.infer_shapes()
 

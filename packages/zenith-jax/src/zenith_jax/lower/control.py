@@ -47,9 +47,7 @@ def scan(
 
     results = _facts(b, jaxpr.jaxpr.outvars)
     outer = [*results[:num_carry], *((t, (size(length), *s)) for t, s in results[num_carry:])]
-    label = b.label
     body = b.body("scan_body", formal, write)
-    b.label = label
     directions = {
         "scan_input_directions": [1] * len(scanned),
         "scan_output_directions": [1] * (len(results) - num_carry),
@@ -81,7 +79,6 @@ def while_(
     first = cond_nconsts + body_nconsts
     cond_consts, body_consts = values[:cond_nconsts], values[cond_nconsts:first]
     carry = values[first:]
-    label = b.label
 
     def goes_on(state: Sequence[ir.Value]) -> tuple[ir.Value, ir.Value]:
         """(whether any, whether each): a mapped loop runs until all of its parts are done."""
@@ -104,7 +101,6 @@ def while_(
         return [goes_on(state)[0], *state]
 
     body = b.body("while_body", formal, write)
-    b.label = label
     results = _facts(b, body_jaxpr.jaxpr.outvars)
     return b.ops("Loop", None, start, *carry, results=results, body=body)
 
@@ -131,7 +127,6 @@ def _branch(
     """The branches from `first` on: that one, or the rest."""
     if first == len(branches) - 1:
         return b.inline(branches[first], values)
-    label = b.label
     if which.dtype == BOOL:
         here = b.op("Not", which)
     else:
@@ -141,7 +136,6 @@ def _branch(
         return []
     mine = b.body("branch", [], lambda _: b.inline(branches[first], values))
     rest = b.body("branch", [], lambda _: _branch(b, which, values, branches, first + 1))
-    b.label = label
     return b.conditional(here, mine, rest, results)
 
 

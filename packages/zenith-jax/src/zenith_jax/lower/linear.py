@@ -1,13 +1,15 @@
-"""dot_general: products of tensors, as MatMul with the weight on the right."""
+"""Products of tensors, as MatMul with the weight on the right, and of groups of rows."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import onnx_ir as ir
 
 from zenith.ir.dims import Dim, product
-from zenith_jax.builder import Builder
+from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dtypes import is_float, is_signed
 from zenith_jax.lower.bits import convert
 from zenith_jax.lower.registry import lower
@@ -93,3 +95,30 @@ def _outer(b: Builder, left: _Side, right: _Side) -> ir.Value:
     x = b.unsqueeze(x, *range(rank, rank + len(right.free)))
     y = b.unsqueeze(y, *range(len(left.batch), rank))
     return b.expand(b.pointwise("Mul", x, y), b.out_shape)
+
+
+@lower("ragged_dot_general", writes="Where, MatMul over all groups")
+def ragged_dot_general(
+    b: Builder,
+    x: ir.Value,
+    y: ir.Value,
+    sizes: ir.Value,
+    *,
+    ragged_dot_dimension_numbers: Any,
+    preferred_element_type: Any,
+) -> ir.Value:
+    """Each row by the matrix of its group: one product of rows that are 0 for all other groups."""
+    numbers = ragged_dot_dimension_numbers
+    axes = (numbers.lhs_ragged_dimensions, numbers.rhs_group_dimensions)
+    usual = (((1,), (1,)), ((), ()))
+    if numbers.dot_dimension_numbers != usual or axes != ((0,), (0,)):
+        raise NotSupportedError("of other axes than [rows, k] and [groups, k, columns]")
+
+    def by_group(x: Any, y: Any, sizes: Any) -> Any:
+        ends, row = jnp.cumsum(sizes), jnp.arange(x.shape[0])[:, None]
+        mine = (row < ends) & (row >= ends - sizes)
+        spread = jnp.where(mine[:, :, None], x[:, None, :], 0)
+        summed = (((1, 2), (0, 1)), ((), ()))
+        return jax.lax.dot_general(spread, y, summed, preferred_element_type=preferred_element_type)
+
+    return b.program(by_group, [x, y, sizes])[0]

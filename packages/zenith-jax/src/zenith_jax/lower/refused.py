@@ -57,7 +57,6 @@ REFUSED: dict[str, str] = {
             "dot_product_attention_fwd dot_product_attention_fwd_wrapper scaled_matmul "
             "scaled_matmul_wrapper",
         ),
-        ("its sizes depend on the data", "ragged_dot_general"),
         ("its block-scaled types have no kernel", "scaled_dot"),
         ("what it contains is not given an order", "after_all create_token"),
         ("keys are not taken out of their type here", "from_edtype to_edtype"),

@@ -335,24 +335,31 @@ const char* run_multinomial(const Call& call) {
   return failed != 0 ? "the weights of a multinomial have no finite sum" : nullptr;
 }
 
-// ThreeFry 2x32 with 20 rounds (Salmon et al., 2011): inputs the two halves of the key (one number
-// each) and of the counters (dense), outputs the two halves of the bits (dense); all uint32.
+// ThreeFry 2x32 with 20 rounds (Salmon et al., 2011): inputs the two halves of the key (each one
+// number, or dense with one for every counter) and of the counters (dense), outputs the two halves
+// of the bits (dense); all uint32.
 const char* run_threefry(const Call& call) {
-  const uint32_t k0 = *static_cast<const uint32_t*>(call.in[0].data);
-  const uint32_t k1 = *static_cast<const uint32_t*>(call.in[1].data);
-  const uint32_t keys[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};
   constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
-  const auto* x0 = static_cast<const uint32_t*>(call.in[2].data);
-  const auto* x1 = static_cast<const uint32_t*>(call.in[3].data);
+  constexpr int kWide = 32;
+  const auto load = [&](uint32_t* to, int input, int64_t first, int64_t n) {
+    const auto* data = static_cast<const uint32_t*>(call.in[input].data);
+    if (element_count(call.in[input]) == 1) {
+      for (int i = 0; i < kWide; ++i) to[i] = *data;
+    } else {
+      std::memcpy(to, data + first, static_cast<size_t>(n) * 4);
+    }
+  };
   auto* y0 = static_cast<uint32_t*>(call.out[0].data);
   auto* y1 = static_cast<uint32_t*>(call.out[1].data);
-  constexpr int kWide = 32;
   for_chunks(call, element_count(call.out[0]), kWide, [&](int64_t first, int64_t n, int64_t) {
-    uint32_t a[kWide] = {}, b[kWide] = {};
-    std::memcpy(a, x0 + first, static_cast<size_t>(n) * 4);
-    std::memcpy(b, x1 + first, static_cast<size_t>(n) * 4);
-    for (int i = 0; i < kWide; ++i) a[i] += keys[0];
-    for (int i = 0; i < kWide; ++i) b[i] += keys[1];
+    uint32_t keys[3][kWide] = {}, a[kWide] = {}, b[kWide] = {};
+    load(keys[0], 0, first, n);
+    load(keys[1], 1, first, n);
+    load(a, 2, first, n);
+    load(b, 3, first, n);
+    for (int i = 0; i < kWide; ++i) keys[2][i] = keys[0][i] ^ keys[1][i] ^ 0x1BD11BDAu;
+    for (int i = 0; i < kWide; ++i) a[i] += keys[0][i];
+    for (int i = 0; i < kWide; ++i) b[i] += keys[1][i];
     for (int group = 0; group < 5; ++group) {
       for (const int rotation : kRotations[group % 2]) {
         for (int i = 0; i < kWide; ++i) {
@@ -360,9 +367,11 @@ const char* run_threefry(const Call& call) {
           b[i] = (b[i] << rotation | b[i] >> (32 - rotation)) ^ a[i];
         }
       }
-      const uint32_t more = keys[(group + 2) % 3] + static_cast<uint32_t>(group + 1);
-      for (int i = 0; i < kWide; ++i) a[i] += keys[(group + 1) % 3];
-      for (int i = 0; i < kWide; ++i) b[i] += more;
+      const uint32_t* first_key = keys[(group + 1) % 3];
+      const uint32_t* second_key = keys[(group + 2) % 3];
+      const auto count = static_cast<uint32_t>(group + 1);
+      for (int i = 0; i < kWide; ++i) a[i] += first_key[i];
+      for (int i = 0; i < kWide; ++i) b[i] += second_key[i] + count;
     }
     std::memcpy(y0 + first, a, static_cast<size_t>(n) * 4);
     std::memcpy(y1 + first, b, static_cast<size_t>(n) * 4);

@@ -89,9 +89,15 @@ def cases() -> Iterator[Case]:
         yield make("AddLayerNorm", what, [a, b, *row], function=layer, **options)
         yield make("AddRMSNorm", what, [a, b, row[0]], function=rms, **options)
     threefry = OPERATORS["ThreeFry2x32"]("")
-    for what, (key, count) in {"one key": ((), 101), "a key each": ((3,), 3)}.items():
-        draw = np.random.default_rng(count)
-        shapes = [key, key, (count,), (count,)]
+    keys: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "one key": ((), (101,)),
+        "a key each": ((3,), (3,)),
+        "a key a row": ((5, 1), (5, 37)),
+        "a key a column": ((7,), (6, 7)),
+    }
+    for what, (key, counters) in keys.items():
+        draw = np.random.default_rng(len(what))
+        shapes = [key, key, counters, counters]
         halves = [np.asarray(draw.integers(0, 2**32, s, dtype=np.uint32)) for s in shapes]
         yield make("ThreeFry2x32", what, halves, outputs=2, function=threefry)
     for what, (count, lines, results) in CHAINS.items():

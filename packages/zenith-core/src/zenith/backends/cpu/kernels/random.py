@@ -9,8 +9,9 @@ import struct
 
 from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.views import ANY, unbound
+from zenith.backends.cpu.operand import Operand
 from zenith.runtime.kernel_registry import KernelSpec
-from zenith.runtime.op_view import OpView
+from zenith.runtime.op_view import OpView, ValueView
 
 __all__ = ["SPECS"]
 
@@ -65,16 +66,32 @@ def _emit_dropout(e: Emit) -> None:
 
 
 def _emit_threefry(e: Emit) -> None:
-    e.step("threefry", [e.dense(i) for i in range(4)], [e.output(0), e.output(1)])
+    counters = [e.dense(2), e.dense(3)]
+    keys = [e.dense(i) if _is_one(e.op.inputs[i]) else _spread(e, i) for i in (0, 1)]
+    e.step("threefry", [*keys, *counters], [e.output(0), e.output(1)])
+
+
+def _spread(e: Emit, index: int) -> Operand:
+    """The input with an element for every one of the output, row-major."""
+    shape = e.op.outputs[0].shape
+    given = e.operand(index)
+    assert given is not None
+    given = given.expand(shape)
+    if given.is_dense():
+        return given
+    spread = e.temp(given.dtype, shape)
+    e.copy(given, spread)
+    return spread
+
+
+def _is_one(value: ValueView | None) -> bool:
+    return value is not None and value.size == 1
 
 
 def _supports_threefry(op: OpView) -> str | None:
-    key, counters = op.inputs[:2], op.inputs[2:]
-    if any(v is None or v.size != 1 for v in key):
-        return "the key is more than one number"
     shape = op.outputs[0].shape
-    same = all(v is not None and v.shape == shape for v in counters)
-    return None if same else "the halves of the counters have different shapes"
+    same = all(v is not None and v.shape == shape for v in op.inputs[2:])
+    return None if same else "the counters' shape is not that of the result"
 
 
 SPECS = [
