@@ -183,3 +183,22 @@ def test_an_identity_of_any_size() -> None:
         square=lambda x: torch.eye(x.shape[0]) @ x,
         wide=lambda x: torch.eye(x.shape[0], 3, dtype=torch.int64),
     )
+
+
+def test_windows_and_diagonals_of_any_size() -> None:
+    def skewed(x: torch.Tensor) -> torch.Tensor:
+        n = x.shape[0]
+        return x.contiguous().as_strided((n - 1, 3), (x.shape[1], 2), 1)
+
+    check_cases(
+        (torch.randn(6, 8),),
+        {0: {0: "n", 1: "m"}},
+        [(torch.randn(9, 7),), (torch.randn(4, 11),)],
+        unfold=lambda x: x.unfold(1, 3, 2),
+        im2col=lambda x: F.unfold(x[None, None], (3, 2), padding=(1, 0), stride=(2, 1)),
+        dilated=lambda x: F.unfold(x[None], 2, dilation=(2, 3)),
+        diagonal=lambda x: torch.diagonal(x),
+        above=lambda x: torch.diagonal(x, 2),
+        below=lambda x: torch.diagonal(x, -1),
+        strided=skewed,
+    )
