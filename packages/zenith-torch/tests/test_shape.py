@@ -202,3 +202,18 @@ def test_windows_and_diagonals_of_any_size() -> None:
         below=lambda x: torch.diagonal(x, -1),
         strided=skewed,
     )
+
+
+def test_strides_over_memory_in_another_order() -> None:
+    """Overlapping chunks, as sliding-window attention cuts them from what it has transposed."""
+
+    def chunks(x: torch.Tensor) -> torch.Tensor:
+        size, stride = list(x.shape), list(x.stride())
+        size[1], stride[1] = size[1] * 2 - 1, stride[1] // 2
+        return x.as_strided(size, stride)
+
+    check_cases(
+        (torch.randn(8, 2, 6),),
+        chunks=lambda x: chunks(x.view(8, 2, 2, 3).permute(1, 2, 0, 3).reshape(4, 2, 4, 3)),
+        turned=lambda x: x.permute(1, 0, 2).as_strided((2, 3), (5, 12), 1),
+    )

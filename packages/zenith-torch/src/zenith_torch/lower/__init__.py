@@ -13,8 +13,10 @@ from zenith_torch.lower import (
     distance,
     elementwise,
     embedding,
+    foreach,
     grouped,
     index,
+    linalg,
     linear,
     norm,
     order,
@@ -27,6 +29,7 @@ from zenith_torch.lower import (
     resize_backward,
     scatter,
     shape,
+    special,
     windows,
 )
 from zenith_torch.lower.registry import HANDLERS, lower
@@ -43,8 +46,10 @@ __all__ = [
     "distance",
     "elementwise",
     "embedding",
+    "foreach",
     "grouped",
     "index",
+    "linalg",
     "linear",
     "lower",
     "norm",
@@ -58,5 +63,6 @@ __all__ = [
     "resize_backward",
     "scatter",
     "shape",
+    "special",
     "windows",
 ]

@@ -24,11 +24,7 @@ from zenith_torch.lower.registry import lower
 
 def random_bits(b: Builder, shape: Sequence[Dim]) -> ir.Value:
     """Uniform uint32 of the given shape; see Note [Random bits]."""
-    if not b.takes_key:
-        raise NotSupportedError("random numbers in a model that is called without a key")
-    if not b.extra_inputs:
-        b.extra_inputs.append(b.input("random_key", torch.uint32, (2,)))
-    key = b.extra_inputs[0]
+    key = b.random_key()
     halves = [b.reshape(b.slice(key, 0, i, i + 1), ()) for i in (0, 1)]
     count = product(shape)
     zero, one = (b.number(n, torch.int64) for n in (0, 1))
