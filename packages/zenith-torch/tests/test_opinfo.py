@@ -20,7 +20,7 @@ CHOSEN = os.environ.get("ZENITH_OPINFO", "")
 # Operator -> why. In the second table some samples agree; which ones a short run takes, is chance.
 GAPS: dict[str, str] = {"resize_": "changes the size of its own memory"}
 SOME = {
-    "reflection_pad1d": "an axis cut to nothing, then padded with its edge; writing into slices",
+    "reflection_pad1d": "writing into slices of a result, as circular padding does",
 }
 # Operator -> which errors of eager's are none of ours.
 ACCEPTED: dict[str, str] = {}

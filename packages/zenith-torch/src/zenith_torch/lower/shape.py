@@ -221,56 +221,6 @@ def _known_negative(value: Dim) -> bool:
     return bool(sympy.sympify(value).is_negative)
 
 
-@lower("aten.constant_pad_nd.default")
-def constant_pad(b: Builder, x: ir.Value, pad: Sequence[Dim], value: Any = 0) -> ir.Value:
-    return _pad(b, x, pad, "constant", value)
-
-
-@lower("aten.pad.default")
-def pad_any(
-    b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str = "constant", value: Any = None
-) -> ir.Value:
-    names = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    return _pad(b, x, pad, names[mode], value or 0)
-
-
-@lower(
-    "aten.reflection_pad1d.default",
-    "aten.reflection_pad2d.default",
-    "aten.reflection_pad3d.default",
-)
-def reflection_pad(b: Builder, x: ir.Value, pad: Sequence[Dim]) -> ir.Value:
-    return _pad(b, x, pad, "reflect", 0)
-
-
-@lower(
-    "aten.replication_pad1d.default",
-    "aten.replication_pad2d.default",
-    "aten.replication_pad3d.default",
-)
-def replication_pad(b: Builder, x: ir.Value, pad: Sequence[Dim]) -> ir.Value:
-    return _pad(b, x, pad, "edge", 0)
-
-
-def _pad(b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str, value: Any) -> ir.Value:
-    if all(p == 0 for p in pad):
-        return x
-    rank, count = b.rank_of(x), len(pad) // 2
-    begins: list[Dim] = [0] * rank
-    ends: list[Dim] = [0] * rank
-    for i in range(count):  # torch counts axes from the last
-        begins[rank - 1 - i], ends[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
-    for axis in range(rank):  # a negative pad cuts
-        size = b.shape_of(x)[axis]
-        cut = [max(0, -p) if isinstance(p, int) else 0 for p in (begins[axis], ends[axis])]
-        x = b.slice(x, axis, cut[0], exactly(size - cut[1]))
-        begins[axis], ends[axis] = begins[axis] + cut[0], ends[axis] + cut[1]
-    if all(p == 0 for p in begins + ends) or (0 in b.out_shape and mode != "constant"):
-        return x if 0 not in b.out_shape else b.expand(b.number(0, b.out_dtype), b.out_shape)
-    fill = b.operand(value, b.out_dtype) if mode == "constant" and value else None
-    return b.op("Pad", x, b.size_vector(begins + ends), fill, shape=b.out_shape, mode=mode)
-
-
 @lower("aten.pixel_shuffle.default")
 def pixel_shuffle(b: Builder, x: ir.Value, factor: int) -> ir.Value:
     return _with_four_axes(b, x, "DepthToSpace", blocksize=factor, mode="CRD")
