@@ -32,6 +32,12 @@ WITHOUT_SAMPLES = {
     "sym_is_contiguous", "sym_size", "sym_storage_offset", "sym_stride",
 }  # fmt: skip
 
+# Beside the core: one handler each, with nothing but OpInfo to say what it gives.
+OTHERS = (
+    *("angle", "copysign", "digamma", "erfc", "erfinv", "fmax", "fmin", "hypot", "ldexp"),
+    *("lgamma", "signbit"),
+)
+
 
 def differences(operator: str) -> list[str]:
     limit = None if CHOSEN == "all" else int(CHOSEN or 1)
@@ -56,6 +62,13 @@ def test_core_operator(operator: str) -> None:
     if found and operator in SOME:
         pytest.xfail(SOME[operator])
     assert not found
+
+
+@pytest.mark.parametrize("operator", OTHERS)
+@pytest.mark.filterwarnings("ignore")
+def test_other_operator(operator: str) -> None:
+    assert infos(operator)
+    assert not differences(operator)
 
 
 @pytest.mark.parametrize("operator", core_operators())

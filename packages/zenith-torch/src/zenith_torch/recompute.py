@@ -32,7 +32,8 @@ def _saved(
 ) -> list[Any]:
     """The state, and the operator's results."""
     b = lowering.builder
-    outer, drawn = b.random_key, []
+    outer = b.random_key
+    drawn: list[ir.Value] = []
 
     def fresh() -> ir.Value:
         if not drawn:

@@ -107,7 +107,7 @@ class EliminateCommon:
 def _other_names(gone: ir.Value, kept: ir.Value) -> dict[sympy.Symbol, sympy.Symbol]:
     """For sizes that depend on data: what inference called one that goes, and one that stays."""
     pairs = zip(gone.shape or (), kept.shape or (), strict=False)
-    names = [(a.value, b.value) for a, b in pairs if generated(a) and generated(b) and a != b]
+    names = [(str(a), str(b)) for a, b in pairs if generated(a) and generated(b) and a != b]
     return {symbol(a): symbol(b) for a, b in names}
 
 

@@ -31,6 +31,7 @@ from zenith_torch.lower import (
     resize_backward,
     scatter,
     shape,
+    signs,
     special,
     windows,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "resize_backward",
     "scatter",
     "shape",
+    "signs",
     "special",
     "windows",
 ]

@@ -44,7 +44,9 @@ def convolution_backward(
     axes = b.rank_of(weight) - 2
     if b.rank_of(x) != axes + 2:
         raise NotSupportedError("a convolution without a batch axis")
-    how = _Windows(*(per_axis(v, axes) for v in (stride, padding, dilation)), groups)
+    how = _Windows(
+        per_axis(stride, axes), per_axis(padding, axes), per_axis(dilation, axes), groups
+    )
     to_x = to_weight = to_bias = None
     if output_mask[0]:
         gradient = _conv_input if transposed else _conv_transposed_input

@@ -71,7 +71,7 @@ def _pad(b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str, value: Any) -> 
     return b.op("Pad", x, b.size_vector(begins + ends), fill, shape=b.out_shape, mode=mode)
 
 
-def _repeated(places: np.ndarray[Any, Any], size: int, mode: str) -> np.ndarray[Any, Any]:
+def _repeated(places: Any, size: int, mode: str) -> Any:
     """Places inside an axis for those outside of it."""
     if mode == "edge":
         return places.clip(0, size - 1)
