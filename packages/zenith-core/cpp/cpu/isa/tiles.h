@@ -34,4 +34,15 @@ static_assert(sizeof(TileConfig) == 64);
 
 }  // namespace
 }  // namespace zenith::ZENITH_ISA
+
+// By assembler too, and ordered with what the compiler writes and reads.
+// clang-format off
+#define ZENITH_TILE_LOAD(tile, base, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(base), "r"(stride) : "memory")
+#define ZENITH_TILE_STORE(tile, base, stride) \
+  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(base), "r"(stride) : "memory")
+#define ZENITH_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : : : "memory")
+#define ZENITH_TILE_MULTIPLY(instruction, sum, a, b) \
+  asm volatile(#instruction " %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : : : "memory")
+// clang-format on
 #endif

@@ -15,7 +15,8 @@ struct IsaTables {
 
 // Note [Overlays]: an instruction set with a base is an overlay. It compiles only the sources that
 // gain by its instructions (families marked so in cpu/families.inc) and has every other row from
-// its base. So a set of instructions for one type of number costs a few kernels, not a library.
+// its base. So a set of instructions for one type of number costs a few kernels, not a library. A
+// kernel that pays on its instructions alone has no row below.
 struct Isa {
   const char* name;
   const char* base;  // nullptr: complete, every source was compiled for it

@@ -12,6 +12,7 @@ __all__ = ["KernelDispatcher", "Selection"]
 # By tag of a row: the opt_level it begins at, and what a lower one says.
 _LEAST_LEVELS = {
     "winograd": (2, "keeps to exact algorithms"),
+    "ozaki": (2, "multiplies in floating point"),
     "strassen": (3, "keeps rows apart; Strassen's products begin at 3"),
 }
 

@@ -73,8 +73,8 @@ class KernelSpec:
     call: `run` is such a callable in a backend whose other kernels are planned. It allocates its
         results, so their sizes may follow from data; the executor calls it between two plans.
     tensors_only: no input or output may be a sequence or an optional.
-    tags: properties the dispatcher may exclude by; "winograd" is not used at opt_level <= 1,
-        "strassen" only at opt_level 3.
+    tags: properties the dispatcher may exclude by; "winograd" and "ozaki" are not used at
+        opt_level <= 1, "strassen" only at opt_level 3.
         Of a row for bfloat16, "bf16" says that converting operands to it pays: where
         ``precision="bf16"`` begins.
     quantizes: of a kernel over 8-bit integers: standard operators by key that become its own when

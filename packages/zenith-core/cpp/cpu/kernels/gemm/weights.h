@@ -7,7 +7,8 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 // W lies as [K, N], or as [N, K] when transposed (PyTorch's Linear, ONNX's Gemm with transB). A
-// transposed one may have N as two gapless axes (the directions and gates of recurrent layers).
+// transposed one may have N as two gapless axes (the directions and gates of recurrent layers), or
+// two axes of size 1 behind (a convolution of single pixels).
 struct PackParams {
   int64_t transposed;
 };
@@ -18,7 +19,8 @@ struct Weights {
 
   Weights(const TensorRef& t, const void* params) {
     const bool transposed = static_cast<const PackParams*>(params)->transposed != 0;
-    const int k = transposed ? t.rank - 1 : 0, j = transposed ? t.rank - 2 : 1;
+    const int behind = t.rank == 4 ? 2 : 0;
+    const int k = transposed ? t.rank - 1 - behind : 0, j = k == 0 ? 1 : k - 1;
     depth = t.shape[k];
     n = t.shape[j] * (t.rank == 3 ? t.shape[0] : 1);
     step = t.strides[k];

@@ -18,15 +18,6 @@ constexpr int64_t kTileRows = 32;
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Tiles 0..3 are sums [2][2], 4 and 5 rows of the left side, 6 and 7 columns of the panel.
-// clang-format off
-#define ZENITH_TILE_LOAD(tile, base, stride) \
-  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(base), "r"(stride) : "memory")
-#define ZENITH_TILE_STORE(tile, base, stride) \
-  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(base), "r"(stride) : "memory")
-#define ZENITH_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile : : : "memory")
-#define ZENITH_TILE_MULTIPLY(sum, a, b) \
-  asm volatile("tdpbusd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : : : "memory")
-// clang-format on
 
 class TileProduct {
  public:
@@ -77,13 +68,13 @@ class TileProduct {
     for (int64_t k = 0; k < depth; k += 64, a += 64, lower += 64, panel += 16 * kPanelRow) {
       ZENITH_TILE_LOAD(6, panel, kPanelRow);
       ZENITH_TILE_LOAD(4, a, a_row);
-      ZENITH_TILE_MULTIPLY(0, 4, 6);
+      ZENITH_TILE_MULTIPLY(tdpbusd, 0, 4, 6);
       ZENITH_TILE_LOAD(7, panel + 64, kPanelRow);
-      ZENITH_TILE_MULTIPLY(1, 4, 7);
+      ZENITH_TILE_MULTIPLY(tdpbusd, 1, 4, 7);
       if constexpr (kTwo) {
         ZENITH_TILE_LOAD(5, lower, a_row);
-        ZENITH_TILE_MULTIPLY(2, 5, 6);
-        ZENITH_TILE_MULTIPLY(3, 5, 7);
+        ZENITH_TILE_MULTIPLY(tdpbusd, 2, 5, 6);
+        ZENITH_TILE_MULTIPLY(tdpbusd, 3, 5, 7);
       }
       for (int i = 0; i < 8; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     }

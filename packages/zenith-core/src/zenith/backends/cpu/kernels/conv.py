@@ -1,5 +1,5 @@
-"""Rows of the conv family, best first: Winograd, depthwise, few input channels, direct, volumes,
-and transposed convolution; then those of bfloat16.
+"""Rows of the conv family, best first: products of pixels on integer tiles, Winograd, depthwise,
+few input channels, direct, volumes, and transposed convolution; then those of bfloat16.
 
 All are products with packed weights, packed when the plan is built where they are constant, and
 apply an epilogue (`zenith.backends.cpu.epilogue`). Data stays channels-last between them.
@@ -20,6 +20,7 @@ from zenith.backends.cpu.epilogue import (
     epilogue_reason,
     epilogue_steps,
 )
+from zenith.backends.cpu.kernels.gemm import as_matrix, ozaki_note, ozaki_reason
 from zenith.backends.cpu.operand import Operand
 from zenith.backends.cpu.window import (
     Window,
@@ -238,6 +239,43 @@ def _emit_merged(e: Emit) -> None:
     )
 
 
+def _pixels_reason(op: OpView) -> str | None:
+    if reason := _constant_reason(op):
+        return reason
+    window = _window(op)
+    if window.kernel != (1, 1) or any(pad != 0 for pad in window.pads) or _group(op) != 1:
+        return "not a product of single pixels: 1x1, no pads, one group"
+    batch, _, *sizes = op.outputs[0].shape
+    return ozaki_reason(product((batch, *sizes)), _weights(op))
+
+
+def _emit_pixels(e: Emit) -> None:
+    """A convolution that looks at single pixels is a product of matrices."""
+    window, y = _window(e.op), output_pixels(e)
+    x = as_pixels(e.channels_last(0))
+    if window.strides != (1, 1):
+        for axis, stride in enumerate(window.strides, 1):
+            x = x.slice(axis, 0, y.shape[axis], stride)
+        dense = e.temp("float32", x.shape)
+        e.copy(x, dense)
+        x = dense
+    packed = e.packed(1, "ozaki_pack_f32", transposed=1)
+    bias_or_pixels = [_matrix(operand) for operand in _operands(e)]
+    e.step(
+        "linear_ozaki_f32",
+        [_matrix(x), packed, *bias_or_pixels],
+        [_matrix(y)],
+        epilogue=epilogue_codes(_epilogue(e.op)),
+    )
+
+
+def _matrix(operand: Operand) -> Operand:
+    """Pixels as rows; a bias as it is."""
+    found = operand if operand.rank == 1 else as_matrix(operand)
+    assert found is not None
+    return found
+
+
 def _volume_reason(op: OpView) -> str | None:
     return _reason(op, 3)
 
@@ -393,7 +431,21 @@ _BF16_ROWS: list[_Row] = [
     ("direct", _emit_bf16_direct, _bf16_direct_reason, frozenset({"bf16"})),
 ]
 
+_OPS = (("conv", "ai.onnx:Conv"), ("conv_bias_act", "zenith:ConvBiasAct"))
 SPECS: list[KernelSpec] = [
+    KernelSpec(
+        f"{prefix}_ozaki_f32",
+        op,
+        _emit_pixels,
+        dtypes=dict.fromkeys(range(10), F32),
+        supports=_pixels_reason,
+        cost=_cost,
+        note=ozaki_note,
+        tags=frozenset({"ozaki"}),
+    )
+    for prefix, op in _OPS
+]
+SPECS += [
     KernelSpec(
         f"{prefix}_{name}_{kind}",
         op,
@@ -403,7 +455,7 @@ SPECS: list[KernelSpec] = [
         cost=_cost,
         tags=tags,
     )
-    for prefix, op in (("conv", "ai.onnx:Conv"), ("conv_bias_act", "zenith:ConvBiasAct"))
+    for prefix, op in _OPS
     for kind, dtypes, rows in (("f32", F32, _F32_ROWS), ("bf16", BF16, _BF16_ROWS))
     for name, emit, supports, tags in rows
 ]

@@ -1,17 +1,19 @@
 """Rows of the gemm family: matrix products, with whatever is fused behind them.
 
 `linear_f32` and `linear_bf16` multiply by a constant packed ahead of time, `matmul_f32` by a
-computed tensor; `linear_strassen_f32` saves an eighth of the work of `linear_f32`. They take an
-epilogue (`zenith.backends.cpu.epilogue`).
+computed tensor; `linear_ozaki_f32` is `linear_f32` on integer tiles, `linear_strassen_f32` saves an
+eighth of its work. They take an epilogue (`zenith.backends.cpu.epilogue`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
+from zenith import _native
 from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
@@ -24,13 +26,16 @@ from zenith.backends.cpu.kernels.pointwise_program import Program, Value
 from zenith.backends.cpu.operand import Operand, dense_strides
 from zenith.ir.dims import Dim, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
-from zenith.runtime.op_view import OpView
+from zenith.runtime.op_view import OpView, ValueView
 
-__all__ = ["SPECS", "as_matrix", "rows"]
+__all__ = ["SPECS", "as_matrix", "ozaki_note", "ozaki_reason", "rows"]
 
 _MAX_RANK = 8
 _GAINS = frozenset({"bf16"})
 _TIES = frozenset({"strassen"})
+_DIGITS = frozenset({"ozaki"})
+# Below these the digits of x cost what the faster product saves (README of the native family).
+_OZAKI_ROWS, _OZAKI_WIDTH = 16, 128
 # Where most products gained by Strassen's scheme on the one machine measured, and where an earlier
 # version gained on another (README of the native family).
 _STRASSEN_ROWS, _STRASSEN_FEWER_ROWS, _STRASSEN_WIDTH = 256, 48, 768
@@ -72,6 +77,44 @@ def _linear_reason(op: OpView) -> str | None:
     if weights.rank != 2:
         return f"the weights have rank {weights.rank}, not 2"
     return epilogue_reason(op.overload, len(op.inputs) - 2)
+
+
+@cache
+def _has_tiles() -> bool:
+    return any("linear_ozaki_f32" in _native.kernels(isa) for isa in _native.isas())
+
+
+def ozaki_reason(rows: Dim, weights: ValueView) -> str | None:
+    """What is against `linear_ozaki_f32`, for so many rows and constant weights."""
+    if not _has_tiles():
+        return "no integer tiles here (AMX)"
+    if isinstance(rows, int) and rows < _OZAKI_ROWS:
+        return f"{rows} rows, fewer than {_OZAKI_ROWS}"
+    width = min(int(size) for size in weights.shape[:2])
+    if width < _OZAKI_WIDTH:
+        return f"{width} wide, less than {_OZAKI_WIDTH}"
+    assert weights.const is not None
+    total = np.sum(weights.const, dtype=np.float64)
+    return None if np.isfinite(total) else "the weights are not finite"
+
+
+def ozaki_note(op: OpView) -> str:
+    """What a product on integer tiles does to its numbers."""
+    return (
+        "float32 products by exact sums of 8-bit digits: every number keeps 24 bits below the "
+        "largest of its row (column) and 384 neighbours of the depth"
+    )
+
+
+def _ozaki_row_reason(
+    plain: Callable[[OpView], str | None],
+) -> Callable[[OpView], str | None]:
+    """plain: of the row that computes the same without it."""
+
+    def reason(op: OpView) -> str | None:
+        return plain(op) or ozaki_reason(product(op.required(0).shape[:-1]), op.required(1))
+
+    return reason
 
 
 def _strassen_reason(
@@ -307,6 +350,16 @@ def _strassen_matmul(name: str, least_rows: int) -> KernelSpec:
 
 
 SPECS: list[KernelSpec] = [
+    KernelSpec(
+        "linear_ozaki_f32",
+        "zenith:Linear",
+        _emit_linear("linear_ozaki_f32", "ozaki_pack_f32"),
+        dtypes=_float_inputs(8),
+        supports=_ozaki_row_reason(_linear_reason),
+        cost=_matmul_cost,
+        note=ozaki_note,
+        tags=_DIGITS,
+    ),
     _strassen_linear("linear_strassen_f32", _STRASSEN_ROWS),
     KernelSpec(
         "linear_f32",
@@ -325,6 +378,16 @@ SPECS: list[KernelSpec] = [
         supports=_linear_reason,
         cost=_matmul_cost,
         tags=_GAINS,
+    ),
+    KernelSpec(
+        "matmul_ozaki_f32",
+        "ai.onnx:MatMul",
+        _emit_packed_matmul("linear_ozaki_f32", "ozaki_pack_f32"),
+        dtypes=_float_inputs(2),
+        supports=_ozaki_row_reason(_packed_matmul_reason),
+        cost=_matmul_cost,
+        note=ozaki_note,
+        tags=_DIGITS,
     ),
     _strassen_matmul("matmul_strassen_f32", _STRASSEN_ROWS),
     KernelSpec(
