@@ -67,8 +67,8 @@ struct Kernel {
   const char* (*run)(const Call& call);
 };
 
-// Changes the layout of a constant once, at compile time. unpack is the exact inverse. The bytes may
-// depend on the data; without data they are the fewest that any constant of this shape takes.
+// Changes the layout of a constant once, at compile time. unpack is the exact inverse. The bytes
+// may depend on the data; without data they are the fewest that any constant of this shape takes.
 struct Packer {
   const char* name;
   const Field* fields;

@@ -97,7 +97,6 @@ class Stages:
         self.copies: list[str] = []
         self.quantizer: Quantizer | None = None
         self._lowered = 0  # nodes in the precision that was asked for
-        self._tied: list[int] = []  # bytes of the weights of products that tie rows together
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -244,9 +243,6 @@ class Stages:
         if self.tuner is not None and not part.choice.call:
             rows = self._dispatcher.accepting
             selections = self.tuner.choose(backend, part.graph, selections, rows)
-        self._tied += [
-            int(s.op.required(1).nbytes) for s in selections if "strassen" in s.spec.tags
-        ]
         program = (
             CallableProgram(part.graph, selections, backend.whose)
             if part.choice.call
@@ -317,12 +313,6 @@ class Stages:
         """What explain() says about the whole compilation."""
         precision = self._config.precision
         notes: list[str] = []
-        if self._tied:
-            notes.append(
-                f"opt_level={self._config.opt_level}: {len(self._tied)} products by Strassen's "
-                "scheme: a row's last bits depend on the rows beside it and on the number of "
-                f"threads; packed weights take {sum(self._tied) / 1e6:.0f} MB more, their own size"
-            )
         if precision != "fp32":
             notes.append(
                 f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in "

@@ -389,24 +389,28 @@ void multiply(const int8_t* a, const int8_t* b, int64_t steps, Ahead ahead, int3
   ZENITH_TILE_STORE(3, sums + 768, kRows * 4);
 }
 
-// y (+)= what the sums are worth.
-template <bool kWhole>
-void add_up(const int32_t* sums, const float* a_steps, const float* b_steps, bool first,
-            int64_t rows, int64_t cols, float* y, int64_t y_row) {
+// part[16][16] (+)= what the sums are worth.
+template <bool kFirst>
+void add_up(const int32_t* sums, const float* a_steps, const float* b_steps, float* part) {
   constexpr float kByte = 1.0f / 256;
-  const int n = static_cast<int>(cols);
   const vf columns = load(b_steps) * 4294967296.0f;
   const auto sum = [&](int64_t which, int64_t i) {
     return to_float(*reinterpret_cast<const vi_u*>(sums + which * 256 + i * kRows));
   };
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < kRows; ++i, part += kRows) {
     vf v = ((sum(3, i) * kByte + sum(2, i)) * kByte + sum(1, i)) * kByte + sum(0, i);
     v = v * columns * a_steps[i];
-    float* to = y + i * y_row;
-    if constexpr (kWhole) {
-      store(to, first ? v : v + load(to));
+    store(part, kFirst ? v : v + load(part));
+  }
+}
+
+void copy_rows(const float* part, int64_t rows, int64_t cols, float* y, int64_t y_row) {
+  const int n = static_cast<int>(cols);
+  for (int64_t i = 0; i < rows; ++i, part += kRows, y += y_row) {
+    if (cols == kRows) {
+      store(y, load(part));
     } else {
-      store_n(to, first ? v : v + load_n(to, n), n);
+      store_n(y, load(part), n);
     }
   }
 }
@@ -423,60 +427,68 @@ struct Product {
 };
 
 // Note [Not finite]
-void add_odd_row(const Product& p, int64_t row, int64_t tile, int64_t cols) {
+void add_odd_row(const Product& p, int64_t row, int64_t tile, float* part) {
   const float* x = static_cast<const float*>(p.x.data) + row * p.x.strides[0];
-  float* y = p.y + row * p.y_row + tile * kRows;
   for (int64_t k = 0; k < p.layout.depth.size; ++k) {
     const float value = x[k * p.x.strides[1]];
     if (value - value == 0) continue;
-    for (int64_t j = 0; j < cols; ++j) {
-      y[j] += value * static_cast<float>(steps_at(p.layout, p.w, tile, k, j));
+    for (int64_t j = 0; j < kRows; ++j) {
+      part[j] += value * static_cast<float>(steps_at(p.layout, p.w, tile, k, j));
     }
   }
 }
 
-// Tiles [first, last) of rows times one tile of columns.
-void multiply_column(const Product& p, int64_t first, int64_t last, int64_t tile) {
-  alignas(64) int32_t sums[kSums * kRows * kRows];
+// What follows the last pass, while the results are in L1.
+void finish(const Product& p, int64_t t, int64_t tile, float* part) {
+  const int64_t row = t * kRows, rows = least(kRows, p.left.rows - row);
   const int64_t col = tile * kRows, cols = least(kRows, p.layout.n - col);
+  for (int64_t i = 0; i < rows; ++i) {
+    if (p.left.odd(t)[i] != 0) add_odd_row(p, row + i, tile, part + i * kRows);
+  }
+  apply_epilogue(p.epilogue, row, col, rows, cols, part, kRows);
+  copy_rows(part, rows, cols, p.y + row * p.y_row + col, p.y_row);
+}
+
+// Tiles [first, last) of rows times one tile of columns; parts: as many [16][16] of the worker.
+void multiply_column(const Product& p, int64_t first, int64_t last, int64_t tile, float* parts) {
+  alignas(64) int32_t sums[kSums * kRows * kRows];
   const Depth& depth = p.layout.depth;
-  const int64_t lines = ceil_div(kDigits * kTile / 64, last - first);
+  // One tile of rows goes straight through the digits, which the machine itself fetches ahead.
+  const int64_t lines = last - first == 1 ? 0 : ceil_div(kDigits * kTile / 64, last - first);
   for (int64_t pass = 0; pass < depth.passes; ++pass) {
     const int64_t step = depth.begin(pass), steps = depth.begin(pass + 1) - step;
     const int8_t* b = p.layout.digits(p.w, tile, step);
+    const float* b_steps = p.layout.scales(p.w, tile) + pass * kRows;
     // The digits of the next pass, or of the next columns, lie behind these.
     const char* ahead = reinterpret_cast<const char*>(b + steps * kDigits * kTile);
-    for (int64_t t = first; t < last; ++t, ahead += steps * lines * 64) {
+    float* part = parts;
+    for (int64_t t = first; t < last; ++t, ahead += steps * lines * 64, part += kRows * kRows) {
       multiply(p.left.digits(t, step), b, steps, {ahead, lines}, sums);
-      const int64_t rows = least(kRows, p.left.rows - t * kRows);
-      (cols == kRows ? add_up<true> : add_up<false>)(sums, p.left.steps(t, pass),
-                                                     p.layout.scales(p.w, tile) + pass * kRows,
-                                                     pass == 0, rows, cols,
-                                                     p.y + t * kRows * p.y_row + col, p.y_row);
+      (pass == 0 ? add_up<true> : add_up<false>)(sums, p.left.steps(t, pass), b_steps, part);
+      if (pass + 1 == depth.passes) finish(p, t, tile, part);
     }
   }
-  for (int64_t row = first * kRows; row < least(p.left.rows, last * kRows); ++row) {
-    if (p.left.odd(row / kRows)[row % kRows] != 0) add_odd_row(p, row, tile, cols);
-  }
-  const int64_t row = first * kRows, rows = least(p.left.rows, last * kRows) - row;
-  apply_epilogue(p.epilogue, row, col, rows, cols, p.y + row * p.y_row + col, p.y_row);
 }
 
 // Blocks of rows whose digits stay in L2 beside those of a column.
 struct Blocks {
   int64_t count, group;  // group: tiles of columns in a piece
+  int64_t rows;          // the most tiles of rows in a block
 
   Blocks(const Left& left) {
     constexpr int64_t kBytes = 1 << 20;
-    const int64_t rows = most(4, kBytes / most(1, left.tile_bytes()));
-    count = ceil_div(left.tiles, rows);
-    group = most(1, 4 * count / left.tiles);
+    count = ceil_div(left.tiles, most(4, kBytes / most(1, left.tile_bytes())));
+    rows = ceil_div(left.tiles, count);
+    group = most(1, 4 / rows);
   }
+  int64_t parts() const { return rows * kRows * kRows; }
 };
 
 int64_t linear_scratch(const Call& call) {
+  if (call.in[0].shape[0] == 0) return 0;
   const Left left(call.in[0].shape[0], call.in[0].shape[1], nullptr);
-  return left.tiles * left.tile_bytes();
+  return left.tiles * left.tile_bytes() +
+         4 * Blocks(left).parts() * most(1, least(call.parallel.threads, kMaxShares));
 }
 
 // As linear_f32.
@@ -495,15 +507,18 @@ const char* run_linear(const Call& call) {
   parallel_for(call, p.left.tiles, [&](int64_t tile, int) { write_tile(x, p.left, tile); });
   const Blocks blocks(p.left);
   const int64_t groups = ceil_div(p.layout.tiles, blocks.group);
+  float* parts = reinterpret_cast<float*>(call.scratch + p.left.tiles * p.left.tile_bytes());
   TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) config.set(tile, kRows, kDeep);
-  share_out(call, blocks.count * groups, [&](int64_t piece, bool) {
+  for (int tile = 0; tile < 7; ++tile) config.set(tile, static_cast<int>(least(m, kRows)), kDeep);
+  config.set(7, kRows, kDeep);
+  share_out_owned(call, blocks.count * groups, [&](int64_t piece, bool, int64_t share) {
     load_tiles(config);
     const int64_t block = piece / groups, group = piece % groups;
     const int64_t end = least(p.layout.tiles, (group + 1) * blocks.group);
     for (int64_t tile = group * blocks.group; tile < end; ++tile) {
       multiply_column(p, p.left.tiles * block / blocks.count,
-                      p.left.tiles * (block + 1) / blocks.count, tile);
+                      p.left.tiles * (block + 1) / blocks.count, tile,
+                      parts + share * blocks.parts());
     }
     _tile_release();
   });

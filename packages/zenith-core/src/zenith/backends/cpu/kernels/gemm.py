@@ -35,7 +35,7 @@ _GAINS = frozenset({"bf16"})
 _TIES = frozenset({"strassen"})
 _DIGITS = frozenset({"ozaki"})
 # Below these the digits of x cost what the faster product saves (README of the native family).
-_OZAKI_ROWS, _OZAKI_WIDTH = 16, 128
+_OZAKI_ROWS, _OZAKI_WIDTH = 4, 128
 # Where most products gained by Strassen's scheme on the one machine measured, and where an earlier
 # version gained on another (README of the native family).
 _STRASSEN_ROWS, _STRASSEN_FEWER_ROWS, _STRASSEN_WIDTH = 256, 48, 768
@@ -134,6 +134,13 @@ def _strassen_reason(
         return f"{width} wide, less than {_STRASSEN_WIDTH}" if width < _STRASSEN_WIDTH else None
 
     return reason
+
+
+def _strassen_note(op: OpView) -> str:
+    return (
+        "products by Strassen's scheme: a row's last bits depend on the rows beside it and on the "
+        "number of threads; packed weights take twice their size"
+    )
 
 
 def _emit_linear(kernel: str, packer: str) -> Callable[[Emit], None]:
@@ -333,6 +340,7 @@ def _strassen_linear(name: str, least_rows: int) -> KernelSpec:
         dtypes=_float_inputs(8),
         supports=_strassen_reason(_linear_reason, least_rows),
         cost=_matmul_cost,
+        note=_strassen_note,
         tags=_TIES,
     )
 
@@ -345,6 +353,7 @@ def _strassen_matmul(name: str, least_rows: int) -> KernelSpec:
         dtypes=_float_inputs(2),
         supports=_strassen_reason(_packed_matmul_reason, least_rows),
         cost=_matmul_cost,
+        note=_strassen_note,
         tags=_TIES,
     )
 
