@@ -18,6 +18,7 @@ FLOAT_UNARY = [
     "cosh",
     "erf",
     "erfc",
+    "erfinv",
     "exp",
     "exp2",
     "expm1",
@@ -50,6 +51,7 @@ def test_float_unary() -> None:
 def test_positive_unary() -> None:
     x = torch.rand(3, 5) * 4 + 1.01
     names = ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "acosh", "expm1"]
+    names += ["lgamma", "digamma"]
     check_cases((x,), **{n: getattr(torch, n) for n in names})
     check_cases((x / 8,), atanh=torch.atanh)
 

@@ -83,6 +83,16 @@ def test_pools() -> None:
     )
 
 
+def test_averages_over_axes_of_any_size() -> None:
+    check_cases(
+        (torch.randn(2, 3, 9, 8),),
+        {0: {2: "h", 3: "w"}},
+        [(torch.randn(2, 3, 5, 12),), (torch.randn(2, 3, 2, 3),)],
+        both=lambda x: F.adaptive_avg_pool2d(x, (4, 5)),
+        one=lambda x: F.adaptive_avg_pool2d(x, (None, 3)),
+    )
+
+
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
 def test_resize(mode: str) -> None:
     x = torch.randn(1, 2, 5, 6)

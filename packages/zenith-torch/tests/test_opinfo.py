@@ -20,7 +20,7 @@ CHOSEN = os.environ.get("ZENITH_OPINFO", "")
 # Operator -> why. In the second table some samples agree; which ones a short run takes, is chance.
 GAPS: dict[str, str] = {"resize_": "changes the size of its own memory"}
 SOME = {
-    "reflection_pad1d": "an axis cut to nothing, then padded with its edge; writing into slices",
+    "reflection_pad1d": "writing into slices of a result, as circular padding does",
 }
 # Operator -> which errors of eager's are none of ours.
 ACCEPTED: dict[str, str] = {}
@@ -31,6 +31,12 @@ WITHOUT_SAMPLES = {
     "reflection_pad2d", "reflection_pad3d", "replication_pad2d", "replication_pad3d", "sym_numel",
     "sym_is_contiguous", "sym_size", "sym_storage_offset", "sym_stride",
 }  # fmt: skip
+
+# Beside the core: one handler each, with nothing but OpInfo to say what it gives.
+OTHERS = (
+    *("angle", "copysign", "digamma", "erfc", "erfinv", "fmax", "fmin", "hypot", "ldexp"),
+    *("lgamma", "signbit"),
+)
 
 
 def differences(operator: str) -> list[str]:
@@ -56,6 +62,13 @@ def test_core_operator(operator: str) -> None:
     if found and operator in SOME:
         pytest.xfail(SOME[operator])
     assert not found
+
+
+@pytest.mark.parametrize("operator", OTHERS)
+@pytest.mark.filterwarnings("ignore")
+def test_other_operator(operator: str) -> None:
+    assert infos(operator)
+    assert not differences(operator)
 
 
 @pytest.mark.parametrize("operator", core_operators())

@@ -59,6 +59,8 @@ def test_sizes_that_the_data_decides() -> None:
         counted=lambda i, w: torch.bincount(i.reshape(-1)),
         weighed=lambda i, w: torch.bincount(i.reshape(-1), w.reshape(-1), minlength=9),
         part=lambda i, w: w[0][i.max().item() - 2 :] * 2,
+        read_twice=lambda i, w: (w[w > 0] * i[w > 0], (w > 0).nonzero(), w.masked_select(w > 0)),
+        none=lambda i, w: (w[:0].nonzero(), w[:0][w[:0] > 0]),
     )
 
 

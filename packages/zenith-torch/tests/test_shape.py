@@ -183,3 +183,37 @@ def test_an_identity_of_any_size() -> None:
         square=lambda x: torch.eye(x.shape[0]) @ x,
         wide=lambda x: torch.eye(x.shape[0], 3, dtype=torch.int64),
     )
+
+
+def test_windows_and_diagonals_of_any_size() -> None:
+    def skewed(x: torch.Tensor) -> torch.Tensor:
+        n = x.shape[0]
+        return x.contiguous().as_strided((n - 1, 3), (x.shape[1], 2), 1)
+
+    check_cases(
+        (torch.randn(6, 8),),
+        {0: {0: "n", 1: "m"}},
+        [(torch.randn(9, 7),), (torch.randn(4, 11),)],
+        unfold=lambda x: x.unfold(1, 3, 2),
+        im2col=lambda x: F.unfold(x[None, None], (3, 2), padding=(1, 0), stride=(2, 1)),
+        dilated=lambda x: F.unfold(x[None], 2, dilation=(2, 3)),
+        diagonal=lambda x: torch.diagonal(x),
+        above=lambda x: torch.diagonal(x, 2),
+        below=lambda x: torch.diagonal(x, -1),
+        strided=skewed,
+    )
+
+
+def test_strides_over_memory_in_another_order() -> None:
+    """Overlapping chunks, as sliding-window attention cuts them from what it has transposed."""
+
+    def chunks(x: torch.Tensor) -> torch.Tensor:
+        size, stride = list(x.shape), list(x.stride())
+        size[1], stride[1] = size[1] * 2 - 1, stride[1] // 2
+        return x.as_strided(size, stride)
+
+    check_cases(
+        (torch.randn(8, 2, 6),),
+        chunks=lambda x: chunks(x.view(8, 2, 2, 3).permute(1, 2, 0, 3).reshape(4, 2, 4, 3)),
+        turned=lambda x: x.permute(1, 0, 2).as_strided((2, 3), (5, 12), 1),
+    )

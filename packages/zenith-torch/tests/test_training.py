@@ -302,6 +302,7 @@ def test_convolutions_over_images_of_any_size_in_training() -> None:
         nn.Conv2d(8, 8, (3, 2), dilation=2, groups=4),
         nn.Conv2d(8, 4, 3, stride=(3, 2)),
         nn.ConvTranspose2d(4, 2, 2, stride=2),
+        nn.AdaptiveAvgPool2d((3, 1)),
     )
     exact = copy.deepcopy(model).double()
     backend = zenith_torch.create_backend(fallback="error")

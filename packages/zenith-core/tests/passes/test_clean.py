@@ -184,6 +184,15 @@ def test_cse(check: Check) -> None:
     assert len(g) == 3, "attributes differ"
 
 
+def test_cse_of_sizes_that_data_decides(check: Check) -> None:
+    """Two searches become one: what was read by the second has sizes of the first's name."""
+    body = "p = NonZero(x) q = NonZero(x) r = Abs(p) s = Neg(q) t = Add(r, s) y = ReduceSum(t)"
+    g = check(["infer_shapes", "cse"], X, body)
+    assert check.ops(g) == ["NonZero", "Abs", "Neg", "Add", "ReduceSum"]
+    sizes = {str(v.shape[1]) for node in list(g.nodes)[:4] for v in node.outputs if v.shape}
+    assert len(sizes) == 1, sizes
+
+
 def test_dce(check: Check) -> None:
     g = check("dce", X + "<float a = {2}, float b = {2}>", "p = Mul(x, a) q = Exp(p) y = Neg(x)")
     assert check.ops(g) == ["Neg"]

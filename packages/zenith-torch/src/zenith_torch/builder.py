@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
@@ -24,7 +25,7 @@ class Builder(GraphBuilder):
     parts, and `out_complex` is set.
 
     takes_key: whether calls give a key for random numbers; it is the extra input then (see
-    `lower.random`), and `streams` counts who took numbers from it.
+    `lower.random`). Numbers are of `random_key`'s key, and `streams` counts who took some.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Builder(GraphBuilder):
         self.used: frozenset[int] = frozenset()
         self.takes_key = False
         self.extra_inputs: list[ir.Value] = []
+        self.random_key: Callable[[], ir.Value] = self._key_of_call
         self.streams = 0
 
     def onnx_type(self, dtype: torch.dtype | ir.DataType) -> ir.DataType:
@@ -68,6 +70,13 @@ class Builder(GraphBuilder):
         self._sizes.setdefault(
             size, self._known(self.reshape(self.cast(value, torch.int64), (1,)), [size])
         )
+
+    def _key_of_call(self) -> ir.Value:
+        if not self.takes_key:
+            raise NotSupportedError("random numbers in a model that is called without a key")
+        if not self.extra_inputs:
+            self.extra_inputs.append(self.input("random_key", torch.uint32, (2,)))
+        return self.extra_inputs[0]
 
     def _real(self, value: sympy.Expr) -> ir.Value:
         """A real expression over sizes as a 0-d float64."""

@@ -44,7 +44,8 @@ _METHODS = {
     "cast": "Cast",
 }
 _OTHERS = {"ThreeFry2x32"}
-_LOWERING = ("zenith_torch.lower.", "zenith.ir.complexes")  # where handlers and their parts are
+# Where handlers and their parts are.
+_LOWERING = ("zenith_torch.lower.", "zenith.ir.complexes", "zenith.ir.special")
 
 
 def core_operators() -> list[str]:

@@ -23,13 +23,15 @@ from zenith_torch.dims import SymbolNames, is_symbolic
 from zenith_torch.dtypes import TO_ONNX
 from zenith_torch.lower import HANDLERS
 from zenith_torch.lower.complexes import complex_handler, has_complex, real_type
+from zenith_torch.memory import whole_order
+from zenith_torch.recompute import RECOMPUTED
 from zenith_torch.source import node_line, short
 
 __all__ = ["IR_VERSION", "OPSET", "Lowering", "operator_name"]
 
 OPSET = 28
 IR_VERSION = 14
-_CHECKS = ("_assert", "sym_constrain", "assert_async")
+_CHECKS = ("_assert", "sym_constrain", "assert_async", "_linalg_check_errors")
 
 
 class Lowering:
@@ -132,12 +134,14 @@ class Lowering:
             source, position = node.args
             assert isinstance(source, torch.fx.Node) and isinstance(position, int)
             results = values[source]
+            if results is None:  # of an operator that has no lowering, nor says what it gives
+                return self._stand_in(val)
             if position >= len(results) and node.users:
                 reason = f"its result {position} is used"
                 return self._problem(source, operator_name(source.target), reason, val)
             return results[position] if position < len(results) else None
         name = operator_name(node.target)
-        if any(check in name for check in _CHECKS):
+        if _is_check(name):
             return None
         builder = self.builder
         builder.source, builder.label, builder.target = short(node_line(node)), node.name, name
@@ -145,9 +149,20 @@ class Lowering:
         args, kwargs = self._arguments((node.args, node.kwargs), values)
         if name in _WRAPPERS:
             return self._inline(name, node, args)
-        metas = [v for v in (val if isinstance(val, (list, tuple)) else [val])]
+        if name == "with_effects":  # its results are a token, which only keeps an order, and more
+            token, target = args[0], operator_name(args[1])
+            return [token] if _is_check(target) else self._problem(node, target, "", val)
+        if name in RECOMPUTED:
+            return RECOMPUTED[name](self, node, args, kwargs)
         if name in CONTROL:
+            metas = list(val) if isinstance(val, (list, tuple)) else [val]
             return self._control(name, node, args, metas)
+        return self.call(node, name, val, args, kwargs)
+
+    def call(self, node: torch.fx.Node, name: str, val: Any, args: Any, kwargs: Any) -> Any:
+        """An operator on lowered arguments, by its handler; `val` is what the capture says."""
+        builder = self.builder
+        metas = list(val) if isinstance(val, (list, tuple)) else [val]
         tensors = [v for v in metas if isinstance(v, torch.Tensor)]
         in_pairs = has_complex(args) or has_complex(kwargs) or any(t.is_complex() for t in tensors)
         handler = complex_handler(name) if in_pairs else _handler(name)
@@ -155,8 +170,11 @@ class Lowering:
             return self._problem(node, name, "complex numbers", val)
         if handler is None:
             return self._problem(node, name, "", val)
-        if "as_strided" in name and not _is_row_major(node.args[0]):
-            return self._problem(node, name, "strides over memory that is not row-major", val)
+        if "as_strided" in name:
+            order = _memory_of(node.args[0])
+            if order is None or ("scatter" in name and order != tuple(range(len(order)))):
+                return self._problem(node, name, "strides over memory that is not dense", val)
+            args = (builder.transpose(args[0], order), *args[1:])
         if tensors:
             builder.out_dtypes = [real_type(t.dtype) for t in tensors]
             builder.out_dtype, builder.out_complex = builder.out_dtypes[0], tensors[0].is_complex()
@@ -221,20 +239,19 @@ class Lowering:
         self.problems.append((f"{name} ({reason})" if reason else name, where))
         if "depends on the data" in reason:
             self.hints["torch.where with a mask keeps the size; indexing by a mask does not"] = None
+        return self._stand_in(val)
 
-        def stand_in(item: Any) -> Any:
-            if not isinstance(item, torch.Tensor):
-                return item
-            dtype = real_type(item.dtype)
-            dtype = dtype if dtype in TO_ONNX else torch.float32
-            shape: tuple[Dim, ...] = self.symbols.shape(item.shape)
-            value = ir.Value(name="unsupported", type=ir.TensorType(TO_ONNX[dtype]))
-            self.builder.declare(value, shape)
-            return Complex(value, value) if item.is_complex() else value
-
+    def _stand_in(self, val: Any) -> Any:
         if isinstance(val, (list, tuple)):
-            return [stand_in(item) for item in val]
-        return stand_in(val)
+            return [self._stand_in(item) for item in val]
+        if not isinstance(val, torch.Tensor):
+            return val
+        dtype = real_type(val.dtype)
+        dtype = dtype if dtype in TO_ONNX else torch.float32
+        shape: tuple[Dim, ...] = self.symbols.shape(val.shape)
+        value = ir.Value(name="unsupported", type=ir.TensorType(TO_ONNX[dtype]))
+        self.builder.declare(value, shape)
+        return Complex(value, value) if val.is_complex() else value
 
     def _checked(self, node: torch.fx.Node, val: Any, result: Any) -> Any:
         """Results must have the type and shape the capture found; they take the node's name."""
@@ -264,12 +281,14 @@ class Lowering:
         return results if several else result
 
 
-def _is_row_major(node: Any) -> bool:
+def _is_check(name: str) -> bool:
+    """Operators that only raise: about data, when eager would."""
+    return any(check in name for check in _CHECKS)
+
+
+def _memory_of(node: Any) -> tuple[int, ...] | None:
     val = node.meta.get("val")
-    if not isinstance(val, torch.Tensor):
-        return True
-    offset = val.storage_offset()
-    return isinstance(offset, int) and offset == 0 and val.is_contiguous()
+    return whole_order(val) if isinstance(val, torch.Tensor) else None
 
 
 def _used_results(node: torch.fx.Node) -> frozenset[int]:

@@ -171,6 +171,12 @@ class GraphBuilder:
         )
         return outputs
 
+    def pointwise(
+        self, op_type: str, *operands: ir.Value, dtype: Any = None, **attributes: Any
+    ) -> ir.Value:
+        """An elementwise operator; an adapter may know a shorter form of its results."""
+        return self.op(op_type, *operands, dtype=dtype, **attributes)
+
     def cast(self, value: ir.Value, dtype: Any) -> ir.Value:
         """`value` as `dtype`; nothing when it already is."""
         kind = self.onnx_type(dtype)

@@ -30,7 +30,7 @@ from zenith.ir.axes import check_axes
 from zenith.ir.control import reads, subgraphs
 from zenith.ir.dims import dim_names
 
-__all__ = ["forget_results", "infer_shapes"]
+__all__ = ["forget_results", "generated", "infer_shapes"]
 
 _HIDDEN = "zenith.hidden"
 _TYPED_HERE = frozenset({"If", "Loop", "Scan"})
@@ -59,6 +59,11 @@ def infer_shapes(model: ir.Model) -> None:
             _normalise(value)
     _drop_contents_that_are_no_sizes(model)
     check_axes(model)
+
+
+def generated(dim: int | ir.SymbolicDim) -> bool:
+    """Whether a size depends on data, and has its name from the inference."""
+    return isinstance(dim, ir.SymbolicDim) and bool(_GENERATED.fullmatch(dim.value or ""))
 
 
 def forget_results(model: ir.Model) -> None:

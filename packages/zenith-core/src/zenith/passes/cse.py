@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+import sympy
+from onnx_shape_inference import SYM_DATA_KEY
 
 from zenith.ir import GraphIR
+from zenith.ir.dims import dim_names, parse_dim, symbol
+from zenith.ir.shapes import generated
 from zenith.passes.rewrite import Rewriter
 
 RANDOM = frozenset(
@@ -43,6 +47,7 @@ class EliminateCommon:
         changed = self._constants(graph)
         rewriter = Rewriter(graph)
         seen: dict[Hashable, ir.Node] = {}
+        renamed: dict[sympy.Symbol, sympy.Symbol] = {}
         for node in graph.nodes:
             key = self._key(node)
             if key is None:
@@ -51,7 +56,11 @@ class EliminateCommon:
             if first is node:
                 continue
             values = dict(zip(node.outputs, first.outputs, strict=True))
+            for gone, kept in values.items():
+                renamed.update(_other_names(gone, kept))
             changed += rewriter.replace([node], values, [])
+        if renamed:
+            _rename_sizes(graph, renamed)
         return changed
 
     def _constants(self, graph: GraphIR) -> int:
@@ -93,3 +102,27 @@ class EliminateCommon:
         present = tuple(bool(v.name) or bool(v.uses()) for v in node.outputs)
         inputs = tuple(-1 if v is None else id(v) for v in node.inputs)
         return (node.op_identifier(), inputs, present, tuple(attributes))
+
+
+def _other_names(gone: ir.Value, kept: ir.Value) -> dict[sympy.Symbol, sympy.Symbol]:
+    """For sizes that depend on data: what inference called one that goes, and one that stays."""
+    pairs = zip(gone.shape or (), kept.shape or (), strict=False)
+    names = [(str(a), str(b)) for a, b in pairs if generated(a) and generated(b) and a != b]
+    return {symbol(a): symbol(b) for a, b in names}
+
+
+def _rename_sizes(graph: GraphIR, renamed: Mapping[sympy.Symbol, sympy.Symbol]) -> None:
+    """Kernels take sizes of two names for different ones."""
+    for value in (v for node in graph.model.graph.all_nodes() for v in node.outputs):
+        dims = list(value.shape or ())
+        for axis, dim in enumerate(dims):
+            while not isinstance(dim, int) and not renamed.keys().isdisjoint(_symbols(dim)):
+                dim = ir.SymbolicDim(parse_dim(dim).xreplace(renamed))
+            dims[axis] = dim
+        if value.shape is not None and dims != list(value.shape):
+            value.shape = ir.Shape(dims)
+            value.metadata_props.pop(SYM_DATA_KEY, None)
+
+
+def _symbols(dim: ir.SymbolicDim) -> set[sympy.Symbol]:
+    return {symbol(name) for name in dim_names(dim)}

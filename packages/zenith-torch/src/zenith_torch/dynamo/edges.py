@@ -11,7 +11,7 @@ as the permuted view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from zenith.runtime.adapter import ImportedModel
 from zenith_torch.dims import is_symbolic
 from zenith_torch.dynamo.signature import KEY, GraphSignature, Result, Slot
 from zenith_torch.lowering import Lowering
+from zenith_torch.memory import memory_order
 
 __all__ = ["Edges", "import_graph", "unsupported"]
 
@@ -137,33 +138,3 @@ def _result(lowering: Lowering, leaf: Any, outputs: list[ir.Value]) -> Result:
     outputs.append(value)
     inverse = None if order is None else tuple(order.index(axis) for axis in range(len(order)))
     return Result(kind, len(outputs) - 1, inverse)
-
-
-def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The axes from outermost to innermost where a tensor is dense, but not row-major."""
-    sizes = [_hint(size) for size in tensor.shape]
-    strides = [_hint(stride) for stride in tensor.stride()]
-    if None in sizes or None in strides or 0 in sizes:
-        return None
-    moving = [axis for axis, size in enumerate(sizes) if size != 1]
-    ordered = sorted(moving, key=lambda axis: -strides[axis])
-    if ordered == moving or not _is_dense(ordered, sizes, strides):
-        return None
-    places = iter(ordered)
-    return tuple(next(places) if axis in moving else axis for axis in range(len(sizes)))
-
-
-def _is_dense(order: Sequence[int], sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
-    expected = 1
-    for axis in reversed(order):
-        if strides[axis] != expected:
-            return False
-        expected *= sizes[axis]
-    return True
-
-
-def _hint(size: Any) -> Any:
-    """A size as a number: that of the trace where it is symbolic; None where nobody knows."""
-    if not is_symbolic(size):
-        return size
-    return size.node.hint if size.node.has_hint() else None

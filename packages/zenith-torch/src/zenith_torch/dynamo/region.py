@@ -30,6 +30,7 @@ from zenith_torch.builder import NotSupportedError
 from zenith_torch.dynamo.edges import import_graph
 from zenith_torch.dynamo.signature import assemble
 from zenith_torch.dynamo.watch import snapshot
+from zenith_torch.recompute import draws_again
 
 __all__ = ["REPACKS", "SETS", "Region", "refresh"]
 
@@ -73,8 +74,10 @@ class Region:
             try:
                 packed = self._find(args)
             except ZenithError as error:
-                # What was asked for and cannot be had is no reason to give something else.
-                if self._config.fallback == "error" or isinstance(error, ConfigurationError):
+                # What was asked for and cannot be had is no reason to give something else; and
+                # PyTorch would draw other random numbers than the other half of a training did.
+                wanted = self._config.fallback == "error" or isinstance(error, ConfigurationError)
+                if wanted or draws_again(self.module.graph):
                     raise
                 self._give_up(error)
                 return self.module(*args)

@@ -193,11 +193,6 @@ def log_other(b: Builder, x: ir.Value) -> ir.Value:
     return b.op("Mul", natural, b.number(1 / math.log(base), b.out_dtype))
 
 
-@lower("aten.erfc.default")
-def erfc(b: Builder, x: ir.Value) -> ir.Value:
-    return b.op("Sub", b.number(1, b.out_dtype), b.op("Erf", b.cast(x, b.out_dtype)))
-
-
 def _truncate(b: Builder, x: ir.Value) -> ir.Value:
     positive = b.op("Floor", b.op("Abs", x))
     return b.op("Mul", b.op("Sign", x), positive)
@@ -300,6 +295,12 @@ def addc(
     op_type = "Mul" if b.target == "aten.addcmul.default" else "Div"
     term = b.op(op_type, b.cast(left, b.out_dtype), b.cast(right, b.out_dtype))
     return b.op("Add", b.cast(x, b.out_dtype), _scaled(b, term, value))
+
+
+@lower("prims.fma.default")
+def fma(b: Builder, x: Any, y: Any, z: Any) -> ir.Value:
+    """x * y + z; rounded twice."""
+    return binary(b, "Add", binary(b, "Mul", x, y), z)
 
 
 @lower("aten._to_copy.default", "aten.to.dtype", "prims.convert_element_type.default")

@@ -99,6 +99,9 @@ def embedding_bag(
         result = b.op("Div", result, b.unsqueeze(b.op("Max", size, b.number(1, kind)), 1))
     if b.out_shapes[1] == (0,):  # PyTorch does without them where it can
         which = filled(b, 0, (0,), torch.int64)
+    ends = exactly(b.out_shapes[2][0] - bags)
+    if ends != 0:  # the capture counts the end of the last bag as a bag
+        size = b.concat([size, filled(b, 0, (ends,), b.out_dtype)], 0)
     places = filled(b, 0, b.out_shapes[3], types[3])
     return [result, b.cast(which, types[1]), b.cast(size, types[2]), places]
 

@@ -53,19 +53,16 @@ def take(b: Builder, x: ir.Value, indices: ir.Value) -> ir.Value:
     return b.gather(b.reshape(x, (b.elements(x),)), as_index(b, indices), 0)
 
 
-def _counted(b: Builder) -> Dim:
-    """The size of a result that the data decides: the capture has a symbol for it."""
-    return next(d for d in b.out_shape if b.is_unknown(d))
-
-
 @lower("aten.nonzero.default")
 def nonzero(b: Builder, x: ir.Value) -> ir.Value:
-    return b.transpose(_set_places(b, x), [1, 0])
+    return b.transpose(_set_places(b, x, b.out_shape[0]), [1, 0])
 
 
-def _set_places(b: Builder, mask: ir.Value) -> ir.Value:
-    """(rank, count) positions of what is not zero; the count is known when it runs."""
-    count = _counted(b)
+def _set_places(b: Builder, mask: ir.Value, count: Dim) -> ir.Value:
+    """(rank, count) positions of what is not zero; the count is known when it runs.
+
+    count: what the capture calls it; it has one name for all that read a mask.
+    """
     if b.rank_of(mask) == 0:  # ONNX takes a number for a vector
         found = b.op("NonZero", b.reshape(mask, (1,)), shape=(1, count), dtype=torch.int64)
         b.knows(count, found, 1)
@@ -78,26 +75,35 @@ def _set_places(b: Builder, mask: ir.Value) -> ir.Value:
 def masked_select(b: Builder, x: ir.Value, mask: ir.Value) -> ir.Value:
     shape = broadcast(b.shape_of(x), b.shape_of(mask))
     flat = [b.reshape(b.expand(v, shape), (product(shape),)) for v in (x, mask)]
-    count = _counted(b)
+    (count,) = b.out_shape
     return b.knows(count, b.op("Compress", *flat, shape=(count,), axis=0), 0)
 
 
 def _positions(b: Builder, indices: Sequence[ir.Value | None]) -> list[tuple[int, ir.Value]]:
     """(axis, positions) of every index; a mask is the positions where it is set."""
-    used: list[tuple[int, ir.Value]] = []
+    axes: list[int] = []
     axis = 0
     for which in indices:
-        if which is None:
-            axis += 1
-        elif which.dtype != ir.DataType.BOOL:
-            used.append((axis, as_index(b, which)))
-            axis += 1
-        else:
-            places = _set_places(b, which)
-            for row in range(b.rank_of(which)):
-                used.append((axis, b.squeeze(b.slice(places, 0, row, row + 1), 0)))
-                axis += 1
-    return used
+        taken = b.rank_of(which) if which is not None and which.dtype == ir.DataType.BOOL else 1
+        axes += range(axis, axis + taken) if which is not None else ()
+        axis += taken
+    # In the result, a mask's count is the last of the indices' axes.
+    ranks = [1 if w.dtype == ir.DataType.BOOL else b.rank_of(w) for w in indices if w is not None]
+    last = (axes[0] if _adjacent(axes) else 0) + max(ranks) - 1
+    used: list[ir.Value] = []
+    for which in indices:
+        if which is not None and which.dtype == ir.DataType.BOOL:
+            places = _set_places(b, which, b.out_shape[last])
+            rows = range(b.rank_of(which))
+            used += [b.squeeze(b.slice(places, 0, row, row + 1), 0) for row in rows]
+        elif which is not None:
+            used.append(as_index(b, which))
+    return list(zip(axes, used, strict=True))
+
+
+def _adjacent(axes: Sequence[int]) -> bool:
+    """Whether the axes of the indices stay where the first of them was."""
+    return bool(axes) and list(axes) == list(range(axes[0], axes[-1] + 1))
 
 
 @lower("aten.index.Tensor", "aten._unsafe_index.Tensor")
@@ -114,8 +120,7 @@ def index(b: Builder, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.Val
     front = b.transpose(x, [*axes, *rest])
     shape = [*common, *(b.shape_of(x)[a] for a in rest)]
     result = b.op("GatherND", front, stacked, shape=shape, dtype=b.out_dtype)
-    if axes == list(range(axes[0], axes[-1] + 1)):
-        # Adjacent indices: their axes stay where the first of them was.
+    if _adjacent(axes):
         lead, count = axes[0], len(common)
         before = [count + i for i in range(lead)]
         after = range(count + lead, len(shape))

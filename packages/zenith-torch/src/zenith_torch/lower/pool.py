@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from zenith.ir.dims import product
+from zenith.ir.dims import Dim, exactly, product
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
+from zenith_torch.lower.create import grid
 from zenith_torch.lower.registry import lower
 from zenith_torch.lower.windows import maxima, over_windows, window_positions, windows
 
@@ -188,37 +189,59 @@ def adaptive_avg_pool(b: Builder, x: ir.Value, output_size: Sizes) -> ir.Value:
         return b.squeeze(result, 0) if batched is not x else result
     if tuple(counts) == tuple(sizes):
         return x
-    if not all(isinstance(d, int) for d in (*sizes, *counts)):
-        raise NotSupportedError("adaptive pooling of dynamic spatial axes")
-    if all(s % c == 0 for s, c in zip(sizes, counts, strict=True)):
+    known = all(isinstance(d, int) for d in (*sizes, *counts))
+    if known and all(s % c == 0 for s, c in zip(sizes, counts, strict=True)):
         kernel = [s // c for s, c in zip(sizes, counts, strict=True)]
         batched = _batched(b, x, axes)
         shape = (*b.shape_of(batched)[:2], *counts)
         result = b.op("AveragePool", batched, shape=shape, kernel_shape=kernel, strides=kernel)
         return b.squeeze(result, 0) if batched is not x else result
     # Windows of unequal size: one product with an averaging matrix per axis.
-    return along_axes(b, x, [adaptive_weights(*pair) for pair in zip(sizes, counts, strict=True)])
+    pairs = zip(sizes, counts, strict=True)
+    return along_axes(b, x, [adaptive_weights(b, *pair) for pair in pairs])
 
 
-def adaptive_weights(size: int, count: int) -> Any:
-    """[size, count] shares of each element in each average."""
+def adaptive_weights(b: Builder, size: Dim, count: Dim) -> Any:
+    """[size, count] shares of each element in each average: an array, or computed from sizes;
+    None where each is its own."""
+    if size == count:
+        return None
+    if not (isinstance(size, int) and isinstance(count, int)):
+        return _shares(b, size, count)
     weights = np.zeros((size, count))
     for j, (start, end) in enumerate(_windows(size, count)):
         weights[start:end, j] = 1.0 / (end - start)
     return weights
 
 
+def _shares(b: Builder, size: Dim, count: Dim) -> ir.Value:
+    """`adaptive_weights`, as `_windows` has their bounds."""
+    ends = b.operand(count, torch.int64)
+    first = b.op("Div", grid(b, (count,), (size,)), ends)
+    last = b.op("Div", grid(b, (count,), (size,), exactly(size + count - 1)), ends)
+    places = b.unsqueeze(grid(b, (size,), (1,)), 1)
+    inside = b.op(
+        "And",
+        b.op("GreaterOrEqual", places, first, dtype=torch.bool),
+        b.op("Less", places, last, dtype=torch.bool),
+    )
+    length = b.cast(b.op("Sub", last, first), b.out_dtype)
+    return b.op("Div", b.cast(inside, b.out_dtype), length)
+
+
 def along_axes(b: Builder, x: ir.Value, matrices: Sequence[Any]) -> ir.Value:
-    """x with each of its last axes multiplied by a matrix."""
+    """x with each of its last axes multiplied by a matrix: an array, a value, or None."""
     rank = b.rank_of(x)
     for i, matrix in enumerate(matrices, start=rank - len(matrices)):
-        if np.array_equal(matrix, np.eye(len(matrix))):
+        computed = isinstance(matrix, ir.Value)
+        if matrix is None or not computed and np.array_equal(matrix, np.eye(len(matrix))):
             continue
         order = [a for a in range(rank) if a != i] + [i]
         moved = b.transpose(x, order)
-        shape = (*b.shape_of(moved)[:-1], matrix.shape[1])
-        weights = b.constant(np.ascontiguousarray(matrix, TO_ONNX[b.out_dtype].numpy()))
-        moved = b.op("MatMul", moved, weights, shape=shape)
+        if not computed:
+            matrix = b.constant(np.ascontiguousarray(matrix, TO_ONNX[b.out_dtype].numpy()))
+        shape = (*b.shape_of(moved)[:-1], b.shape_of(matrix)[1])
+        moved = b.op("MatMul", moved, matrix, shape=shape)
         x = b.transpose(moved, [order.index(a) for a in range(rank)])
     return x
 

@@ -124,7 +124,10 @@ def adaptive_avg_pool_backward(b: Builder, grad: ir.Value, x: ir.Value) -> ir.Va
     if all(count == 1 for count in counts):
         total = b.operand(product(sizes), b.out_dtype)
         return b.expand(b.op("Div", grad, total), b.shape_of(x))
-    if not all(isinstance(d, int) for d in (*sizes, *counts)):
-        raise NotSupportedError("an axis of dynamic size")
-    pairs = zip(sizes, counts, strict=True)
-    return along_axes(b, grad, [adaptive_weights(*pair).T for pair in pairs])
+    matrices = [adaptive_weights(b, *pair) for pair in zip(sizes, counts, strict=True)]
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            matrices[axis] = (
+                b.transpose(matrix, [1, 0]) if isinstance(matrix, ir.Value) else matrix.T
+            )
+    return along_axes(b, grad, matrices)

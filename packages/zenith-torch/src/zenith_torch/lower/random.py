@@ -24,11 +24,7 @@ from zenith_torch.lower.registry import lower
 
 def random_bits(b: Builder, shape: Sequence[Dim]) -> ir.Value:
     """Uniform uint32 of the given shape; see Note [Random bits]."""
-    if not b.takes_key:
-        raise NotSupportedError("random numbers in a model that is called without a key")
-    if not b.extra_inputs:
-        b.extra_inputs.append(b.input("random_key", torch.uint32, (2,)))
-    key = b.extra_inputs[0]
+    key = b.random_key()
     halves = [b.reshape(b.slice(key, 0, i, i + 1), ()) for i in (0, 1)]
     count = product(shape)
     zero, one = (b.number(n, torch.int64) for n in (0, 1))
@@ -84,6 +80,53 @@ def randn(b: Builder, *_: Any, **__: Any) -> ir.Value:
     least = b.op("Sqrt", b.op("Max", least, b.number(0, torch.float32)))
     turn = b.op("Cos", b.op("Mul", angle, b.number(np.pi * 2.0**-31, torch.float32)))
     return b.cast(b.op("Mul", least, turn), b.out_dtype)
+
+
+def _open_uniform(b: Builder, shape: Sequence[Dim]) -> ir.Value:
+    """float32 strictly between 0 and 1, whose logarithms are finite: 23 bits and a half."""
+    high = b.op("BitShift", random_bits(b, shape), b.number(9, torch.uint32), direction="RIGHT")
+    middle = b.op("Add", b.cast(high, torch.float32), b.number(0.5, torch.float32))
+    return b.op("Mul", middle, b.number(2.0**-23, torch.float32))
+
+
+@lower("aten.uniform.default")
+def uniform(b: Builder, x: ir.Value, low: float = 0.0, high: float = 1.0, **_: Any) -> ir.Value:
+    wide = b.op("Mul", rand(b), b.number(high - low, b.out_dtype))
+    return b.op("Add", wide, b.number(low, b.out_dtype))
+
+
+@lower("aten.normal_functional.default")
+def normal(b: Builder, x: ir.Value, mean: float = 0.0, std: float = 1.0, **_: Any) -> ir.Value:
+    wide = b.op("Mul", randn(b), b.number(std, b.out_dtype))
+    return b.op("Add", wide, b.number(mean, b.out_dtype))
+
+
+@lower("aten.exponential.default")
+def exponential(b: Builder, x: ir.Value, rate: float = 1.0, **_: Any) -> ir.Value:
+    if b.out_dtype is torch.float64:
+        raise NotSupportedError("random numbers of float64")
+    logs = b.op("Log", _open_uniform(b, b.out_shape))
+    return b.cast(b.op("Mul", logs, b.number(-1 / rate, torch.float32)), b.out_dtype)
+
+
+@lower("aten.multinomial.default")
+def multinomial(
+    b: Builder, chances: ir.Value, count: Dim, replacement: bool = False, **_: Any
+) -> ir.Value:
+    """The largest of log(chance) with Gumbel noise: one of them for each draw, or the first few."""
+    chances = b.cast(chances, torch.float32)
+    *lead, classes = b.shape_of(chances)
+    logs = b.op("Log", chances)
+    if replacement:
+        logs = b.unsqueeze(logs, len(lead))
+    shape = (*lead, count, classes) if replacement else (*lead, classes)
+    waits = b.op("Neg", b.op("Log", _open_uniform(b, shape)))
+    keys = b.op("Sub", logs, b.op("Log", waits), shape=shape)
+    last = len(shape) - 1
+    if replacement:
+        return b.op("ArgMax", keys, shape=(*lead, count), dtype=torch.int64, axis=last, keepdims=0)
+    kinds = [(torch.float32, (*lead, count)), (torch.int64, (*lead, count))]
+    return b.ops("TopK", keys, b.size_vector([count]), results=kinds, axis=last)[1]
 
 
 @lower("aten.bernoulli.p")

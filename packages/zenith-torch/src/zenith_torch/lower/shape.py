@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import sympy
 import torch
 
-from zenith.ir.dims import Dim, exactly, product
+from zenith.ir.dims import Dim, exactly, floor_div, product
 from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.lower.create import grid
 from zenith_torch.lower.registry import lower
 
 _END = 2**63 - 1
@@ -221,56 +221,6 @@ def _known_negative(value: Dim) -> bool:
     return bool(sympy.sympify(value).is_negative)
 
 
-@lower("aten.constant_pad_nd.default")
-def constant_pad(b: Builder, x: ir.Value, pad: Sequence[Dim], value: Any = 0) -> ir.Value:
-    return _pad(b, x, pad, "constant", value)
-
-
-@lower("aten.pad.default")
-def pad_any(
-    b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str = "constant", value: Any = None
-) -> ir.Value:
-    names = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    return _pad(b, x, pad, names[mode], value or 0)
-
-
-@lower(
-    "aten.reflection_pad1d.default",
-    "aten.reflection_pad2d.default",
-    "aten.reflection_pad3d.default",
-)
-def reflection_pad(b: Builder, x: ir.Value, pad: Sequence[Dim]) -> ir.Value:
-    return _pad(b, x, pad, "reflect", 0)
-
-
-@lower(
-    "aten.replication_pad1d.default",
-    "aten.replication_pad2d.default",
-    "aten.replication_pad3d.default",
-)
-def replication_pad(b: Builder, x: ir.Value, pad: Sequence[Dim]) -> ir.Value:
-    return _pad(b, x, pad, "edge", 0)
-
-
-def _pad(b: Builder, x: ir.Value, pad: Sequence[Dim], mode: str, value: Any) -> ir.Value:
-    if all(p == 0 for p in pad):
-        return x
-    rank, count = b.rank_of(x), len(pad) // 2
-    begins: list[Dim] = [0] * rank
-    ends: list[Dim] = [0] * rank
-    for i in range(count):  # torch counts axes from the last
-        begins[rank - 1 - i], ends[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
-    for axis in range(rank):  # a negative pad cuts
-        size = b.shape_of(x)[axis]
-        cut = [max(0, -p) if isinstance(p, int) else 0 for p in (begins[axis], ends[axis])]
-        x = b.slice(x, axis, cut[0], exactly(size - cut[1]))
-        begins[axis], ends[axis] = begins[axis] + cut[0], ends[axis] + cut[1]
-    if all(p == 0 for p in begins + ends) or (0 in b.out_shape and mode != "constant"):
-        return x if 0 not in b.out_shape else b.expand(b.number(0, b.out_dtype), b.out_shape)
-    fill = b.operand(value, b.out_dtype) if mode == "constant" and value else None
-    return b.op("Pad", x, b.size_vector(begins + ends), fill, shape=b.out_shape, mode=mode)
-
-
 @lower("aten.pixel_shuffle.default")
 def pixel_shuffle(b: Builder, x: ir.Value, factor: int) -> ir.Value:
     return _with_four_axes(b, x, "DepthToSpace", blocksize=factor, mode="CRD")
@@ -294,12 +244,11 @@ def _with_four_axes(b: Builder, x: ir.Value, op_type: str, **attributes: Any) ->
 
 @lower("aten.unfold.default")
 def unfold(b: Builder, x: ir.Value, dim: int, size: int, step: int) -> ir.Value:
+    if b.rank_of(x) == 0:
+        return b.reshape(x, b.out_shape)
     axis = b.axis(x, dim)
-    length = b.shape_of(x)[axis]
-    if not isinstance(length, int):
-        raise NotSupportedError("unfold of a dynamic axis")
-    starts = np.arange(0, length - size + 1, step)[:, None] + np.arange(size)
-    windows = b.gather(x, b.constant(starts.astype(np.int64)), axis)
+    count = b.out_shape[axis]
+    windows = b.gather(x, grid(b, (count, size), (step, 1)), axis)
     rank = b.rank_of(windows)
     order = [a for a in range(rank) if a != axis + 1] + [axis + 1]
     return b.transpose(windows, order)
@@ -317,22 +266,18 @@ def im2col(
     unbatched = b.rank_of(x) == 3
     if unbatched:
         x = b.unsqueeze(x, 0)
-    n, c, h, w = b.shape_of(x)
-    if not (isinstance(h, int) and isinstance(w, int)):
-        raise NotSupportedError("im2col of dynamic spatial axes")
-    ph, pw = padding
-    if ph or pw:
-        pads = b.ints([0, 0, ph, pw, 0, 0, ph, pw])
-        x = b.op("Pad", x, pads, shape=(n, c, h + 2 * ph, w + 2 * pw))
-
-    def windows(size: int, k: int, d: int, s: int) -> np.ndarray[Any, Any]:
-        starts = np.arange(0, size - d * (k - 1), s)
-        return (np.arange(k)[:, None] * d + starts).astype(np.int64)
-
-    rows = windows(h + 2 * ph, kernel[0], dilation[0], stride[0])
-    columns = windows(w + 2 * pw, kernel[1], dilation[1], stride[1])
-    x = b.gather(x, b.constant(rows), 2)  # n c kh oh w
-    x = b.gather(x, b.constant(columns), 4)  # n c kh oh kw ow
+    n, c, *sizes = b.shape_of(x)
+    if any(padding):
+        sizes = [exactly(size + 2 * pad) for size, pad in zip(sizes, padding, strict=True)]
+        x = b.op("Pad", x, b.ints([0, 0, *padding] * 2), shape=(n, c, *sizes))
+    axes = zip(sizes, kernel, dilation, stride, strict=True)
+    counts = [exactly(floor_div(n - d * (k - 1) - 1, s) + 1) for n, k, d, s in axes]
+    rows, columns = (
+        grid(b, (k, count), (d, s))
+        for k, count, d, s in zip(kernel, counts, dilation, stride, strict=True)
+    )
+    x = b.gather(x, rows, 2)  # n c kh oh w
+    x = b.gather(x, columns, 4)  # n c kh oh kw ow
     return b.reshape(b.transpose(x, (0, 1, 2, 4, 3, 5)), b.out_shape)
 
 
@@ -341,8 +286,8 @@ def as_strided(
     b: Builder, x: ir.Value, size: Sequence[int], stride: Sequence[int], storage_offset: int = 0
 ) -> ir.Value:
     count = b.elements(x)
-    positions = _positions(count, size, stride, storage_offset)
-    return b.gather(b.reshape(x, (count,)), b.constant(positions), 0)
+    places = _positions(b, count, size, stride, storage_offset)
+    return b.gather(b.reshape(x, (count,)), places, 0)
 
 
 @lower("aten.as_strided_scatter.default")
@@ -355,27 +300,22 @@ def as_strided_scatter(
     storage_offset: int = 0,
 ) -> ir.Value:
     count, shape = b.elements(x), b.shape_of(x)
-    positions = _positions(count, size, stride, storage_offset).reshape(-1)
-    source = b.reshape(source, positions.shape)
+    places = _positions(b, count, size, stride, storage_offset)
+    total = b.elements(places)
+    places, source = b.reshape(places, (total,)), b.reshape(source, (total,))
     flat = b.reshape(x, (count,))
-    places = b.constant(positions)
     written = b.op("ScatterElements", flat, places, source, shape=(count,), axis=0)
     return b.reshape(written, shape)
 
 
 def _positions(
-    count: Any, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
-) -> np.ndarray[Any, Any]:
+    b: Builder, count: Dim, size: Sequence[Dim], stride: Sequence[Dim], offset: Dim | None
+) -> ir.Value:
     """Places in the memory of a dense row-major tensor, as which `Lowering` has checked it."""
-    if not all(isinstance(d, int) for d in (*size, *stride, storage_offset or 0, count)):
-        raise NotSupportedError("strides of dynamic size")
-    positions = np.full(tuple(size), storage_offset or 0, dtype=np.int64)
-    for axis, (length, step) in enumerate(zip(size, stride, strict=True)):
-        tail = (1,) * (len(size) - axis - 1)
-        positions = positions + (np.arange(length) * step).reshape((length, *tail))
-    if positions.size and positions.max() >= count:
+    last = (offset or 0) + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if 0 not in size and sympy.sympify(count - last).is_nonpositive:
         raise NotSupportedError("strides beyond the tensor's own elements")
-    return positions
+    return grid(b, size, stride, offset or 0)
 
 
 @lower("aten.tril.default")
@@ -392,16 +332,12 @@ def triu(b: Builder, x: ir.Value, diagonal: int = 0) -> ir.Value:
 def diagonal(b: Builder, x: ir.Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ir.Value:
     first, second = b.axis(x, dim1), b.axis(x, dim2)
     shape = b.shape_of(x)
-    if not (isinstance(shape[first], int) and isinstance(shape[second], int)):
-        raise NotSupportedError("the diagonal of dynamic axes")
     rest = [a for a in range(len(shape)) if a not in (first, second)]
     x = b.transpose(x, [*rest, first, second])
     rows, columns = shape[first], shape[second]
     flat = b.reshape(x, (*(shape[a] for a in rest), rows * columns))
-    count = b.out_shape[-1]
     start = offset if offset >= 0 else -offset * columns
-    positions = start + np.arange(count, dtype=np.int64) * (columns + 1)
-    return b.gather(flat, b.constant(positions), len(rest))
+    return b.gather(flat, grid(b, b.out_shape[-1:], (exactly(columns + 1),), start), len(rest))
 
 
 @lower("aten.meshgrid.indexing", "aten.meshgrid.default")

@@ -1,0 +1,79 @@
+"""Linear algebra against PyTorch in float64, with the signs and the order that LAPACK has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch_oracle import Cases
+
+import zenith
+
+L = torch.linalg
+
+
+def check(inputs: tuple[torch.Tensor, ...], dynamic: Any = None, **cases: Any) -> None:
+    model = Cases(**cases)
+    compiled = zenith.compile(model, sample_input=inputs, dynamic=dynamic, fallback="error")
+    with torch.no_grad():
+        got, want = compiled(*inputs), model(*(x.double() for x in inputs))
+        plain = model(*inputs)
+    for name in cases:
+        results = zip(*(r if isinstance(r, tuple) else (r,) for r in (got[name], want[name],
+                        plain[name])), strict=True)  # fmt: skip
+        for mine, exact, eager in results:
+            assert (mine.dtype, mine.shape) == (eager.dtype, eager.shape), name
+            torch.testing.assert_close(
+                mine.double(), exact.double(), rtol=1e-4, atol=1e-5, equal_nan=True,
+                msg=lambda m, name=name: f"{name}: {m}",
+            )  # fmt: skip
+
+
+def test_products_of_triangles() -> None:
+    a, x = torch.randn(3, 5, 5), torch.randn(3, 5, 2)
+    check(
+        (a @ a.mT + torch.eye(5), x),
+        {0: {0: "n"}, 1: {0: "n"}},
+        cholesky=lambda a, x: L.cholesky(a),
+        upper=lambda a, x: L.cholesky(a, upper=True),
+        solved=lambda a, x: torch.cholesky_solve(x, L.cholesky(a)),
+        inverse=lambda a, x: torch.cholesky_inverse(L.cholesky(a)),
+        left=lambda a, x: L.solve_triangular(a, x, upper=True),
+        right=lambda a, x: L.solve_triangular(a, x.mT, upper=False, left=False, unitriangular=True),
+        not_positive=lambda a, x: L.cholesky_ex(-a).info,
+    )
+
+
+def test_elimination() -> None:
+    a, x = torch.randn(2, 4, 4), torch.randn(2, 4, 3)
+    check(
+        (a, x),
+        inverse=lambda a, x: L.inv(a),
+        solve=lambda a, x: L.solve(a, x),
+        right=lambda a, x: L.solve(a, x.mT, left=False),
+        vectors=lambda a, x: L.solve(a, x[..., 0]),
+        shared=lambda a, x: L.solve(a[0], x),
+        det=lambda a, x: L.det(a),
+        slogdet=lambda a, x: tuple(L.slogdet(a)),
+        factors=lambda a, x: tuple(L.lu_factor(torch.cat([a, x], 2))),
+        from_factors=lambda a, x: L.lu_solve(*L.lu_factor(a), x, adjoint=True),
+        singular=lambda a, x: L.inv_ex(a * 0).info,
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (3, 5)])
+def test_reflections(shape: tuple[int, ...]) -> None:
+    check(
+        (torch.randn(shape),),
+        reduced=lambda x: tuple(L.qr(x)),
+        complete=lambda x: tuple(L.qr(x, "complete")),
+        triangle=lambda x: tuple(L.qr(x, "r")),
+        of_triangle=lambda x: tuple(L.qr(x.triu())),
+    )
+
+
+def test_a_singular_matrix_gives_no_numbers() -> None:
+    """Eager raises; a compiled model has no exceptions inside, but nothing that looks right."""
+    compiled = zenith.compile(Cases(inverse=lambda a: L.inv(a)), sample_input=(torch.eye(3),))
+    assert compiled(torch.ones(3, 3))["inverse"].isnan().all()
