@@ -57,7 +57,7 @@ def _instance(model: ir.Model, call: ir.Node) -> tuple[list[ir.Node], list[ir.Va
     given = {**function.attributes, **call.attributes}
     for node in function.all_nodes():
         _settle_attributes(node, given)
-        node.name = f"{scope}/{node.name or node.op_type}"
+        node.name = f"{scope}/{next((v.name for v in node.outputs if v.name), node.op_type)}"
         node.metadata_props.update(call.metadata_props)
         for value in node.outputs:
             value.name = value.name and f"{scope}/{value.name}"

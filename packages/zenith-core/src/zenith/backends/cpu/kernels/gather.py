@@ -152,9 +152,6 @@ def _emit_reverse_sequence(e: Emit) -> None:
 
 SPECS = [
     KernelSpec(
-        "gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}, supports=_few_axes
-    ),
-    KernelSpec(
         "gather_text",
         "ai.onnx:Gather",
         _gather_text,
@@ -162,6 +159,9 @@ SPECS = [
         cost=no_cost,
         call=True,
     ),  # fmt: skip
+    KernelSpec(
+        "gather", "ai.onnx:Gather", _emit_gather, dtypes={0: ANY, 1: INDEX}, supports=_few_axes
+    ),
     KernelSpec(
         "gathernd",
         "ai.onnx:GatherND",
