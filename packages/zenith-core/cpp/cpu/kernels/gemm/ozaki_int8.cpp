@@ -86,15 +86,6 @@ struct Layout {
   }
 };
 
-float largest(const float* x, int64_t n) {
-  float result = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float size = x[i] < 0 ? -x[i] : x[i];
-    result = size > result ? size : result;
-  }
-  return result;
-}
-
 // steps = number * per_unit; number = steps * step.
 struct Scale {
   float per_unit, step;
@@ -105,78 +96,101 @@ struct Scale {
   }
 };
 
-// The first and the second digit are rounded to nearest, which is what makes the third signed.
-struct Digits {
-  int32_t d1, d2, d3;
-
-  explicit Digits(int32_t steps) {
-    d3 = static_cast<int8_t>(steps);
-    const int32_t rest = (steps - d3) >> 8;
-    d2 = static_cast<int8_t>(rest);
-    d1 = (rest - d2) >> 8;
-  }
-};
-
-// Apart from what reads the steps, else GCC 12 saves itself the way over integers, and what was
-// -0 stays it.
-[[gnu::noinline]] void to_steps(const float* x, int64_t n, float per_unit, int32_t* steps) {
-  for (int64_t k = 0; k < n; ++k) steps[k] = static_cast<int32_t>(__builtin_rintf(x[k] * per_unit));
+// The bits of the largest magnitude of n numbers that lie side by side.
+int32_t magnitude(const float* x, int64_t n) {
+  vi found{};
+  const auto take_in = [&](vf v) {
+    const vi size = (vi)vabs(v);
+    found = size > found ? size : found;
+  };
+  int64_t k = 0;
+  for (; k + kLanes <= n; k += kLanes) take_in(load(x + k));
+  if (k < n) take_in(load_n(x + k, static_cast<int>(n - k)));
+  int32_t result = 0;
+  for (int lane = 0; lane < kLanes; ++lane) result = found[lane] > result ? found[lane] : result;
+  return result;
 }
 
-// The float nearest to steps * step that ends in the byte `last`.
+// Digits of n numbers, and zeros up to a whole step: [step][digit][64], `apart` bytes between the
+// digits. The second and the first are rounded to nearest, which is what makes the next one signed.
+void write_digits(const float* x, int64_t n, float per_unit, int64_t apart, int8_t* to) {
+  for (int64_t k = 0; k < ceil_div(n, kDeep) * kDeep; k += kLanes) {
+    const vf v = k + kLanes <= n ? load(x + k)
+                 : k < n         ? load_n(x + k, static_cast<int>(n - k))
+                                 : vf{};
+    const vi d3 = (vi)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(v * per_unit));
+    const vi d2 = (d3 + 128) >> 8, d1 = (d2 + 128) >> 8;
+    int8_t* at = to + k / kDeep * kDigits * apart + k % kDeep;
+    _mm512_mask_cvtepi32_storeu_epi8(at, 0xffff, (__m512i)d1);
+    _mm512_mask_cvtepi32_storeu_epi8(at + apart, 0xffff, (__m512i)d2);
+    _mm512_mask_cvtepi32_storeu_epi8(at + 2 * apart, 0xffff, (__m512i)d3);
+  }
+}
+
+// The float nearest to steps * step that ends in the byte `last`. Where the way there passes zero
+// it is no such float: its weight is listed.
 float restored(int32_t steps, float step, uint8_t last) {
   const float near = static_cast<float>(steps) * step;
   uint32_t bits;
   std::memcpy(&bits, &near, 4);
-  // The one within 128 of bits; where that passes zero, what comes out is wrong, and is listed.
-  const uint32_t found = bits + static_cast<uint32_t>(static_cast<int8_t>(last - (bits & 255)));
+  bits += static_cast<uint32_t>(static_cast<int8_t>(last - (bits & 255)));
   float result;
-  std::memcpy(&result, &found, 4);
+  std::memcpy(&result, &bits, 4);
   return result;
 }
 
 // One column of one pass.
 struct Column {
-  float weights[kPassDepth];
-  int32_t steps[kPassDepth];
+  alignas(64) float weights[kPassDepth];
   uint8_t last[kPassDepth];
+  __mmask16 listed[kPassDepth / kLanes];
+  int64_t count = 0;  // of those listed
   Scale scale{0};
-  int64_t listed = 0;
 
-  void read(const float* from, int64_t stride, int64_t n) {
-    for (int64_t k = 0; k < n; ++k) weights[k] = from[k * stride];
-    scale = Scale(largest(weights, n));
-    to_steps(weights, n, scale.per_unit, steps);
-    listed = 0;
-    for (int64_t k = 0; k < n; ++k) {
-      int32_t bits;
-      std::memcpy(&bits, &weights[k], 4);
-      last[k] = static_cast<uint8_t>(bits);
-      listed += is_listed(k);
+  // What follows from n weights.
+  void settle(int64_t n) {
+    for (int64_t k = n; k % kLanes != 0; ++k) weights[k] = 0;
+    const int32_t size = magnitude(weights, n);
+    float largest;
+    std::memcpy(&largest, &size, 4);
+    scale = Scale(largest);
+    count = 0;
+    for (int64_t k = 0; k < n; k += kLanes) {
+      const vf w = load(weights + k);
+      const vi steps = (vi)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(w * scale.per_unit));
+      // restored() is the weight if that is at most 128 floats from what the digits say.
+      const vi away = (vi)w - (vi)(to_float(steps) * scale.step) + 128;
+      const __mmask16 far = _mm512_cmpgt_epu32_mask((__m512i)away, _mm512_set1_epi32(255));
+      listed[k / kLanes] = far;
+      count += __builtin_popcount(far);
+      _mm512_mask_cvtepi32_storeu_epi8(last + k, 0xffff, (__m512i)w);
     }
-  }
-  bool is_listed(int64_t k) const {
-    const float back = restored(steps[k], scale.step, last[k]);
-    int32_t a, b;
-    std::memcpy(&a, &back, 4);
-    std::memcpy(&b, &weights[k], 4);
-    return a != b;
   }
 };
 
-// Calls body(column, pass, j) for every column j and pass.
+// Calls body(column, pass, j, n) for every column j and pass, n of the depth.
 template <typename F>
 void each_column(const TensorRef& src, const Weights& w, const F& body) {
+  constexpr int64_t kBlock = 64;  // rows of a matrix [K, N] lie on pages of their own
   const Depth depth(w.depth);
-  const float* from = static_cast<const float*>(src.data);
-  Column column;
-  for (int64_t tile = 0; tile * kRows < w.n; ++tile) {
+  Column columns[kBlock];
+  for (int64_t first = 0; first < w.n; first += kBlock) {
+    const int64_t cols = least(kBlock, w.n - first);
     for (int64_t pass = 0; pass < depth.passes; ++pass) {
       const int64_t k = depth.begin(pass) * kDeep;
-      const int64_t end = least(w.depth, depth.begin(pass + 1) * kDeep);
-      for (int64_t j = tile * kRows; j < least(w.n, (tile + 1) * kRows); ++j) {
-        column.read(from + k * w.step + j * w.col, w.step, end - k);
-        body(column, pass, j, end - k);
+      const int64_t n = least(w.depth, depth.begin(pass + 1) * kDeep) - k;
+      const float* from = static_cast<const float*>(src.data) + k * w.step + first * w.col;
+      // In the order in which they lie in memory, nearly.
+      const bool along = w.step == 1;
+      for (int64_t outer = 0; outer < (along ? cols : n); ++outer) {
+        for (int64_t inner = 0; inner < (along ? n : cols); ++inner) {
+          const int64_t i = along ? inner : outer, j = along ? outer : inner;
+          columns[j].weights[i] = from[i * w.step + j * w.col];
+        }
+      }
+      for (int64_t j = 0; j < cols; ++j) {
+        columns[j].settle(n);
+        body(columns[j], pass, first + j, n);
       }
     }
   }
@@ -187,7 +201,7 @@ int64_t packed_bytes(const TensorRef& src, const void* params) {
   const Weights w(src, params);
   int64_t listed = 0;
   if (src.data != nullptr) {
-    each_column(src, w, [&](const Column& c, int64_t, int64_t, int64_t) { listed += c.listed; });
+    each_column(src, w, [&](const Column& c, int64_t, int64_t, int64_t) { listed += c.count; });
   }
   return Layout(w.depth, w.n).bytes(listed);
 }
@@ -202,19 +216,20 @@ void pack(const TensorRef& src, void* dst, const void* params) {
   each_column(src, w, [&](const Column& c, int64_t pass, int64_t j, int64_t n) {
     const int64_t tile = j / kRows, lane = j % kRows, first = l.depth.begin(pass);
     const_cast<float*>(l.scales(to, tile))[pass * kRows + lane] = c.scale.step;
-    int8_t* digits = const_cast<int8_t*>(l.digits(to, tile, first)) + lane * 4;
-    for (int64_t k = 0; k < n; ++k) {
-      const Digits d(c.steps[k]);
-      int8_t* at = digits + k / kDeep * kDigits * kTile + k % kDeep / 4 * kRows * 4 + k % 4;
-      at[0] = static_cast<int8_t>(d.d1);
-      at[kTile] = static_cast<int8_t>(d.d2);
-      at[2 * kTile] = static_cast<int8_t>(d.d3);
+    int8_t digits[kPassSteps * kDigits * kDeep];
+    write_digits(c.weights, n, c.scale.per_unit, kDeep, digits);
+    // Four at a time side by side with those of the other columns.
+    int8_t* at = const_cast<int8_t*>(l.digits(to, tile, first)) + lane * 4;
+    for (int64_t k = 0; k < ceil_div(n, kDeep) * kDigits * kDeep; k += 4, at += kRows * 4) {
+      std::memcpy(at, digits + k, 4);
     }
     std::memcpy(to + l.last_bytes() + j * w.depth + first * kDeep, c.last, static_cast<size_t>(n));
-    for (int64_t k = 0; c.listed > 0 && k < n; ++k) {
-      if (!c.is_listed(k)) continue;
-      list[count++] = {static_cast<uint32_t>(j), static_cast<uint32_t>(first * kDeep + k),
-                       c.weights[k]};
+    for (int64_t k = 0; k < n; k += kLanes) {
+      for (unsigned far = c.listed[k / kLanes]; far != 0; far &= far - 1) {
+        const int64_t at_k = k + __builtin_ctz(far);
+        list[count++] = {static_cast<uint32_t>(j), static_cast<uint32_t>(first * kDeep + at_k),
+                         c.weights[at_k]};
+      }
     }
   });
   std::memcpy(to + l.count(), &count, 8);
@@ -275,21 +290,6 @@ struct Left {
   char* odd(int64_t tile) const { return reinterpret_cast<char*>(steps(tile, depth.passes)); }
 };
 
-// The bits of the largest magnitude of n numbers that lie side by side.
-int32_t magnitude(const float* x, int64_t n) {
-  vi found{};
-  const auto take_in = [&](vf v) {
-    const vi size = (vi)vabs(v);
-    found = size > found ? size : found;
-  };
-  int64_t k = 0;
-  for (; k + kLanes <= n; k += kLanes) take_in(load(x + k));
-  if (k < n) take_in(load_n(x + k, static_cast<int>(n - k)));
-  int32_t result = 0;
-  for (int lane = 0; lane < kLanes; ++lane) result = found[lane] > result ? found[lane] : result;
-  return result;
-}
-
 constexpr int32_t kInfinity = 0x7f800000;
 
 // A copy side by side without what is not finite; whether there was any such number.
@@ -302,22 +302,6 @@ bool clean(const float* x, int64_t step, int64_t n, float* to) {
     to[k] = finite ? value : 0;
   }
   return odd;
-}
-
-// Digits of n numbers, and zeros up to a whole step.
-void write_digits(const float* x, int64_t n, float per_unit, int8_t* to) {
-  for (int64_t k = 0; k < ceil_div(n, kDeep) * kDeep; k += kLanes) {
-    const vf v = k + kLanes <= n ? load(x + k)
-                 : k < n         ? load_n(x + k, static_cast<int>(n - k))
-                                 : vf{};
-    // Low bytes are the digits: what they leave is a whole number of the next ones (Digits).
-    const vi d3 = (vi)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(v * per_unit));
-    const vi d2 = (d3 + 128) >> 8, d1 = (d2 + 128) >> 8;
-    int8_t* at = to + k / kDeep * kDigits * kTile + k % kDeep;
-    _mm512_mask_cvtepi32_storeu_epi8(at, 0xffff, (__m512i)d1);
-    _mm512_mask_cvtepi32_storeu_epi8(at + kTile, 0xffff, (__m512i)d2);
-    _mm512_mask_cvtepi32_storeu_epi8(at + 2 * kTile, 0xffff, (__m512i)d3);
-  }
 }
 
 void write_row(const TensorRef& x, const Left& left, int64_t row) {
@@ -340,7 +324,7 @@ void write_row(const TensorRef& x, const Left& left, int64_t row) {
     std::memcpy(&size, &bits, 4);
     const Scale scale(size);
     left.steps(tile, pass)[i] = scale.step;
-    write_digits(from, n, scale.per_unit, left.digits(tile, first) + i * kDeep);
+    write_digits(from, n, scale.per_unit, kTile, left.digits(tile, first) + i * kDeep);
   }
 }
 
