@@ -44,8 +44,11 @@ struct Blocks {
     const int64_t wanted = threads == 1 ? 1 : least(kTasks * threads, work);
     const int64_t missing = ceil_div(wanted, p.groups * count);
     if (missing > 1) {
-      // Copies would be made once per range, so they are cut by rows, down to a few tiles.
-      if (p.copied) count = least(count * missing, ceil_div(p.rows, 2 * kTileRows));
+      // Every range of panels reads all rows, and every block all weights: the larger of the two is
+      // cut. Copies would be made once per range, so they are cut by rows too, down to a few tiles.
+      if (p.copied || p.rows > p.n) {
+        count = least(count * missing, ceil_div(p.rows, 2 * kTileRows));
+      }
       ranges = least(p.panels(), ceil_div(wanted, p.groups * count));
       const int64_t still = ceil_div(wanted, p.groups * count * ranges);
       if (still > 1) count = least(count * still, ceil_div(p.rows, kTileRows));
