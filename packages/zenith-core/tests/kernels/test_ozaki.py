@@ -87,7 +87,7 @@ def test_packed_weights_are_hardly_larger() -> None:
 @pytest.mark.parametrize("m", [0, 1, 3, 15, 16, 17, 65, 401])
 def test_rows(threads: int, m: int) -> None:
     """Whole and partial tiles in every direction."""
-    for n, k in ((5, 7), (96, 64), (97, 65), (200, 130), (16, 1), (144, 385), (7, 1000)):
+    for n, k in ((5, 7), (96, 64), (97, 65), (200, 130), (16, 1), (144, 385), (7, 1000), (20, 0)):
         x, w = normal((m, k)), normal((k, n))
         assert_rounded(linear(x, w, threads=threads), product(x, w))
 

@@ -35,7 +35,7 @@ struct Depth {
   int64_t size, steps, passes;
 
   explicit Depth(int64_t depth)
-      : size(depth), steps(ceil_div(depth, kDeep)), passes(ceil_div(steps, kPassSteps)) {}
+      : size(depth), steps(ceil_div(depth, kDeep)), passes(most(1, ceil_div(steps, kPassSteps))) {}
   int64_t begin(int64_t pass) const { return steps * pass / passes; }  // in steps
 };
 
@@ -76,8 +76,8 @@ struct Scale {
   }
 };
 
-// The bits of the largest magnitude of n numbers that lie side by side.
-inline int32_t magnitude(const float* x, int64_t n) {
+// The largest magnitude of n numbers that lie side by side; not finite where one of them is not.
+inline float magnitude(const float* x, int64_t n) {
   vi found{};
   const auto take_in = [&](vf v) {
     const vi size = (vi)vabs(v);
@@ -86,8 +86,10 @@ inline int32_t magnitude(const float* x, int64_t n) {
   int64_t k = 0;
   for (; k + kLanes <= n; k += kLanes) take_in(load(x + k));
   if (k < n) take_in(load_n(x + k, static_cast<int>(n - k)));
-  int32_t result = 0;
-  for (int lane = 0; lane < kLanes; ++lane) result = found[lane] > result ? found[lane] : result;
+  int32_t bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits = found[lane] > bits ? found[lane] : bits;
+  float result;
+  std::memcpy(&result, &bits, 4);
   return result;
 }
 

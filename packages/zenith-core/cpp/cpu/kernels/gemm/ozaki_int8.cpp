@@ -44,16 +44,15 @@ struct Left {
   char* odd(int64_t tile) const { return reinterpret_cast<char*>(steps(tile, depth.passes)); }
 };
 
-constexpr int32_t kInfinity = 0x7f800000;
+bool is_finite(float x) { return x - x == 0; }
 
 // A copy side by side without what is not finite; whether there was any such number.
 bool clean(const float* x, int64_t step, int64_t n, float* to) {
   bool odd = false;
   for (int64_t k = 0; k < n; ++k) {
     const float value = x[k * step];
-    const bool finite = value - value == 0;
-    odd |= !finite;
-    to[k] = finite ? value : 0;
+    odd |= !is_finite(value);
+    to[k] = is_finite(value) ? value : 0;
   }
   return odd;
 }
@@ -68,14 +67,12 @@ void write_row(const TensorRef& x, const Left& left, int64_t row) {
     const int64_t n = least(left.depth.size, last * kDeep) - first * kDeep;
     const float* from =
         static_cast<const float*>(x.data) + row * x.strides[0] + first * kDeep * step;
-    int32_t bits = step == 1 ? magnitude(from, n) : kInfinity;
-    if (bits >= kInfinity) {
+    float size = step == 1 ? magnitude(from, n) : 0;
+    if (step != 1 || !is_finite(size)) {
       odd |= static_cast<char>(clean(from, step, n, copy));
       from = copy;
-      bits = magnitude(from, n);
+      size = magnitude(from, n);
     }
-    float size;
-    std::memcpy(&size, &bits, 4);
     const Scale scale(size);
     left.steps(tile, pass)[i] = scale.step;
     write_digits(from, n, scale.per_unit, kTile, left.digits(tile, first) + i * kDeep);
@@ -169,7 +166,7 @@ void add_odd_row(const Product& p, int64_t row, int64_t tile, float* part) {
   const float* x = static_cast<const float*>(p.x.data) + row * p.x.strides[0];
   for (int64_t k = 0; k < p.layout.depth.size; ++k) {
     const float value = x[k * p.x.strides[1]];
-    if (value - value == 0) continue;
+    if (is_finite(value)) continue;
     for (int64_t j = 0; j < kRows; ++j) {
       part[j] += value * static_cast<float>(steps_at(p.layout, p.w, tile, k, j));
     }

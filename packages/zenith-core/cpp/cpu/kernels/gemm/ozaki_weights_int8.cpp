@@ -43,10 +43,7 @@ struct Column {
   // What follows from n weights.
   void settle(int64_t n) {
     for (int64_t k = n; k % kLanes != 0; ++k) weights[k] = 0;
-    const int32_t size = magnitude(weights, n);
-    float largest;
-    std::memcpy(&largest, &size, 4);
-    scale = Scale(largest);
+    scale = Scale(magnitude(weights, n));
     count = 0;
     for (int64_t k = 0; k < n; k += kLanes) {
       const vf w = load(weights + k);
@@ -127,6 +124,7 @@ void pack(const TensorRef& src, void* dst, const void* params) {
   });
   std::memcpy(to + l.count(), &count, 8);
 }
+
 int64_t pass_of(const Depth& depth, int64_t k) {
   int64_t pass = 0;
   while (depth.begin(pass + 1) * kDeep <= k) ++pass;
