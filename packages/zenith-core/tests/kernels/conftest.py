@@ -106,3 +106,31 @@ class Row:
 def make_row() -> Callable[..., Row]:
     """`Row`: arguments as its own."""
     return Row
+
+
+@pytest.fixture
+def two_products() -> Callable[[int | str, int, int], Any]:
+    """(rows, k, n) -> a model of a product with what is fused behind it, and a bare one."""
+    normal = np.random.default_rng(13).standard_normal
+
+    def build(m: int | str, k: int, n: int) -> Any:
+        """x W + b, gelu; then times V."""
+        node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+        nodes = [
+            node("MatMul", ["x", "w"], ["a"]),
+            node("Add", ["a", "b"], ["c"]),
+            node("Gelu", ["c"], ["d"]),
+            node("MatMul", ["d", "v"], ["y"]),
+        ]
+        weights = {"w": normal((k, n)) / k**0.5, "b": normal(n), "v": normal((n, k)) / n**0.5}
+        graph = onnx.helper.make_graph(
+            nodes,
+            "products",
+            [info("x", onnx.TensorProto.FLOAT, [m, k])],
+            [info("y", onnx.TensorProto.FLOAT, [m, k])],
+            [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
+        )
+        opset = onnx.helper.make_opsetid("", OPSET)
+        return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=12)
+
+    return build

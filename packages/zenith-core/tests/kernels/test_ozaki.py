@@ -176,31 +176,10 @@ def test_what_is_not_finite_is_as_in_float32() -> None:
     assert_rounded(y[fine], product(x[fine], w))
 
 
-def _net(m: int | str, k: int, n: int) -> Any:
-    """x W + b, gelu; then times V."""
-    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    nodes = [
-        node("MatMul", ["x", "w"], ["a"]),
-        node("Add", ["a", "b"], ["c"]),
-        node("Gelu", ["c"], ["d"]),
-        node("MatMul", ["d", "v"], ["y"]),
-    ]
-    weights = {"w": normal((k, n)) / k**0.5, "b": normal((n,)), "v": normal((n, k), 1) / n**0.5}
-    graph = onnx.helper.make_graph(
-        nodes,
-        "products",
-        [info("x", onnx.TensorProto.FLOAT, [m, k])],
-        [info("y", onnx.TensorProto.FLOAT, [m, k])],
-        [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
-    )
-    opset = onnx.helper.make_opsetid("", OPSET)
-    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=12)
-
-
 @needs_tiles
 @pytest.mark.parametrize("rows", [40, "n"])
-def test_taken_from_opt_level_2_on_and_told(rows: int | str) -> None:
-    proto = _net(rows, 130, 200)
+def test_taken_from_opt_level_2_on_and_told(two_products: Any, rows: int | str) -> None:
+    proto = two_products(rows, 130, 200)
     x = normal((40, 130))
     want = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})[0]
     given = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
@@ -224,10 +203,10 @@ def _reason(proto: Any) -> str:
 
 
 @needs_tiles
-def test_small_products_and_odd_weights_are_plain() -> None:
-    assert "fewer than 4" in _reason(_net(3, 130, 200))
-    assert "less than 128" in _reason(_net(40, 127, 200))
-    proto = _net(40, 130, 200)
+def test_small_products_and_odd_weights_are_plain(two_products: Any) -> None:
+    assert "fewer than 4" in _reason(two_products(3, 130, 200))
+    assert "less than 128" in _reason(two_products(40, 127, 200))
+    proto = two_products(40, 130, 200)
     weights = onnx.numpy_helper.to_array(proto.graph.initializer[0]).copy()
     weights[3, 4] = np.inf
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
@@ -274,6 +253,8 @@ def test_convolutions_of_single_pixels(batch: int | str, stride: int) -> None:
     assert np.array_equal(held.numpy(), w)
 
 
-def test_without_tiles_the_plain_product_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tiles_the_plain_product_is_taken(
+    two_products: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gemm, "_has_tiles", lambda: False)
-    assert "no integer tiles" in _reason(_net(40, 130, 200))
+    assert "no integer tiles" in _reason(two_products(40, 130, 200))

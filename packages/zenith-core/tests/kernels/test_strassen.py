@@ -12,7 +12,7 @@ import zenith
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes
 from zenith.backends.cpu.kernels import gemm
-from zenith.ir import OPSET, GraphIR
+from zenith.ir import GraphIR
 
 ISAS = _native.complete_isas()
 Array = np.ndarray[Any, Any]
@@ -134,27 +134,6 @@ def test_what_is_not_finite_stays_in_its_row(isa: str, value: float) -> None:
     np.testing.assert_allclose(y[others], product(x[others], w), rtol=0, atol=tolerance(96))
 
 
-def _net(m: int | str, k: int, n: int) -> Any:
-    """x W + b, gelu; then times V."""
-    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    nodes = [
-        node("MatMul", ["x", "w"], ["a"]),
-        node("Add", ["a", "b"], ["c"]),
-        node("Gelu", ["c"], ["d"]),
-        node("MatMul", ["d", "v"], ["y"]),
-    ]
-    weights = {"w": normal((k, n)) / k**0.5, "b": normal((n,)), "v": normal((n, k), 1) / n**0.5}
-    graph = onnx.helper.make_graph(
-        nodes,
-        "products",
-        [info("x", onnx.TensorProto.FLOAT, [m, k])],
-        [info("y", onnx.TensorProto.FLOAT, [m, k])],
-        [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
-    )
-    opset = onnx.helper.make_opsetid("", OPSET)
-    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=12)
-
-
 @pytest.fixture
 def no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are integer tiles, products on those come first (test_ozaki.py)."""
@@ -163,8 +142,10 @@ def no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_tiles")
 @pytest.mark.parametrize("rows", [256, "n"])
-def test_only_opt_level_3_ties_rows_together_and_says_so(rows: int | str) -> None:
-    proto = _net(rows, 768, 1030)
+def test_only_opt_level_3_ties_rows_together_and_says_so(
+    two_products: Any, rows: int | str
+) -> None:
+    proto = two_products(rows, 768, 1030)
     x = normal((256, 768))
     want = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})[0]
     given = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
@@ -181,9 +162,11 @@ def test_only_opt_level_3_ties_rows_together_and_says_so(rows: int | str) -> Non
 
 
 @pytest.mark.usefixtures("no_tiles")
-def test_small_products_are_plain_at_opt_level_3() -> None:
+def test_small_products_are_plain_at_opt_level_3(two_products: Any) -> None:
     for rows, k, n in ((255, 768, 768), (256, 767, 768), (256, 768, 767)):
-        model = zenith.compile(GraphIR.from_onnx(_net(rows, k, n)), opt_level=3, fallback="error")
+        model = zenith.compile(
+            GraphIR.from_onnx(two_products(rows, k, n)), opt_level=3, fallback="error"
+        )
         first = next(n for n in model.explain().nodes if n.op.startswith("zenith:Linear"))
         assert "strassen" not in first.kernel
         reason = dict(first.candidates)["linear_strassen_f32"]
