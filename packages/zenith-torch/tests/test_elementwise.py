@@ -225,3 +225,17 @@ def test_mixed_helpers() -> None:
         half=lambda x, y, m: (x.half() * 2).float(),
         bfloat=lambda x, y, m: (x.bfloat16() + 1).float(),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_shifts_and_signs_of_every_integer(dtype: torch.dtype) -> None:
+    bits, low = 8 * dtype.itemsize, torch.iinfo(dtype).min
+    x = torch.tensor([low, low + 1, 3, 0, 1, 97, 5, torch.iinfo(dtype).max]).to(dtype)
+    y = torch.tensor([1, 2, 1, 3, 0, 5, bits - 1, bits - 1]).to(dtype)
+    check_cases(
+        (x, y),
+        right=lambda x, y: x >> y,
+        right_by_two=lambda x, y: x >> 2,
+        left=lambda x, y: x << y,
+        negative=lambda x, y: -x,
+    )

@@ -9,6 +9,7 @@ import torch
 from torch_oracle import Cases
 
 import zenith
+import zenith_torch
 
 L = torch.linalg
 
@@ -77,3 +78,30 @@ def test_a_singular_matrix_gives_no_numbers() -> None:
     """Eager raises; a compiled model has no exceptions inside, but nothing that looks right."""
     compiled = zenith.compile(Cases(inverse=lambda a: L.inv(a)), sample_input=(torch.eye(3),))
     assert compiled(torch.ones(3, 3))["inverse"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "name", ["eigh", "eigvalsh", "eig", "svd", "svdvals", "pinv", "matrix_rank"]
+)
+def test_what_needs_lapack_stays_with_torch_and_is_named(name: str) -> None:
+    """No lowering, no crash: the products around it are ours, and explain says what is not."""
+
+    def use(x: torch.Tensor, w: torch.Tensor) -> list[torch.Tensor]:
+        x = x @ w
+        found = getattr(L, name)(x + x.mT if "h" in name else x)
+        found = found if isinstance(found, tuple) else (found,)
+        return [(r * r.conj()).real @ w if r.ndim == 3 else r.abs() + 1 for r in found]
+
+    backend = zenith_torch.create_backend(fallback="allow")
+    compiled = torch.compile(use, backend=backend)
+    inputs = torch.randn(2, 4, 4), torch.randn(4, 4)
+    with torch.no_grad():
+        for mine, want in zip(compiled(*inputs), use(*inputs), strict=True):
+            torch.testing.assert_close(mine, want, rtol=1e-3, atol=1e-4)
+    (program,) = backend.programs
+    assert {row.op for row in program.left} <= {
+        *("aten._linalg_eigh.default", "aten.linalg_eig.default", "aten._linalg_svd.default"),
+        "aten.linalg_pinv.atol_rtol_tensor",
+    }
+    assert program.left and all(f"= {row.op}" in backend.explain() for row in program.left)
+    assert "gemm" in backend.explain() or "matmul" in backend.explain()

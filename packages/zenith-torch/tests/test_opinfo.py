@@ -35,7 +35,8 @@ WITHOUT_SAMPLES = {
 # Beside the core: one handler each, with nothing but OpInfo to say what it gives.
 OTHERS = (
     *("angle", "copysign", "digamma", "erfc", "erfinv", "fmax", "fmin", "hypot", "ldexp"),
-    *("lgamma", "signbit"),
+    *("i0", "lgamma", "nextafter", "polygamma", "signbit", "special_erfcx", "special_i0e"),
+    *("special_i1", "special_i1e", "special_ndtri"),
 )
 
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from zenith.errors import CompilationError, ValidationError
 from zenith.runtime.adapter import split_sample
 from zenith_torch.dtypes import tensor_view
+from zenith_torch.functions import FUNCTIONS
 from zenith_torch.lower import HANDLERS
 from zenith_torch.recurrent import LAYERS, whole_layers
 from zenith_torch.source import error_line
@@ -135,6 +136,7 @@ def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     for operator in list(table):
         if str(operator) in HANDLERS:
             table.pop(operator)
+    table.update(FUNCTIONS)
     table.update(LAYERS)
     with torch.no_grad(), _quiet():
         try:

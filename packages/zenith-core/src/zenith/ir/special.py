@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from zenith.ir.builder import GraphBuilder
 
-__all__ = ["digamma", "erf_inv", "erfc", "lgamma"]
+__all__ = ["digamma", "erf_inv", "erfc", "erfcx", "lgamma", "ndtri"]
 
 BOOL, DOUBLE = ir.DataType.BOOL, ir.DataType.DOUBLE
 
@@ -74,14 +74,55 @@ def erfc(b: GraphBuilder, x: ir.Value) -> ir.Value:
     """1 - erf(x), with all its digits."""
     # 1 - erf(x) has no digits left in the tail; exp(-x^2) times something smooth has.
     size = b.pointwise("Abs", x)
-    t = b.pointwise("Div", _op(b, "Sub", size, 2), _op(b, "Add", size, 2))
-    smooth = _polynomial(b, t, _ERFC_DOUBLE if x.dtype == DOUBLE else _ERFC_SINGLE)
     falling = b.pointwise("Exp", b.pointwise("Neg", b.pointwise("Mul", x, x)))
-    tail = b.pointwise("Div", b.pointwise("Mul", falling, smooth), _op(b, "Add", size, 1))
-    tail = _where(b, b.pointwise("IsInf", size, dtype=BOOL), b.number(0, x.dtype), tail)
+    tail = b.pointwise("Mul", falling, _scaled_tail(b, size))
     near = b.pointwise("Sub", b.number(1, x.dtype), b.pointwise("Erf", x))
     far = b.pointwise("Greater", x, b.number(0.5, x.dtype), dtype=BOOL)
     return _where(b, far, tail, near)
+
+
+def _scaled_tail(b: GraphBuilder, x: ir.Value) -> ir.Value:
+    """exp(x^2) erfc(x), where x is not negative."""
+    t = b.pointwise("Div", _op(b, "Sub", x, 2), _op(b, "Add", x, 2))
+    smooth = _polynomial(b, t, _ERFC_DOUBLE if x.dtype == DOUBLE else _ERFC_SINGLE)
+    tail = b.pointwise("Div", smooth, _op(b, "Add", x, 1))
+    return _where(b, b.pointwise("IsInf", x, dtype=BOOL), b.number(0, x.dtype), tail)
+
+
+def erfcx(b: GraphBuilder, x: ir.Value) -> ir.Value:
+    """exp(x^2) erfc(x)."""
+    size = b.pointwise("Abs", x)
+    tail = _scaled_tail(b, size)
+    # A square's rounding is an error of its exponential: few bits of x are squared exactly.
+    short = _op(b, "Div", b.pointwise("Floor", _op(b, "Mul", size, 64)), 64)
+    rest = b.pointwise("Mul", b.pointwise("Sub", size, short), b.pointwise("Add", size, short))
+    square = b.pointwise("Mul", short, short)
+    growing = b.pointwise("Mul", b.pointwise("Exp", square), b.pointwise("Exp", rest))
+    below = b.pointwise("Sub", _op(b, "Mul", growing, 2), tail)
+    infinite = _where(b, _less(b, x, -30), b.number(np.inf, x.dtype), below)
+    return _where(b, _less(b, x, 0), infinite, tail)
+
+
+def ndtri(b: GraphBuilder, p: ir.Value) -> ir.Value:
+    """The number below which a standard normal one lies with probability p."""
+    centre = _op(b, "Mul", erf_inv(b, _op(b, "Sub", _op(b, "Mul", p, 2), 1)), np.sqrt(2))
+    # In the tail by Newton's method on the logarithm of the probability, log(erfcx(x / sqrt 2) / 2)
+    # - x^2 / 2, whose slope is -sqrt(2 / pi) / erfcx(x / sqrt 2).
+    one = b.number(1, p.dtype)
+    upper = b.pointwise("Greater", p, b.number(0.5, p.dtype), dtype=BOOL)
+    log = b.pointwise("Log", _where(b, upper, b.pointwise("Sub", one, p), p))
+    x = b.pointwise("Sqrt", _op(b, "Max", _op(b, "Mul", _op(b, "Add", log, 1.5), -2), 0.25))
+    for _ in range(6 if p.dtype == DOUBLE else 4):
+        scaled = _scaled_tail(b, _op(b, "Mul", x, np.sqrt(0.5)))
+        half_square = _op(b, "Mul", b.pointwise("Mul", x, x), 0.5)
+        have = b.pointwise("Sub", b.pointwise("Log", _op(b, "Mul", scaled, 0.5)), half_square)
+        slope = b.pointwise("Div", b.number(np.sqrt(2 / np.pi), p.dtype), scaled)
+        x = b.pointwise("Add", x, b.pointwise("Div", b.pointwise("Sub", have, log), slope))
+    end = b.pointwise("IsInf", log, dtype=BOOL)
+    x = _where(b, end, b.number(np.inf, p.dtype), x)
+    tail = _where(b, upper, x, b.pointwise("Neg", x))
+    middle = _less(b, b.pointwise("Abs", _op(b, "Sub", p, 0.5)), 0.375)
+    return _where(b, middle, centre, tail)
 
 
 def erf_inv(b: GraphBuilder, x: ir.Value) -> ir.Value:

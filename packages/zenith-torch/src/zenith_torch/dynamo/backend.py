@@ -18,6 +18,7 @@ from zenith.config import CompileConfig
 from zenith.errors import ConfigurationError, ZenithError
 from zenith.plugins import plugin_manager
 from zenith_torch.dynamo.program import Program
+from zenith_torch.functions import FUNCTIONS
 from zenith_torch.lower import HANDLERS
 
 __all__ = ["Backend"]
@@ -133,7 +134,7 @@ def _raising(error: ZenithError) -> Callable[..., Any]:
 @functools.cache
 def decompositions() -> dict[Any, Any]:
     """Core ATen, with every operator kept that has a handler of ours. Slow to make, so kept."""
-    table: Any = core_aten_decompositions()
+    table: Any = {**core_aten_decompositions(), **FUNCTIONS}
     return {
         operator: rule
         for operator, rule in table.items()

@@ -70,9 +70,11 @@ def replay_views(module: torch.fx.GraphModule, returned: int | None = None) -> l
     A result of ours owns its memory. Where a result is a view of an argument, or several are views
     of one tensor, the chain of views is repeated behind it, for PyTorch to run: of the arguments
     AOTAutograd makes its own views by the strides that it finds in ours.
-    returned: at training, how many results are the caller's; the views among these AOTAutograd
-    makes itself, except for that.
+    returned: at training, how many results are the caller's. The views of one tensor among these
+    AOTAutograd makes itself, from what it noted when it traced; from our strides where sizes are
+    dynamic.
     """
+    replayed_by_us = returned is None or _has_dynamic_sizes(module)
     output = module.graph.output_node()
     results: Any = output.args[0]
     leaves = [leaf for leaf in results[:returned] if isinstance(leaf, torch.fx.Node)]
@@ -83,7 +85,7 @@ def replay_views(module: torch.fx.GraphModule, returned: int | None = None) -> l
     added: list[torch.fx.Node] = []
     copies: dict[torch.fx.Node, torch.fx.Node] = {}
     for storage, group in homes.items():
-        shared = len(group) > 1 and returned is None
+        shared = len(group) > 1 and replayed_by_us
         if storage is None or not (shared or storage in given):
             continue
         for leaf in group:
@@ -100,6 +102,12 @@ def replay_views(module: torch.fx.GraphModule, returned: int | None = None) -> l
     replayed = [copies.get(leaf, leaf) for leaf in results[:returned]]
     output.args = ((*replayed, *results[len(replayed) :]),)
     return added
+
+
+def _has_dynamic_sizes(module: torch.fx.GraphModule) -> bool:
+    values = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
+    sizes = [size for v in values if isinstance(v, torch.Tensor) for size in v.shape]
+    return any(isinstance(size, torch.SymInt) for size in (*values, *sizes))
 
 
 def _storage(node: torch.fx.Node) -> Any:

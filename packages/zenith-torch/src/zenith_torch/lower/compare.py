@@ -78,8 +78,30 @@ def bitwise_not(b: Builder, x: ir.Value) -> ir.Value:
     "aten.__lshift__.Scalar",
 )
 def left_shift(b: Builder, x: ir.Value, y: Any) -> ir.Value:
-    factor = b.op("Pow", b.number(2, b.out_dtype), b.operand(y, b.out_dtype))
-    return b.op("Mul", b.operand(x, b.out_dtype), factor)
+    return b.op("Mul", b.operand(x, b.out_dtype), _power_of_two(b, b.operand(y, torch.int64)))
+
+
+@lower(
+    "aten.bitwise_right_shift.Tensor",
+    "aten.bitwise_right_shift.Tensor_Scalar",
+    "aten.__rshift__.Tensor",
+    "aten.__rshift__.Scalar",
+)
+def right_shift(b: Builder, x: ir.Value, y: Any) -> ir.Value:
+    """Division by the power of two, down; in two halves, since the largest one is negative."""
+    x = b.operand(x, b.out_dtype)
+    amount = b.op("Min", b.operand(y, torch.int64), b.number(8 * b.out_dtype.itemsize - 1,
+                  torch.int64))  # fmt: skip
+    first = b.op("Div", amount, b.number(2, torch.int64))
+    for part in (first, b.op("Sub", amount, first)):
+        factor = _power_of_two(b, part)
+        x = b.op("Div", b.op("Sub", x, b.op("Mod", x, factor)), factor)
+    return x
+
+
+def _power_of_two(b: Builder, exponent: ir.Value) -> ir.Value:
+    """In the result's type; powers of the small ones do not exist."""
+    return b.cast(b.op("Pow", b.number(2, torch.int64), exponent), b.out_dtype)
 
 
 @lower("aten.isnan.default")

@@ -55,6 +55,8 @@ def _register_unary(name: str, op_type: str, to_float: bool) -> None:
             return b.op(op_type, b.cast(x, b.out_dtype))
         if op_type in ("Ceil", "Floor") and not is_float(x) or x.dtype == ir.DataType.BOOL:
             return x
+        if op_type == "Neg" and not b.out_dtype.is_signed:
+            return b.op("Sub", b.number(0, x.dtype), x)
         return b.op(op_type, x)
 
 

@@ -30,6 +30,14 @@ def view(b: Builder, x: ir.Value, *_: Any) -> ir.Value:
     return b.reshape(x, b.out_shape)
 
 
+@lower("aten.view.dtype")
+def view_bits(b: Builder, x: ir.Value, _: Any) -> ir.Value:
+    if x.dtype.itemsize != b.onnx_type(b.out_dtype).itemsize:
+        raise NotSupportedError("elements of another size")
+    kind = b.onnx_type(b.out_dtype)
+    return x if x.dtype == kind else b.op("BitCast", x, dtype=kind, to=kind)
+
+
 @lower("aten.permute.default")
 def permute(b: Builder, x: ir.Value, dims: Sequence[int]) -> ir.Value:
     return b.transpose(x, [b.axis(x, d) for d in dims])
