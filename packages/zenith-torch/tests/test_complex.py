@@ -54,6 +54,7 @@ CASES = {
         torch.randn(3, 3, 3, 3, dtype=torch.complex64),
     ),
     "stft": (short_time, torch.randn(2, 64), UNUSED),
+    "reciprocal": (lambda x, _: (1 / torch.fft.rfft(x)).abs(), SIGNAL, UNUSED),
     "amplitude": (lambda x, _: torch.fft.rfft(x, norm="ortho").abs(), SIGNAL, UNUSED),
     "there_and_back": (lambda x, _: torch.fft.irfft(torch.fft.rfft(x) * 2, n=15), SIGNAL, UNUSED),
     "other_length": (

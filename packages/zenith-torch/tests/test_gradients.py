@@ -131,3 +131,15 @@ def test_attention_whose_queries_share_heads(causal: bool) -> None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
 
     check({"shared": (attention, [torch.randn(2, heads, 5, 8) for heads in (4, 2, 2)])})
+
+
+def test_scattering_by_a_mask() -> None:
+    mask = torch.tensor([[True, False, True, True, False]])
+    check(
+        {
+            "masked_scatter": (
+                lambda x, s: x.masked_scatter(mask, s).sin(),
+                [torch.randn(4, 5), torch.randn(5, 4)],
+            )
+        }
+    )

@@ -105,3 +105,17 @@ def test_what_needs_lapack_stays_with_torch_and_is_named(name: str) -> None:
     }
     assert program.left and all(f"= {row.op}" in backend.explain() for row in program.left)
     assert "gemm" in backend.explain() or "matmul" in backend.explain()
+
+
+@pytest.mark.parametrize(
+    "function", [L.inv, L.cholesky, lambda x: L.solve(x, x[..., :1]), lambda x: L.slogdet(x)[1]]
+)
+def test_gradients_of_what_checks_its_argument(function: Any) -> None:
+    """The check is an effect, ordered by a token: a tensor in the trace, None in calls."""
+    x = torch.randn(3, 4, 4)
+    x = (x @ x.mT + torch.eye(4)).requires_grad_()
+    y = x.detach().double().requires_grad_()
+    compiled = torch.compile(function, backend=zenith_torch.create_backend(fallback="error"))
+    (got,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    (want,) = torch.autograd.grad(function(y).sin().sum(), y)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)

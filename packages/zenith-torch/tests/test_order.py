@@ -90,3 +90,16 @@ def test_short_integers_and_products_of_three() -> None:
         wrapped=lambda i, x, y: i.to(torch.int8) @ i.to(torch.int8).T,
         bilinear=lambda i, x, y: torch.nn.functional.bilinear(x, y, i.float()[:2, :4, None] * y[0]),
     )
+
+
+def test_repetitions_by_computed_counts() -> None:
+    class Repeat(torch.nn.Module):
+        def forward(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x.repeat_interleave(counts, 0) * 2, torch.repeat_interleave(counts)
+
+    model, x = Repeat().eval(), torch.randn(4, 5)
+    compiled = zenith.compile(model, sample_input=(x, torch.tensor([1, 0, 3, 2])), fallback="error")
+    for counts in ([1, 0, 3, 2], [0, 0, 1, 0], [0, 0, 0, 0], [2, 2, 2, 2]):
+        given = x, torch.tensor(counts)
+        for got, want in zip(compiled(*given), model(*given), strict=True):
+            assert torch.equal(got, want)

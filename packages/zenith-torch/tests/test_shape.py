@@ -81,6 +81,9 @@ def test_static_movement() -> None:
         eye=lambda x: x + torch.eye(6),
         scalar=lambda x: x * torch.tensor(2.0),
         meshgrid=lambda x: torch.meshgrid(x[0, 0, 0], x[0, 0, 1], indexing="ij"),
+        meshgrid_xy=lambda x: torch.meshgrid(
+            x[0, 0, 0], x[0, :, 1, 0], x[:, 0, 0, 0], indexing="xy"
+        ),
         windows=lambda x: x.view(1, 4, 2, 3, 2, 3).permute(0, 2, 4, 3, 5, 1).contiguous(),
         movedim=lambda x: x.movedim(1, -1),
         broadcast=lambda x: torch.broadcast_to(x[:, :1], (1, 4, 6, 6)),

@@ -100,3 +100,17 @@ def test_gradients_through_them() -> None:
     (want,) = torch.autograd.grad(use(y), y)
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
     assert not any(program.left for program in backend.programs)
+
+
+def test_functions_of_whole_tensors() -> None:
+    x = torch.randn(4, 5)
+    functions: dict[str, Function] = {
+        "distance": lambda x: torch.dist(x, x.flip(0)),
+        "largest distance": lambda x: torch.dist(x, x.flip(0), torch.inf),
+        "median of numbers": lambda x: torch.where(x > 0, x, torch.nan).nanmedian(),
+        "median of none": lambda x: (x * torch.nan).nanmedian(),
+        "frequencies": lambda x: torch.fft.fftfreq(7, 0.5).to(x.dtype),
+        "of an even size": lambda x: torch.fft.fftfreq(8).to(x.dtype),
+        "upper half": lambda x: torch.fft.rfftfreq(7, 2.0).to(x.dtype),
+    }
+    check(x, **functions)

@@ -346,3 +346,21 @@ def test_views_of_one_result_at_any_size() -> None:
         (mine,) = torch.autograd.grad(sum(g.sin().sum() for g in got), w)
         (eager,) = torch.autograd.grad(sum(g.sin().sum() for g in want), w)
         torch.testing.assert_close(mine, eager)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_attention_with_a_bias_of_minus_infinity(trained: bool) -> None:
+    """Zero and not NaN, also where the mask is a bias that is trained."""
+    query, key, value = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
+    seen = torch.ones(2, 1, 5, 7, dtype=torch.bool)
+    seen[0, 0, 2] = False
+    bias = torch.randn(2, 1, 5, 7).masked_fill(~seen, -torch.inf).requires_grad_(trained)
+    attend = F.scaled_dot_product_attention
+    compiled = torch.compile(attend, backend=zenith_torch.create_backend(fallback="error"))
+    for mask in (bias, seen):
+        over = [query, key, value, *([bias] if trained and mask is bias else [])]
+        got, want = compiled(query, key, value, mask), attend(query, key, value, mask)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        mine = torch.autograd.grad(got.sin().sum(), over)
+        for one, other in zip(mine, torch.autograd.grad(want.sin().sum(), over), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

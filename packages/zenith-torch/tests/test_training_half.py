@@ -45,6 +45,25 @@ def test_autocast(dtype: torch.dtype) -> None:
         assert (p.grad.double() - q.grad).norm() <= bound * q.grad.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_half_precision(dtype: torch.dtype, masked: bool) -> None:
+    """The sums of its softmax, which backward wants, are single."""
+    query, key, value = (torch.randn(2, 3, n, 8).to(dtype).requires_grad_() for n in (5, 7, 7))
+    mask = torch.rand(2, 1, 5, 7) > 0.4 if masked else None
+    wide = [x.detach().double().requires_grad_() for x in (query, key, value)]
+    attend = nn.functional.scaled_dot_product_attention
+    backend = zenith_torch.create_backend(fallback="error")
+    result = torch.compile(attend, backend=backend)(query, key, value, mask)
+    assert result.dtype is dtype
+    got = torch.autograd.grad(result.float().sin().sum(), [query, key, value])
+    want = torch.autograd.grad(attend(*wide, mask).sin().sum(), wide)
+    bound = 0.03 if dtype is torch.bfloat16 else 0.004
+    for mine, exact in zip(got, want, strict=True):
+        assert mine.dtype is dtype
+        assert (mine.double() - exact).norm() <= bound * exact.norm()
+
+
 class Tiny(nn.Module):
     """A float16 layer whose gradients are below the smallest float16 number, unless scaled."""
 

@@ -194,7 +194,7 @@ def _quiet() -> Iterator[None]:
 
 def _register_caches() -> None:
     """Let transformers' cache classes cross the boundary as trees of tensors."""
-    if "transformers" not in sys.modules:
+    if "transformers.cache_utils" not in sys.modules:
         return
     try:
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache

@@ -153,6 +153,44 @@ def _polygamma(n: int, x: Tensor) -> Tensor:
     return torch.where((x <= 0) & (x == x.floor()), sign * math.inf, result)
 
 
+# --- of whole tensors -----------------------------------------------------------------------------
+
+
+@_program(ops.dist.default, wide=False)
+def _dist(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
+    """The norm of all differences."""
+    return torch.linalg.vector_norm(x - y, p)
+
+
+@_program(ops.nanmedian.default, wide=False)
+def _nanmedian(x: Tensor) -> Tensor:
+    """The lower one of two; a sort has NaN last."""
+    ordered = x.flatten().sort()[0]
+    count = torch.isnan(ordered).logical_not().sum()
+    return ordered.gather(0, ((count - 1) // 2).clamp(min=0).reshape(1)).reshape(())
+
+
+@_program(ops.masked_scatter_backward.default, wide=False)
+def _masked_scatter_backward(grad: Tensor, mask: Tensor, sizes: list[Any]) -> Tensor:
+    """The gradients of what was put where the mask is, in its order; zero for what was not."""
+    count = math.prod(sizes)
+    mask = mask.expand_as(grad).flatten()
+    places = torch.where(mask, mask.cumsum(0) - 1, count)
+    return grad.new_zeros(count + 1).scatter(0, places, grad.flatten())[:count].reshape(sizes)
+
+
+def _frequencies(half: bool, n: Any, d: float = 1.0, **how: Any) -> Tensor:
+    """Of a transform's results: k / (n d), with the upper half below zero."""
+    how.setdefault("dtype", torch.get_default_dtype())
+    count = n // 2 + 1 if half else n
+    k = torch.arange(count, device=how.get("device"))
+    return torch.where(k < (n + 1) // 2 + half, k, k - n).to(how["dtype"]) / (n * d)
+
+
+_program(ops.fft_fftfreq.default, wide=False)(functools.partial(_frequencies, False))
+_program(ops.fft_rfftfreq.default, wide=False)(functools.partial(_frequencies, True))
+
+
 # --- bits -----------------------------------------------------------------------------------------
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}

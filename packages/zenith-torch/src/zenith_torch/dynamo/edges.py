@@ -24,7 +24,7 @@ from zenith.ir.complexes import Complex, joined
 from zenith.runtime.adapter import ImportedModel
 from zenith_torch.dims import is_symbolic
 from zenith_torch.dynamo.signature import KEY, GraphSignature, Result, Slot
-from zenith_torch.lowering import Lowering
+from zenith_torch.lowering import Lowering, operator_name
 from zenith_torch.memory import memory_order
 
 __all__ = ["Edges", "import_graph", "unsupported"]
@@ -92,6 +92,9 @@ def _lower(
         if not isinstance(val, torch.Tensor):
             values[node] = lowering.symbols.dim(val) if is_symbolic(val) else val
             continue
+        if _is_token(node):
+            values[node] = None
+            continue
         lowering.check_type(val, f"'{node.name}'")
         if position in constants:
             values[node] = lowering.weight(constants[position], node.name)
@@ -108,6 +111,14 @@ def _lower(
             slots.append(Slot(position, "size"))
     lowering.lower_nodes(module.graph, values)
     return lowering, inputs, slots
+
+
+def _is_token(node: torch.fx.Node) -> bool:
+    """Whether a placeholder only orders side effects: a tensor in the trace, None in calls."""
+    users = list(node.users)
+    return bool(users) and all(
+        operator_name(user.target) == "with_effects" and user.args[0] is node for user in users
+    )
 
 
 def _result(lowering: Lowering, leaf: Any, outputs: list[ir.Value]) -> Result:

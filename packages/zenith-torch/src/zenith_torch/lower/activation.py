@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 import torch
 
@@ -131,9 +133,20 @@ def _softmax(b: Builder, op_type: str, x: ir.Value, dim: int) -> ir.Value:
     return b.op(op_type, x, axis=b.axis(x, dim))
 
 
-@lower("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default")
+@lower("aten.softmax.int", "aten._softmax.default")
 def softmax(b: Builder, x: ir.Value, dim: int, dtype: object = None) -> ir.Value:
     return _softmax(b, "Softmax", x, dim)
+
+
+@lower("aten._safe_softmax.default")
+def safe_softmax(b: Builder, x: ir.Value, dim: int, dtype: object = None) -> ir.Value:
+    """Zero, not NaN, where all is masked by minus infinity."""
+    result = _softmax(b, "Softmax", x, dim)
+    if b.rank_of(x) == 0:
+        return result
+    most = b.reduce("ReduceMax", x, [b.axis(x, dim)], keepdims=True)
+    masked = b.op("Equal", most, b.number(-math.inf, x.dtype), dtype=torch.bool)
+    return b.op("Where", masked, b.number(0, result.dtype), result, dtype=result.dtype)
 
 
 @lower("aten.log_softmax.int", "aten._log_softmax.default")

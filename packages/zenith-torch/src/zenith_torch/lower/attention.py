@@ -141,7 +141,10 @@ def attention_for_training(
     """The result, and the logarithms of the softmax's sums that the backward operator wants.
 
     Where a row may see no key at all, its maximum is bounded: exp(-inf - bound) is the zero wanted.
+    Of half precision the sums are single, as are PyTorch's.
     """
+    kind, wide = query.dtype, _wide(query)
+    query, key, value = (b.cast(x, wide) for x in (query, key, value))
     scores = attention_scores(b, query, key, mask, is_causal, scale)
     most = b.reduce("ReduceMax", scores, [3], keepdims=True)
     if mask is not None:
@@ -152,7 +155,7 @@ def attention_for_training(
         total = b.op("Max", total, b.number(1e-30, total.dtype))
     result = _matmul(b, b.op("Div", powers, total), value)
     sums = b.op("Add", b.op("Log", total), most)
-    return [result, b.squeeze(sums, 3)]
+    return [b.cast(result, kind), b.squeeze(sums, 3)]
 
 
 @lower("aten._scaled_dot_product_flash_attention_for_cpu_backward.default")
@@ -173,22 +176,28 @@ def attention_backward(
     """Gradients of query, key and value; the softmax is made again from its sums."""
     if dropout_p:
         raise NotSupportedError("attention with dropout")
-    shape, kind = b.shape_of(query), query.dtype
+    size, kind, wide = b.shape_of(query)[3], query.dtype, _wide(query)
     own = b.shape_of(key), b.shape_of(value)
     key, value = (_for_each_query(b, x, query) for x in (key, value))
+    grad, query, key, value, out = (b.cast(x, wide) for x in (grad, query, key, value, out))
     scores = attention_scores(b, query, key, attn_mask, is_causal, scale)
-    weights = b.op("Exp", b.op("Sub", scores, b.cast(b.unsqueeze(logsumexp, 3), kind)))
+    weights = b.op("Exp", b.op("Sub", scores, b.cast(b.unsqueeze(logsumexp, 3), wide)))
     pairs = b.shape_of(weights)
     to_value = _matmul(b, b.transpose(weights, [0, 1, 3, 2]), grad)
     to_weights = b.op("MatMul", grad, b.transpose(value, [0, 1, 3, 2]), shape=pairs)
     inner = b.reduce("ReduceSum", b.op("Mul", grad, out), [3], keepdims=True)
     to_scores = b.op("Mul", weights, b.op("Sub", to_weights, inner))
-    size = shape[3]
     factor = scale if scale is not None else float(size) ** -0.5
-    to_scores = b.op("Mul", to_scores, b.number(factor, kind))
+    to_scores = b.op("Mul", to_scores, b.number(factor, wide))
     to_query = _matmul(b, to_scores, key)
     to_key = _matmul(b, b.transpose(to_scores, [0, 1, 3, 2]), query)
-    return [to_query, _of_each_key(b, to_key, own[0]), _of_each_key(b, to_value, own[1])]
+    results = to_query, _of_each_key(b, to_key, own[0]), _of_each_key(b, to_value, own[1])
+    return [b.cast(result, kind) for result in results]
+
+
+def _wide(x: ir.Value) -> ir.DataType:
+    """The type that softmax's sums have."""
+    return x.dtype if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
 
 
 def _for_each_query(b: Builder, x: ir.Value, query: ir.Value) -> ir.Value:

@@ -219,6 +219,11 @@ def div(b: Builder, x: Any, y: Any) -> Complex:
     return Complex(b.op("Div", over.real, norm), b.op("Div", over.imag, norm))
 
 
+@_own("reciprocal.default")
+def reciprocal(b: Builder, x: Complex) -> Complex:
+    return div(b, b.number(1, x.real.dtype), x)
+
+
 @_own("abs.default")
 def absolute(b: Builder, x: Complex) -> ir.Value:
     return b.reduce("ReduceL2", joined(b, x), [b.rank_of(x.real)], keepdims=False)

@@ -45,6 +45,7 @@ def full(b: Builder, first: Any, *rest: Any, **_: Any) -> ir.Value:
     "aten.zeros.default",
     "aten.zeros_like.default",
     "aten.new_zeros.default",
+    "aten._efficientzerotensor.default",
     "aten.empty.memory_format",
     "aten.empty_like.default",
     "aten.new_empty.default",

@@ -197,6 +197,19 @@ def bincount(
     return _added_up(b, places, b.cast(ones, b.out_dtype), size)
 
 
+@lower("aten.repeat_interleave.Tensor")
+def repeat_interleave(b: Builder, repeats: ir.Value, *, output_size: Any = None) -> ir.Value:
+    """Whose repetition each place has: so many end before it."""
+    repeats = b.cast(repeats, torch.int64)
+    (size,) = b.out_shape
+    if not isinstance(size, int):
+        b.tells(exactly(size), b.reduce("ReduceSum", repeats, None, False))
+    ends = b.op("CumSum", repeats, b.number(0, torch.int64))
+    zero, one = b.number(0, torch.int64), b.number(1, torch.int64)
+    places = b.op("Range", zero, b.operand(size, torch.int64), one, shape=(size,))
+    return b.cast(searchsorted(b, ends, places, right=True), b.out_dtype)
+
+
 @lower("aten._unique2.default", "aten.unique_dim.default")
 def unique(
     b: Builder,

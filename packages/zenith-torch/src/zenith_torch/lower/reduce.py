@@ -113,12 +113,12 @@ def min_dim(b: Builder, x: ir.Value, dim: int, keepdim: bool = False) -> list[ir
     return [_extreme(b, "ReduceMin", x, dim, keepdim), _arg(b, "ArgMin", x, dim, keepdim)]
 
 
-@lower("aten.any.default", "aten.any.dim", "aten.any.dims")
+@lower("aten.any.default", "aten.any.dim", "aten.any.dims", "aten._is_any_true.default")
 def any_(b: Builder, x: ir.Value, dim: Axes = None, keepdim: bool = False) -> ir.Value:
     return b.reduce("ReduceMax", b.cast(x, torch.bool), _axes(dim), keepdim)
 
 
-@lower("aten.all.default", "aten.all.dim", "aten.all.dims")
+@lower("aten.all.default", "aten.all.dim", "aten.all.dims", "aten._is_all_true.default")
 def all_(b: Builder, x: ir.Value, dim: Axes = None, keepdim: bool = False) -> ir.Value:
     return b.reduce("ReduceMin", b.cast(x, torch.bool), _axes(dim), keepdim)
 

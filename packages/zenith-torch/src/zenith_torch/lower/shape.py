@@ -350,11 +350,12 @@ def diagonal(b: Builder, x: ir.Value, offset: int = 0, dim1: int = 0, dim2: int 
 
 @lower("aten.meshgrid.indexing", "aten.meshgrid.default")
 def meshgrid(b: Builder, tensors: Sequence[ir.Value], indexing: str = "ij") -> list[ir.Value]:
-    if indexing != "ij":
-        raise NotSupportedError(f"meshgrid with indexing='{indexing}'")
-    sizes = [b.elements(t) for t in tensors]
+    axes = list(range(len(tensors)))
+    if indexing == "xy":
+        axes[:2] = axes[:2][::-1]
+    sizes = [b.elements(tensors[axis]) for axis in axes]
     grids = []
-    for axis, tensor in enumerate(tensors):
+    for axis, tensor in zip(axes, tensors, strict=True):
         shape = [size if a == axis else 1 for a, size in enumerate(sizes)]
         grids.append(b.expand(b.reshape(tensor, shape), sizes))
     return grids
