@@ -136,7 +136,8 @@ def test_rms_norm_has_the_type_of_its_scale(kind: str) -> None:
     scale = np.ones(512, dtype)
     graph = GraphIR.from_onnx(
         onnx.parser.parse_model(
-            f'<ir_version: 13, opset_import: ["": {OPSET}]> g (float[64,512] x, {_TEXT[kind]}[512] s)'
+            f'<ir_version: 13, opset_import: ["": {OPSET}]> g '
+            f"(float[64,512] x, {_TEXT[kind]}[512] s)"
             f" => ({_TEXT[kind]}[64,512] y) {{ y = RMSNormalization<epsilon = 1e-5>(x, s) }}"
         )
     )
