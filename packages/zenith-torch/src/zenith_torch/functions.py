@@ -51,13 +51,14 @@ def _scaled_bessel(order: int, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         far_term = far_term * ((2 * k - 1) ** 2 - 4 * order**2) / (8 * k * beyond)
         far += far_term
     beyond_40 = far / np.sqrt(2 * np.pi * beyond) / beyond**order
-    return np.where(x <= 40, np.exp(-near) * series, beyond_40)
+    scaled: np.ndarray[Any, Any] = np.where(x <= 40, np.exp(-near) * series, beyond_40)
+    return scaled
 
 
 @functools.cache
 def _fits(order: int) -> tuple[list[float], list[float]]:
     """Chebyshev coefficients of e^-x I(x) / x^order up to 8; of e^-x I(x) sqrt(x), in 1 / x."""
-    fit = np.polynomial.chebyshev.chebinterpolate
+    fit: Any = np.polynomial.chebyshev.chebinterpolate
 
     def beyond(t: np.ndarray[Any, Any]) -> Any:
         inverse = np.maximum((t + 1) / 16, 1e-12)
@@ -159,7 +160,8 @@ def _polygamma(n: int, x: Tensor) -> Tensor:
 @_program(ops.dist.default, wide=False)
 def _dist(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
     """The norm of all differences."""
-    return torch.linalg.vector_norm(x - y, p)
+    distance: Tensor = torch.linalg.vector_norm(x - y, p)
+    return distance
 
 
 @_program(ops.nanmedian.default, wide=False)
@@ -184,7 +186,9 @@ def _frequencies(half: bool, n: Any, d: float = 1.0, **how: Any) -> Tensor:
     how.setdefault("dtype", torch.get_default_dtype())
     count = n // 2 + 1 if half else n
     k = torch.arange(count, device=how.get("device"))
-    return torch.where(k < (n + 1) // 2 + half, k, k - n).to(how["dtype"]) / (n * d)
+    turns = torch.where(k < (n + 1) // 2 + half, k, k - n).to(how["dtype"])
+    frequencies: Tensor = turns / (n * d)
+    return frequencies
 
 
 _program(ops.fft_fftfreq.default, wide=False)(functools.partial(_frequencies, False))
@@ -199,7 +203,6 @@ _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 @_program(ops.nextafter.default, wide=False)
 def _nextafter(x: Tensor, y: Tensor) -> Tensor:
     """The neighbour of x on the way to y: its bits, as a number, one up or down."""
-    x, y = torch.broadcast_tensors(x, y)
     kind = _INTEGERS[x.dtype.itemsize]
     step = torch.where((y > x) == (x > 0), 1, -1).to(kind)
     smallest = torch.where(y > 0, 1, torch.iinfo(kind).min + 1).to(kind)

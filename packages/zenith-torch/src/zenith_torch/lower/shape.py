@@ -11,6 +11,7 @@ import torch
 
 from zenith.ir.dims import Dim, exactly, floor_div, product
 from zenith_torch.builder import Builder, NotSupportedError
+from zenith_torch.dtypes import to_torch
 from zenith_torch.lower.create import grid
 from zenith_torch.lower.registry import lower
 
@@ -32,7 +33,7 @@ def view(b: Builder, x: ir.Value, *_: Any) -> ir.Value:
 
 @lower("aten.view.dtype")
 def view_bits(b: Builder, x: ir.Value, _: Any) -> ir.Value:
-    if x.dtype.itemsize != b.onnx_type(b.out_dtype).itemsize:
+    if to_torch(x.dtype).itemsize != b.out_dtype.itemsize:
         raise NotSupportedError("elements of another size")
     kind = b.onnx_type(b.out_dtype)
     return x if x.dtype == kind else b.op("BitCast", x, dtype=kind, to=kind)
