@@ -46,6 +46,13 @@ CASES: dict[str, tuple[tuple[int | None, ...], Any]] = {
     "upsampling bilinear": (IMAGE, lambda x: L.UpSampling2D(2, interpolation="bilinear")(x)),
     "resizing nearest": (IMAGE, lambda x: L.Resizing(5, 12, interpolation="nearest")(x)),
     "resizing bilinear": (IMAGE, lambda x: L.Resizing(5, 12)(x)),
+    "resizing lanczos": (IMAGE, lambda x: L.Resizing(5, 12, interpolation="lanczos3")(x)),
+    "resizing smoothed": (
+        IMAGE,
+        lambda x: L.Resizing(5, 12, interpolation="bicubic", antialias=True)(x),
+    ),
+    "spectrogram": ((64, 1), lambda x: L.STFTSpectrogram("log", 16, 8, 32)(x)),
+    "mel spectrogram": ((64,), lambda x: L.MelSpectrogram(32, 8, num_mel_bins=10)(x)),
     "cropping": (IMAGE, lambda x: L.Cropping2D(((1, 2), (0, 3)))(x)),
     "zero padding": (IMAGE, lambda x: L.ZeroPadding2D(2)(x)),
     "batch norm": (IMAGE, lambda x: L.BatchNormalization()(x)),

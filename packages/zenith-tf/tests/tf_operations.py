@@ -385,6 +385,43 @@ OPERATIONS: list[Case] = [
     ),
     ("map", lambda x: tf.map_fn(lambda row: row * tf.reduce_sum(row), x), (normal(6, 3),)),
     ("spectrum", lambda x: tf.abs(tf.signal.rfft(x)), (normal(2, 8),)),
+    (
+        "spectra",
+        lambda x: (
+            tf.signal.rfft(x),
+            tf.signal.rfft(x, [5]),
+            tf.signal.rfft(x, [10]),
+            tf.signal.irfft(tf.signal.rfft(x), [7]),
+            tf.signal.irfft2d(tf.signal.rfft2d(x)),
+            tf.signal.dct(x),
+            tf.signal.idct(x, norm="ortho"),
+            tf.math.imag(tf.signal.ifft2d(tf.complex(x, 2 * x))),
+        ),
+        (normal(2, 4, 8),),
+    ),
+    (
+        "a spectrogram and back",
+        lambda x: (
+            tf.signal.inverse_stft(tf.signal.stft(x, 16, 8), 16, 8),
+            tf.math.angle(tf.signal.stft(x, 16, 8)),
+            tf.signal.mfccs_from_log_mel_spectrograms(
+                tf.math.log(tf.abs(tf.signal.stft(x, 16, 8, pad_end=True)) + 0.1)
+            ),
+        ),
+        (normal(2, 64),),
+    ),
+    (
+        "complex arithmetic",
+        lambda x, y, z: (
+            tf.exp(tf.complex(x, y)) / tf.math.conj(tf.complex(y, x)),
+            tf.math.log(z) - tf.cast(x, tf.complex64),
+            tf.matmul(z, tf.transpose(z), adjoint_a=True),
+            tf.math.reciprocal(z) * z[::-1],
+            tf.concat([z, tf.zeros_like(z)], 1),
+            tf.math.angle(tf.complex([-2.0, 0.0, 0.0], [1.0, -1.0, 0.0])),
+        ),
+        (normal(3, 3), normal(3, 3), (normal(3, 3) + 1j * normal(3, 3)).astype(np.complex64)),
+    ),
     ("float64", lambda x: tf.sqrt(x) @ tf.transpose(x), (unit(3, 4).astype(np.float64),)),
     ("float16", lambda x: x * 2 + 1, (unit(3, 4).astype(np.float16),)),
     ("int64", lambda x: x * 2 + 1, (whole(3, 4).astype(np.int64),)),

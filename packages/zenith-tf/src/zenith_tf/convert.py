@@ -26,9 +26,10 @@ from tf2onnx.optimizer.loop_optimizer import LoopOptimizer
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
 from zenith.errors import CompilationError, UnsupportedOperationError
+from zenith_tf.complexes import complex_splitter
 from zenith_tf.freeze import Frozen
 from zenith_tf.functions import Functions
-from zenith_tf.handlers import handlers
+from zenith_tf.handlers import handlers, refuse_forms
 
 __all__ = ["TF2ONNX_OPSET", "to_onnx"]
 
@@ -108,6 +109,7 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
                 graph,
                 continue_on_error=True,
                 opset=TF2ONNX_OPSET,
+                custom_rewriter=[refuse_forms, complex_splitter(functions)],
                 custom_op_handlers=handlers(functions),
                 input_names=inputs,
                 output_names=outputs,

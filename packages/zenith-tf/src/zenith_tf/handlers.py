@@ -6,6 +6,7 @@ with each conversion as an argument: nothing is registered for other users of tf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from zenith.ir.builder import GraphBuilder, NotSupportedError
-from zenith_tf import images, matrices, segments
+from zenith_tf import images, matrices, resizing, segments
 from zenith_tf.functions import Functions
 from zenith_tf.node import Node, Rule
 from zenith_tf.recurrent import RESET_BEFORE
 
-__all__ = ["GAPS", "REPLACED", "handlers"]
+__all__ = ["GAPS", "REPLACED", "handlers", "refuse_forms"]
 
 
 def _expm1(n: Node) -> str:
@@ -252,6 +253,7 @@ def _rnn(n: Node) -> list[str]:
 GAPS: dict[str, Rule] = {
     **images.GAPS,
     **matrices.GAPS,
+    **resizing.GAPS,
     **segments.GAPS,
     "Bitcast": _bitcast,
     "Bucketize": _bucketize,
@@ -286,6 +288,7 @@ GAPS: dict[str, Rule] = {
 REPLACED: dict[str, Rule] = {
     **images.REPLACED,
     **matrices.REPLACED,
+    **resizing.REPLACED,
     **segments.REPLACED,
     "CudnnRNN": _rnn,
     "Cumprod": _cumulative_product,
@@ -313,3 +316,17 @@ def handlers(functions: Functions) -> dict[str, tuple[Callable[..., None], list[
         return handle, []
 
     return {name: handler(rule) for name, rule in {**GAPS, **REPLACED}.items()}
+
+
+def refuse_forms(graph: Any, nodes: Any) -> Any:
+    """A rewriter that changes nothing: it names what tf2onnx would take for something else."""
+    for node in nodes:
+        if node.type == "NonMaxSuppressionV5" and not (
+            node.inputs[5].is_const() and node.inputs[5].get_tensor_value(as_list=False) == 0
+        ):
+            logging.getLogger("tf2onnx").error(
+                "Tensorflow op [%s: %s] is not supported",
+                f"{node.name}: only without softening (soft_nms_sigma=0)",
+                node.type,
+            )
+    return nodes
