@@ -202,3 +202,18 @@ def test_what_layers_become() -> None:
     attention = kernels(check(functional(SEQUENCE, lambda v: L.MultiHeadAttention(2, 4)(v, v)), x))
     assert attention["Attention"] == 1 and "Softmax" not in attention
     assert kernels(check(functional(OPEN, L.LSTM(4)), x))["LSTM"] == 1
+
+
+@pytest.mark.parametrize("length", [6, None])
+@pytest.mark.parametrize("kind", ["multi-head", "grouped"])
+def test_causal_attention_is_one_kernel(kind: str, length: int | None) -> None:
+    def layer(x: Any) -> Any:
+        if kind == "grouped":
+            made = L.GroupQueryAttention(8, num_query_heads=4, num_key_value_heads=2)
+        else:
+            made = L.MultiHeadAttention(2, 8)
+        return made(x, x, use_causal_mask=True)
+
+    model = functional((length, 16), layer)
+    ran = kernels(check(model, RNG.normal(size=(2, 6, 16)).astype(np.float32)))
+    assert ran["Attention"] == 1 and not ran["Softmax"] and not ran["Tile"]

@@ -198,7 +198,14 @@ OPERATIONS: list[Case] = [
     ("diagonal", lambda x: (tf.linalg.diag_part(x), tf.linalg.trace(x)), (normal(2, 4, 3),)),
     ("to diagonal", tf.linalg.diag, (normal(3, 4),)),
     ("set diagonal", tf.linalg.set_diag, (normal(2, 3, 3), normal(2, 3))),
-    ("band", lambda x: tf.linalg.band_part(x, 1, 0), (normal(4, 4),)),
+    *[
+        (
+            f"band {low} {high}",
+            lambda x, k=(low, high): tf.linalg.band_part(x, *k),
+            (normal(2, 4, 5),),
+        )
+        for low, high in [(1, 0), (-1, 1), (0, -1), (-1, -1)]
+    ],
     *[
         (
             f"diagonals {k}",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from zenith.ir.bits import bitcast
 from zenith.ir.builder import GraphBuilder, NotSupportedError
 from zenith_tf import images, matrices, resizing, segments
 from zenith_tf.functions import Functions
@@ -143,35 +144,9 @@ def _cumulative_log_sum(n: Node) -> list[str]:
     return n.function(write, n.inputs[0])
 
 
-_WORDS = {1: ir.DataType.UINT8, 2: ir.DataType.UINT16, 4: ir.DataType.UINT32, 8: ir.DataType.UINT64}
-
-
 def _bitcast(n: Node) -> list[str]:
-    """The same bits as another type; of another size, by a last axis of parts, low bits first."""
     kind = ir.DataType(n.out_type())
-
-    def write(b: GraphBuilder, x: ir.Value) -> ir.Value:
-        assert x.dtype is not None
-        old, new = (int(k.itemsize) for k in (x.dtype, kind))
-        if old == new:
-            return b.op("BitCast", x, dtype=kind, to=kind)
-        word = b.op("BitCast", x, dtype=_WORDS[old], to=_WORDS[old])
-        wide, last = _WORDS[max(old, new)], b.rank_of(x)
-        count = max(old, new) // min(old, new)
-        places = b.number([8 * min(old, new) * i for i in range(count)], wide, (count,))
-        if old > new:
-            parts = b.op("BitShift", b.unsqueeze(word, last), places, direction="RIGHT")
-            low = b.op("BitwiseAnd", parts, b.number(2 ** (8 * new) - 1, wide))
-            word = b.cast(low, _WORDS[new])
-        else:
-            moved = b.op("BitShift", b.cast(word, wide), places, direction="LEFT")
-            parts = [b.squeeze(b.slice(moved, last - 1, i, i + 1), last - 1) for i in range(count)]
-            word = parts[0]
-            for part in parts[1:]:
-                word = b.op("BitwiseOr", word, part)
-        return b.op("BitCast", word, dtype=kind, to=kind)
-
-    return n.function(write, *n.inputs)
+    return n.function(lambda b, x: bitcast(b, x, kind), *n.inputs)
 
 
 def _fake_quant(n: Node, low: Any, high: Any) -> str:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from zenith.ir import linalg
 from zenith.ir.builder import GraphBuilder, NotSupportedError
 from zenith.ir.dims import broadcast, product
-from zenith.ir.matrices import identity, matrices, swapped
+from zenith.ir.matrices import chosen, compared, identity, matrices, numbers, swapped
 from zenith_tf.node import Node, Rule
 
 __all__ = ["GAPS", "REPLACED"]
@@ -191,6 +191,22 @@ def _set_diagonal(n: Node) -> list[str]:
     return n.function(write, n.inputs[0], n.inputs[1])
 
 
+def _band(n: Node) -> list[str]:
+    """Zeros further than so many places below and above the diagonal; negative: no limit."""
+
+    def write(b: GraphBuilder, x: ir.Value, *limits: ir.Value) -> ir.Value:
+        rows, columns = (numbers(b, size) for size in b.shape_of(x)[-2:])
+        below = b.op("Sub", b.unsqueeze(rows, 1), columns)
+        kept = []
+        for limit, far in zip(limits, (below, b.op("Neg", below)), strict=True):
+            limit = b.cast(limit, _INT64)
+            near = compared(b, "LessOrEqual", far, limit)
+            kept.append(b.op("Or", near, compared(b, "Less", limit, b.number(0, _INT64))))
+        return chosen(b, b.op("And", *kept), x, b.number(0, x.dtype))
+
+    return n.function(write, *n.inputs)
+
+
 def _tensor_diagonal(n: Node) -> list[str]:
     def write(b: GraphBuilder, x: ir.Value) -> ir.Value:
         shape, size = b.shape_of(x), product(b.shape_of(x))
@@ -231,6 +247,7 @@ GAPS: dict[str, Rule] = {
 }
 
 REPLACED: dict[str, Rule] = {
+    "MatrixBandPart": _band,
     "MatrixDiagPartV3": _diagonal,
     "MatrixSetDiagV3": _set_diagonal,
 }
