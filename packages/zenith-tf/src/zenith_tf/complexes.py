@@ -28,7 +28,7 @@ Rewriter: TypeAlias = Callable[[Any, Any], Any]
 Part: TypeAlias = str | tuple[str, str]
 """A tensor's name, or those of both parts."""
 
-_REAL = {
+_REAL: dict[int, int] = {
     onnx.TensorProto.COMPLEX64: onnx.TensorProto.FLOAT,
     onnx.TensorProto.COMPLEX128: onnx.TensorProto.DOUBLE,
 }

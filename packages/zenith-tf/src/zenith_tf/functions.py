@@ -49,7 +49,7 @@ class Functions:
         results = [
             v if any(v is c for c in computed) else b.op("Identity", v) for v in results
         ]  # operands and constants are no results of a function
-        facts = [(_kind(v), [_plain(d) for d in b.shape_of(v)]) for v in results]
+        facts: list[Facts] = [(_kind(v), [*map(_plain, b.shape_of(v))]) for v in results]
         b.drop_unused(results)
         constants = [_constant(v) for v in b.initializers(results)]
         graph = ir.Graph(inputs, results, nodes=[*constants, *b.nodes], opset_imports={"": OPSET})

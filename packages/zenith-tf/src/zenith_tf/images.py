@@ -85,8 +85,8 @@ def _blended(
     def between(first: ir.Value, second: ir.Value, share: ir.Value) -> ir.Value:
         return b.op("Add", first, b.op("Mul", b.op("Sub", second, first), share))
 
-    rows = [between(pixels(row, left), pixels(row, right), across) for row in (top, bottom)]
-    return between(*rows, down)
+    above, below = (between(pixels(row, left), pixels(row, right), across) for row in (top, bottom))
+    return between(above, below, down)
 
 
 # --- colours --------------------------------------------------------------------------------------

@@ -178,10 +178,10 @@ def _or(b: GraphBuilder, places: Any, found: ir.Value, other: ir.Value) -> ir.Va
 def _set_diagonal(n: Node) -> list[str]:
     rows, columns = _sides(n)
     places = _places(n, n.value(2), rows, columns)
-    sources = np.full(rows * columns, -1, np.int64)
+    flat_sources = np.full(rows * columns, -1, np.int64)
     known = np.flatnonzero(places.ravel() >= 0)
-    sources[places.ravel()[known]] = known
-    sources = sources.reshape(rows, columns)
+    flat_sources[places.ravel()[known]] = known
+    sources = flat_sources.reshape(rows, columns)
 
     def write(b: GraphBuilder, x: ir.Value, diagonal: ir.Value) -> ir.Value:
         lead = b.shape_of(x)[:-2]

@@ -55,7 +55,6 @@ def function(overload: str) -> ir.Function:
     return make_function(NAME, "", ["k0", "k1", "x0", "x1"], ["y0", "y1"], lines)
 
 
-@registry.register(DOMAIN, NAME, since_version=DOMAIN_VERSION)
 def _shapes(ctx: Any, node: ir.Node) -> None:
     """Keys and counters, broadcast: no walk through the hundred nodes of the body at each draw."""
     broadcast = registry.get("", "Max", version=OPSET)
@@ -63,6 +62,9 @@ def _shapes(ctx: Any, node: ir.Node) -> None:
     broadcast(ctx, node)
     first, second = node.outputs
     ctx.set_shape_and_dtype(second, first.shape, first.dtype)
+
+
+registry.register(DOMAIN, NAME, since_version=DOMAIN_VERSION)(_shapes)
 
 
 def _shifts() -> list[int]:
