@@ -263,8 +263,8 @@ def test_empty(shape: tuple[int, int]) -> None:
 def test_weights_can_be_unpacked() -> None:
     for isa in ISAS:
         for shape, packer, params in [
-            ((37, 50), "int8_weights", {"group": 1}),
-            ((12, 5, 3, 2), "int8_weights", {"group": 3}),
+            ((37, 50), "int8_weights", {"group": 1, "column_dilation": 1}),
+            ((12, 5, 3, 2), "int8_weights", {"group": 3, "column_dilation": 2}),
             ((19, 1, 3, 5), "depthwise_int8_weights", {}),
         ]:
             w = integers("int8", *shape)

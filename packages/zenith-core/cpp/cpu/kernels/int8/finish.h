@@ -177,6 +177,16 @@ struct Finish {
         rest.n == 1 && rest.codes[0] == kStepGelu && p.y_inverse <= 1 / kLeastGeluStep && lo < 0;
   }
 
+  // Begins to fetch what tile() will write, and the integers it adds, of `rows` rows near (row, col).
+  void fetch(int64_t row, int64_t col, int64_t rows) const {
+    const int64_t item = integers ? 1 : 4;
+    const char* to = y + (row * ldy + col) * item;
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(to + r * ldy * item, 1, 3);
+    if (add8 == nullptr) return;
+    const uint8_t* from = add8 + row * add8_row + col;
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(from + r * add8_row, 0, 3);
+  }
+
   // sums[rows][kLd] of the elements of y from (row, col) on; column `col` is `channel` of group g.
   // The sums are overwritten.
   template <int kLd>
