@@ -18,6 +18,7 @@ import zenith
 from zenith.errors import CompilationError, UnsupportedOperationError, ValidationError
 from zenith_torch.lower import HANDLERS
 from zenith_torch.plugin import TorchAdapter, zenith_register_adapters
+from zenith_torch.signature import TensorAccess
 
 Point = namedtuple("Point", "x y")
 
@@ -39,6 +40,13 @@ class Nested(nn.Module):
     def forward(self, batch: dict[str, Any], extra: list[torch.Tensor]) -> dict[str, Any]:
         x, y = batch["x"], batch["pair"][0]
         return {"sum": x + y, "pair": (extra[0], [x, x]), "point": Point(x * 2, None), "n": 3}
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 3), (2, 1, 3), (0, 4), (1, 1, 5)])
+def test_results_lie_as_new_tensors_of_torch_do(shape: tuple[int, ...]) -> None:
+    made = TensorAccess().maker("float32", shape)()
+    assert made.shape == shape and made.dtype == torch.float32
+    assert made.stride() == torch.empty(shape).stride()
 
 
 def test_arguments_by_position_and_name() -> None:

@@ -168,34 +168,58 @@ Acc<R, T> reduce_one(const Layout& l, const T* x, int64_t first, int64_t last) {
   return acc;
 }
 
+// R for what went through R::of already.
+template <typename R>
+struct Joined : R {
+  template <typename X>
+  static X of(X v) {
+    return v;
+  }
+};
+
+// to[j] = join(to[j], what the rows hold at j), row by row, in vectors.
+template <typename R, typename T, int kCount>
+void join_rows(T* to, const T* const* rows, int64_t n) {
+  constexpr int64_t kN = kVecBytes / static_cast<int64_t>(sizeof(T));
+  typedef T U __attribute__((vector_size(kVecBytes), aligned(alignof(T)), may_alias));
+  const auto join_at = [&]<typename V>(V* sums, int64_t j) {
+    const auto row = [&](int i) { return R::of(*reinterpret_cast<const V*>(rows[i] + j)); };
+    if constexpr (kCount == 1) {
+      *sums = R::join(*sums, row(0));
+    } else {
+      *sums = R::join(*sums, R::join(R::join(row(0), row(1)), R::join(row(2), row(3))));
+    }
+  };
+  int64_t j = 0;
+  for (; j + kN <= n; j += kN) join_at(reinterpret_cast<U*>(to + j), j);
+  for (; j < n; ++j) join_at(to + j, j);
+}
+
 // n <= kColumns neighbouring outputs, runs [first, last) of each.
 template <typename R, typename T>
 void reduce_columns(const Layout& l, const T* x, int64_t n, int64_t first, int64_t last,
                     Acc<R, T>* total) {
+  using A = Acc<R, T>;
+  const auto row_at = [&](int64_t i) { return x + offsets_at(l.reduced, l.reduced.rank, i).in; };
   T part[kColumns];
-  for (int64_t j = 0; j < n; ++j) total[j] = static_cast<Acc<R, T>>(start_of<R, T>());
+  for (int64_t j = 0; j < n; ++j) total[j] = static_cast<A>(start_of<R, T>());
   for (int64_t row = first; row < last; row += kFlushRows) {
     const int64_t end = row + kFlushRows < last ? row + kFlushRows : last;
     for (int64_t j = 0; j < n; ++j) part[j] = start_of<R, T>();
     int64_t i = row;
     for (; i + 4 <= end; i += 4) {
-      const T* a = x + offsets_at(l.reduced, l.reduced.rank, i).in;
-      const T* b = x + offsets_at(l.reduced, l.reduced.rank, i + 1).in;
-      const T* c = x + offsets_at(l.reduced, l.reduced.rank, i + 2).in;
-      const T* d = x + offsets_at(l.reduced, l.reduced.rank, i + 3).in;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) {
-        const T ab = R::join(R::of(a[j]), R::of(b[j])), cd = R::join(R::of(c[j]), R::of(d[j]));
-        part[j] = R::join(part[j], R::join(ab, cd));
-      }
+      const T* const rows[] = {row_at(i), row_at(i + 1), row_at(i + 2), row_at(i + 3)};
+      join_rows<R, T, 4>(part, rows, n);
     }
     for (; i < end; ++i) {
-      const T* a = x + offsets_at(l.reduced, l.reduced.rank, i).in;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) part[j] = R::join(part[j], R::of(a[j]));
+      const T* const rows[] = {row_at(i)};
+      join_rows<R, T, 1>(part, rows, n);
     }
-    for (int64_t j = 0; j < n; ++j) {
-      total[j] = R::join(total[j], static_cast<Acc<R, T>>(part[j]));
+    if constexpr (__is_same(A, T)) {
+      const T* const rows[] = {part};
+      join_rows<Joined<R>, T, 1>(total, rows, n);
+    } else {
+      for (int64_t j = 0; j < n; ++j) total[j] = R::join(total[j], static_cast<A>(part[j]));
     }
   }
 }
@@ -217,142 +241,179 @@ Group group_at(const Layout& l, int64_t g) {
   return group;
 }
 
+// One reduction of one type, for a driver that knows neither.
+struct Reduction {
+  // Groups [first, last), whole.
+  void (*groups)(const Params&, const Layout&, int64_t first, int64_t last, const void* x, void* y);
+  // Pieces [first, last) of a group: runs, or a range of the only run.
+  void (*part)(const Layout&, const Group&, int64_t first, int64_t last, const void* x, void* part);
+  // A group from its parts, part_bytes() apart.
+  void (*join)(const Params&, const Layout&, const Group&, char* parts, void* y);
+};
+
+int64_t pieces_of(const Layout& l) { return l.split_run ? l.run : l.runs; }
+int64_t slots_of(const Layout& l) { return l.columns ? kColumns : 1; }
+int64_t part_bytes(const Layout& l) { return slots_of(l) * 8; }  // of the widest type
+
 template <typename R, typename T>
-const char* run_typed(const Call& call) {
+struct Typed {
   using A = Acc<R, T>;
+  static_assert(sizeof(A) <= 8);
+
+  static void groups(const Params& params, const Layout& l, int64_t first, int64_t last,
+                     const void* x, void* y) {
+    A sums[kColumns];
+    for (int64_t g = first; g < last; ++g) {
+      const Group group = group_at(l, g);
+      part(l, group, 0, pieces_of(l), x, sums);
+      write(params, l, group, sums, y);
+    }
+  }
+  static void part(const Layout& l, const Group& group, int64_t first, int64_t last, const void* x,
+                   void* to) {
+    const T* from = static_cast<const T*>(x) + group.at.in;
+    A* sums = static_cast<A*>(to);
+    if (l.columns) {
+      reduce_columns<R, T>(l, from, group.n, first, last, sums);
+    } else {
+      sums[0] = l.elements == 0 ? static_cast<A>(start_of<R, T>())
+                                : reduce_one<R, T>(l, from, first, last);
+    }
+  }
+  static void join(const Params& params, const Layout& l, const Group& group, char* parts,
+                   void* y) {
+    A* sums = reinterpret_cast<A*>(parts);
+    for (int64_t i = 1; i < l.parts; ++i) {
+      const A* more = reinterpret_cast<const A*>(parts + i * part_bytes(l));
+      for (int64_t j = 0; j < group.n; ++j) sums[j] = R::join(sums[j], more[j]);
+    }
+    write(params, l, group, sums, y);
+  }
+  static void write(const Params& params, const Layout& l, const Group& group, const A* sums,
+                    void* y) {
+    T* to = static_cast<T*>(y) + group.at.out;
+    for (int64_t j = 0; j < group.n; ++j) {
+      to[j * group.step] = finish<R, T>(params, l.elements, sums[j]);
+    }
+  }
+};
+template <typename R, typename T>
+constexpr Reduction kTyped = {Typed<R, T>::groups, Typed<R, T>::part, Typed<R, T>::join};
+
+void run(const Call& call, const Reduction& reduction) {
   const Params& params = *static_cast<const Params*>(call.params);
   const Layout l = layout_of(call);
-  const T* x = static_cast<const T*>(call.in[0].data);
-  T* y = static_cast<T*>(call.out[0].data);
-  A* partial = reinterpret_cast<A*>(call.scratch);
-  const int64_t slots = l.columns ? kColumns : 1;
-  const int64_t pieces = l.split_run ? l.run : l.runs;
-  // One task: some groups whole, or one part of one group.
-  const int64_t group_elements = (l.columns ? kColumns : 1) * (l.elements > 0 ? l.elements : 1);
-  const int64_t per_task =
-      l.parts > 1 ? 1 : 1 + (kTaskElements - 1) / (group_elements > 0 ? group_elements : 1);
-  const auto reduce_group = [&](const Group& group, int64_t first, int64_t last, A* to) {
-    if (l.columns) {
-      reduce_columns<R, T>(l, x + group.at.in, group.n, first, last, to);
-    } else {
-      to[0] = l.elements == 0 ? static_cast<A>(start_of<R, T>())
-                              : reduce_one<R, T>(l, x + group.at.in, first, last);
-    }
-  };
-  const auto write_group = [&](const Group& group, const A* from) {
-    for (int64_t j = 0; j < group.n; ++j) {
-      y[group.at.out + j * group.step] = finish<R, T>(params, l.elements, from[j]);
-    }
-  };
+  const void* x = call.in[0].data;
+  void* y = call.out[0].data;
+  const int64_t pieces = pieces_of(l);
   if (l.parts == 1) {
+    const int64_t group_elements = slots_of(l) * (l.elements > 0 ? l.elements : 1);
+    const int64_t per_task = 1 + (kTaskElements - 1) / group_elements;
     parallel_for(call, (l.groups + per_task - 1) / per_task, [&](int64_t task, int) {
-      A sums[kColumns];
-      const int64_t end = (task + 1) * per_task < l.groups ? (task + 1) * per_task : l.groups;
-      for (int64_t g = task * per_task; g < end; ++g) {
-        const Group group = group_at(l, g);
-        reduce_group(group, 0, pieces, sums);
-        write_group(group, sums);
-      }
+      const int64_t first = task * per_task;
+      const int64_t last = first + per_task < l.groups ? first + per_task : l.groups;
+      reduction.groups(params, l, first, last, x, y);
     });
-    return nullptr;
+    return;
   }
   parallel_for(call, l.groups * l.parts, [&](int64_t task, int) {
-    const int64_t part = task % l.parts;
-    reduce_group(group_at(l, task / l.parts), pieces * part / l.parts,
-                 pieces * (part + 1) / l.parts, partial + task * slots);
+    const int64_t i = task % l.parts;
+    reduction.part(l, group_at(l, task / l.parts), pieces * i / l.parts, pieces * (i + 1) / l.parts,
+                   x, call.scratch + task * part_bytes(l));
   });
   for (int64_t g = 0; g < l.groups; ++g) {
-    const Group group = group_at(l, g);
-    A* sums = partial + g * l.parts * slots;
-    for (int64_t part = 1; part < l.parts; ++part) {
-      for (int64_t j = 0; j < group.n; ++j) sums[j] = R::join(sums[j], sums[part * slots + j]);
-    }
-    write_group(group, sums);
+    reduction.join(params, l, group_at(l, g), call.scratch + g * l.parts * part_bytes(l), y);
   }
-  return nullptr;
 }
 
 int64_t scratch_reduce(const Call& call) {
   const Layout l = layout_of(call);
-  return l.parts > 1 ? l.groups * l.parts * (l.columns ? kColumns : 1) * 8 : 0;
+  return l.parts > 1 ? l.groups * l.parts * part_bytes(l) : 0;
 }
 
-// S: the type, U: the same unsigned, in which sums wrap around.
+// S: the type, U: the same unsigned, in which sums wrap around. Null: no such reduction.
 template <typename S, typename U>
-const char* run_integer(const Call& call, int64_t op) {
+const Reduction* of_integer(int64_t op) {
   switch (op) {
     case kSum:
-      return run_typed<Sum, U>(call);
+      return &kTyped<Sum, U>;
     case kProd:
-      return run_typed<Prod, U>(call);
+      return &kTyped<Prod, U>;
     case kMax:
-      return run_typed<Max, S>(call);
+      return &kTyped<Max, S>;
     case kMin:
-      return run_typed<Min, S>(call);
+      return &kTyped<Min, S>;
     case kSumSquare:
-      return run_typed<SquareSum, U>(call);
+      return &kTyped<SquareSum, U>;
     default:
-      return "no such reduction for integers";
+      return nullptr;
   }
 }
 
 template <typename T>
-const char* run_float(const Call& call, int64_t op) {
+const Reduction* of_float(int64_t op) {
   switch (op) {
     case kSum:
     case kMean:
     case kLogSum:
-      return run_typed<Sum, T>(call);
+      return &kTyped<Sum, T>;
     case kMax:
-      return run_typed<Max, T>(call);
+      return &kTyped<Max, T>;
     case kMin:
-      return run_typed<Min, T>(call);
+      return &kTyped<Min, T>;
     case kProd:
-      return run_typed<Prod, T>(call);
+      return &kTyped<Prod, T>;
     case kL1:
-      return run_typed<AbsSum, T>(call);
+      return &kTyped<AbsSum, T>;
     case kL2:
     case kSumSquare:
-      return run_typed<SquareSum, T>(call);
+      return &kTyped<SquareSum, T>;
     default:
-      return "no such reduction";
+      return nullptr;
   }
 }
 
 template <typename T>
-const char* run_extreme(const Call& call, int64_t op) {
-  if (op == kMax) return run_typed<Max, T>(call);
-  if (op == kMin) return run_typed<Min, T>(call);
-  return "no such reduction for this dtype";
+const Reduction* of_extreme(int64_t op) {
+  if (op == kMax) return &kTyped<Max, T>;
+  if (op == kMin) return &kTyped<Min, T>;
+  return nullptr;
+}
+
+const Reduction* find_reduction(DType dtype, int64_t op) {
+  switch (dtype) {
+    case DType::kF32:
+      return of_float<float>(op);
+    case DType::kF64:
+      return of_float<double>(op);
+    case DType::kI64:
+      return of_integer<int64_t, uint64_t>(op);
+    case DType::kI32:
+      return of_integer<int32_t, uint32_t>(op);
+    case DType::kU64:
+      return of_integer<uint64_t, uint64_t>(op);
+    case DType::kU32:
+      return of_integer<uint32_t, uint32_t>(op);
+    case DType::kI16:
+      return of_extreme<int16_t>(op);
+    case DType::kU16:
+      return of_extreme<uint16_t>(op);
+    case DType::kI8:
+      return of_extreme<int8_t>(op);
+    case DType::kBool:
+    case DType::kU8:
+      return of_extreme<uint8_t>(op);
+    default:
+      return nullptr;
+  }
 }
 
 const char* run_reduce(const Call& call) {
   const int64_t op = static_cast<const Params*>(call.params)->op;
-  switch (call.in[0].dtype) {
-    case DType::kF32:
-      return run_float<float>(call, op);
-    case DType::kF64:
-      return run_float<double>(call, op);
-    case DType::kI64:
-      return run_integer<int64_t, uint64_t>(call, op);
-    case DType::kI32:
-      return run_integer<int32_t, uint32_t>(call, op);
-    case DType::kU64:
-      return run_integer<uint64_t, uint64_t>(call, op);
-    case DType::kU32:
-      return run_integer<uint32_t, uint32_t>(call, op);
-    case DType::kI16:
-      return run_extreme<int16_t>(call, op);
-    case DType::kU16:
-      return run_extreme<uint16_t>(call, op);
-    case DType::kI8:
-      return run_extreme<int8_t>(call, op);
-    case DType::kBool:
-    case DType::kU8:
-      return run_extreme<uint8_t>(call, op);
-    default:
-      return "no reduction for this dtype";
-  }
+  const Reduction* reduction = find_reduction(call.in[0].dtype, op);
+  if (reduction == nullptr) return "no such reduction for this dtype";
+  run(call, *reduction);
+  return nullptr;
 }
 
 const Field kScanFields[] = {
