@@ -37,10 +37,10 @@ constexpr int kBottleneckFieldCount = 7;
 constexpr int kFirstOperand = 4;
 
 struct Bottleneck {
-  ConvShape s;                  // of the depthwise convolution, but sizes of x and y are the block's
-  int64_t expanded;             // channels
-  int64_t pixel;                // floats of one expanded pixel: whole vectors
-  int64_t columns;              // of the ring
+  ConvShape s;       // of the depthwise convolution, but sizes of x and y are the block's
+  int64_t expanded;  // channels
+  int64_t pixel;     // floats of one expanded pixel: whole vectors
+  int64_t columns;   // of the ring
   int64_t rows_of_task, tasks;  // output rows
   int64_t bias, ring, row;      // bytes of these parts of scratch
 
@@ -108,18 +108,18 @@ struct Strip {
 
   void depthwise(int64_t row_number) const {
     const ConvShape& s = b.s;
-    DepthwiseTile at{taps,
-                     s.kh,
-                     s.kw,
-                     0,
-                     s.kw,
-                     b.pixel,
-                     s.sw * b.pixel,
-                     weights,
-                     {products.depthwise.bias, nullptr, 0, products.depthwise.lo,
-                      products.depthwise.hi},
-                     nullptr,
-                     b.pixel};
+    DepthwiseTile at{
+        taps,
+        s.kh,
+        s.kw,
+        0,
+        s.kw,
+        b.pixel,
+        s.sw * b.pixel,
+        weights,
+        {products.depthwise.bias, nullptr, 0, products.depthwise.lo, products.depthwise.hi},
+        nullptr,
+        b.pixel};
     const int64_t tiles = ceil_div(s.ow, kPixels);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t col = s.ow * t / tiles, count = s.ow * (t + 1) / tiles - col;

@@ -43,7 +43,8 @@ Pixels copy_pixels(const From* from, int64_t pixel, int64_t count, const Depth& 
   return {to, depth.padded};
 }
 
-// Products of `count` pixels with all panels: finish(sums, pixel, rows, channel, cols) of each tile.
+// Products of `count` pixels with all panels: finish(sums, pixel, rows, channel, cols) of each
+// tile.
 template <typename Done>
 void multiply_pixels(const Pixels& x, int64_t count, const Depth& depth, const bf16* weights,
                      int64_t n, const Done& done) {
@@ -88,39 +89,39 @@ class Products {
     const TensorRef* operand = call.in + kFirstOperand;
     expand_ = widened(operand, params().expand_epilogue, bias, copies);
     operand += count_operands(params().expand_epilogue);
-    depthwise = widened(operand, params().depthwise_epilogue, bias + b.pixel,
-                        copies + kMaxSteps * b.pixel);
+    depthwise =
+        widened(operand, params().depthwise_epilogue, bias + b.pixel, copies + kMaxSteps * b.pixel);
   }
 
   void expand(char* memory, const bf16* x, int64_t count, float* y) const {
     const ConvShape& s = b_.s;
     const bool in_place = kReadsInPlace && in_.padded == s.c;
-    const Pixels from = in_place ? Pixels{reinterpret_cast<const APart*>(x), s.xw}
-                                 : copy_pixels(x, s.xw, count, in_, s.c,
-                                               reinterpret_cast<APart*>(memory));
+    const Pixels from =
+        in_place ? Pixels{reinterpret_cast<const APart*>(x), s.xw}
+                 : copy_pixels(x, s.xw, count, in_, s.c, reinterpret_cast<APart*>(memory));
     const vf low = splat(expand_.lo), high = splat(expand_.hi);
     const int64_t pixel = b_.pixel;
-    multiply_pixels(from, count, in_, weights(1), b_.expanded,
-                    [&](const float* sums, int64_t first, int64_t rows, int64_t channel,
-                        int64_t cols) {
-                      float* to = y + first * pixel + channel;
-                      for (int64_t j = 0; j < cols; j += kLanes) {
-                        const vf bias = load(expand_.bias + channel + j);
-                        for (int64_t r = 0; r < rows; ++r) {
-                          const vf sum = load(sums + r * kCols + j) + bias;
-                          store(to + r * pixel + j, clamp(sum, low, high));
-                        }
-                      }
-                      if (expand_.rest.n > 0) {
-                        apply_epilogue(expand_.rest, 0, channel, rows, cols, to, pixel);
-                      }
-                    });
+    multiply_pixels(
+        from, count, in_, weights(1), b_.expanded,
+        [&](const float* sums, int64_t first, int64_t rows, int64_t channel, int64_t cols) {
+          float* to = y + first * pixel + channel;
+          for (int64_t j = 0; j < cols; j += kLanes) {
+            const vf bias = load(expand_.bias + channel + j);
+            for (int64_t r = 0; r < rows; ++r) {
+              const vf sum = load(sums + r * kCols + j) + bias;
+              store(to + r * pixel + j, clamp(sum, low, high));
+            }
+          }
+          if (expand_.rest.n > 0) {
+            apply_epilogue(expand_.rest, 0, channel, rows, cols, to, pixel);
+          }
+        });
   }
 
   void project(char* memory, const float* row, int64_t line) const {
     const ConvShape& s = b_.s;
-    const Pixels from = copy_pixels(row, b_.pixel, s.ow, out_, b_.expanded,
-                                    reinterpret_cast<APart*>(memory));
+    const Pixels from =
+        copy_pixels(row, b_.pixel, s.ow, out_, b_.expanded, reinterpret_cast<APart*>(memory));
     multiply_pixels(from, s.ow, out_, weights(3), s.m,
                     [&](float* sums, int64_t first, int64_t rows, int64_t channel, int64_t cols) {
                       project_.tile(sums, kCols, line * s.ow + first, channel, rows, cols);

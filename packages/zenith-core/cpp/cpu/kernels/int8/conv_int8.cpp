@@ -1,5 +1,6 @@
-// Convolution as a product of rows (Note [Lines of rows]): a 1x1 kernel multiplies pixels where they
-// lie, any other one pieces of a copy of the image, a block of lines at a time, with its border.
+// Convolution as a product of rows (Note [Lines of rows]): a 1x1 kernel multiplies pixels where
+// they lie, any other one pieces of a copy of the image, a block of lines at a time, with its
+// border.
 #include "cpu/kernels/int8/conv.h"
 
 namespace zenith::ZENITH_ISA {
@@ -21,12 +22,12 @@ struct Work {
 
   Product product(DType dtype) const {
     const bool bytes = sizeof(Left) == 1 && dtype == DType::kU8 && s.xc == 1;
-    const bool copied = !bytes || s.kh * s.kw != 1 || s.ph > 0 || s.pw > 0 ||
-                        !in_place_pays(s.pixels(), in_group);
+    const bool copied =
+        !bytes || s.kh * s.kw != 1 || s.ph > 0 || s.pw > 0 || !in_place_pays(s.pixels(), in_group);
     const Pieces pieces = filter_pieces(s.kh, s.kw, s.dw, in_group);
     const int64_t of_group = s.m / s.group;
-    const bool dense = s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
-                       s.xn == s.h * s.xh;
+    const bool dense =
+        s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw && s.xn == s.h * s.xh;
     if (!copied && dense) {
       return {s.pixels(), 1, s.pixels(), of_group, s.group, pieces, false, in_group, in_group};
     }

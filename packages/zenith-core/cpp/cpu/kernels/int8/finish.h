@@ -181,7 +181,8 @@ struct Finish {
         rest.n == 1 && rest.codes[0] == kStepGelu && p.y_inverse <= 1 / kLeastGeluStep && lo < 0;
   }
 
-  // Begins to fetch what tile() will write, and the integers it adds, of `rows` rows near (row, col).
+  // Begins to fetch what tile() will write, and the integers it adds, of `rows` rows near (row,
+  // col).
   void fetch(int64_t row, int64_t col, int64_t rows) const {
     const int64_t item = integers ? 1 : 4;
     const char* to = y + (row * ldy + col) * item;

@@ -1,10 +1,10 @@
 // The innermost product of the int8 family: a few rows of bytes times one packed panel of weights.
 //
-// Note [Panels of bytes]: weights [K, N] are packed as [ceil(N / kCols)][K / kGroup][kCols][kGroup].
-// K is made of pieces, each padded with zeros to a multiple of kDepthStep: one for a matrix, and for
-// a filter its rows (or its taps, where columns are dilated). An instruction set multiplies groups
-// of kGroup neighbours along K and adds them up in 32 bits; all sums are exact and wrap around at
-// 32 bits.
+// Note [Panels of bytes]: weights [K, N] are packed as [ceil(N / kCols)][K /
+// kGroup][kCols][kGroup]. K is made of pieces, each padded with zeros to a multiple of kDepthStep:
+// one for a matrix, and for a filter its rows (or its taps, where columns are dilated). An
+// instruction set multiplies groups of kGroup neighbours along K and adds them up in 32 bits; all
+// sums are exact and wrap around at 32 bits.
 //   avx512_vnni  u8 x s8, four at a time (vpdpbusd), 8 x 48 sums in registers
 //   amx          u8 x s8, tiles of 16 x 64 bytes (tdpbusd), 32 x 32 sums
 //   the others   16-bit pairs (vpmaddwd): u8 x s8 pairs would saturate at 16 bits (vpmaddubsw)
@@ -34,8 +34,8 @@ struct TileProduct {
   // sums[rows][kCols] = the rows of a tile times one panel.
   void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead&,
                 int32_t* sums) {
-    multiply_pairs(left.part[0], left.row, left.rows[0],
-                   {left.offsets, left.taps, left.depth / 2}, panel, sums);
+    multiply_pairs(left.part[0], left.row, left.rows[0], {left.offsets, left.taps, left.depth / 2},
+                   panel, sums);
   }
 };
 [[maybe_unused]] const char* const kInt8Tile = kLanes == 16 ? "8x32" : kLanes == 8 ? "4x16" : "4x8";

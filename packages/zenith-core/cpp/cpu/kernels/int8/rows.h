@@ -2,9 +2,9 @@
 //
 // Note [Lines of rows]: rows are the lines of an image, or of one that is as high as there are rows
 // and one wide. They are read where they lie, or from a copy of a block of lines with the border
-// that a filter needs; a row is a few pieces of it, one for each row of the filter. A tile wants its
-// rows at one distance: pixels of a line are that, and those of neighbouring lines as well, if the
-// columns between them are computed too and dropped.
+// that a filter needs; a row is a few pieces of it, one for each row of the filter. A tile wants
+// its rows at one distance: pixels of a line are that, and those of neighbouring lines as well, if
+// the columns between them are computed too and dropped.
 #pragma once
 
 #include "cpu/kernels/int8/finish.h"
@@ -57,8 +57,7 @@ struct Cut {
     constexpr int64_t kLeastWork = 1 << 20, kTasks = 4;
     const int64_t units = p.lines / p.unit, tile_lines = ceil_div(kTileRows, p.width);
     const int64_t bytes = most(1, p.next_line) * static_cast<int64_t>(sizeof(Left));
-    const int64_t limit =
-        most(least(kBlockBytes / bytes, kBlockRows / p.width), 2 * tile_lines);
+    const int64_t limit = most(least(kBlockBytes / bytes, kBlockRows / p.width), 2 * tile_lines);
     int64_t pieces = ceil_div(p.unit, limit);
     const int64_t depth = p.pieces.taps * most(1, p.pieces.length);
     const int64_t work = p.lines * p.width * p.n * depth * p.groups / kLeastWork;
@@ -101,14 +100,15 @@ struct Held {
 };
 
 struct Scratch {
-  int64_t runs, copy, tail, bytes;  // where they begin in the memory of a worker
+  int64_t runs, copy, tail, bytes;     // where they begin in the memory of a worker
   static constexpr int64_t kTail = 2;  // tiles
 
   Scratch(const Product& p, const Cut& cut) {
     const int64_t size = static_cast<int64_t>(sizeof(Left));
     runs = round_up(static_cast<int64_t>(sizeof(Held)), 64);
-    copy = runs + round_up(cut.block * ceil_div(p.width, kPartRows) *
-                               static_cast<int64_t>(sizeof(Run)), 64);
+    copy =
+        runs +
+        round_up(cut.block * ceil_div(p.width, kPartRows) * static_cast<int64_t>(sizeof(Run)), 64);
     tail = copy + (p.copied ? round_up(p.copy_elements(cut.block) * size, 64) : 0);
     bytes = tail + (p.copied ? 0 : round_up(kTail * kTileRows * p.pieces.depth * size, 64));
   }
@@ -191,12 +191,12 @@ class BlockProduct {
     alignas(64) int32_t sums[kTileRows * kCols];
     const Run* runs = runs_ + t * kParts;
     const int64_t depth = p_.pieces.depth, copied = t - held_.in_place;
-    LeftTile<Left, kParts> left{
-        {}, {}, copied < 0 ? held_.row : depth, offsets_, p_.pieces.taps, depth};
+    LeftTile<Left, kParts> left{{},   {}, copied < 0 ? held_.row : depth, offsets_, p_.pieces.taps,
+                                depth};
     const int64_t used = least(kParts, held_.runs - t * kParts);
     for (int64_t part = 0; part < used; ++part) {
-      left.part[part] = copied < 0 ? runs[part].from
-                                   : tail_ + (copied * kParts + part) * kPartRows * depth;
+      left.part[part] =
+          copied < 0 ? runs[part].from : tail_ + (copied * kParts + part) * kPartRows * depth;
       left.rows[part] = runs[part].rows;
       const int64_t row = held_.first + runs[part].line * held_.width + runs[part].col;
       finish_.fetch(row, g * p_.n + channel, runs[part].rows);

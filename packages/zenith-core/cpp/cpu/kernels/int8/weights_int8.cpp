@@ -24,8 +24,8 @@ struct Weights {
 Weights weights_of(const TensorRef& t, const void* params) {
   const auto& p = *static_cast<const PackParams*>(params);
   if (t.rank == 2) {
-    return {1, t.shape[1], t.shape[0], 1, 1, 0, t.strides[1], t.strides[0], 0, 0,
-            Pieces(1, t.shape[0])};
+    return {1, t.shape[1], t.shape[0],           1, 1, 0, t.strides[1], t.strides[0],
+            0, 0,          Pieces(1, t.shape[0])};
   }
   const int last = t.rank - 1;
   const bool flat = t.rank == 3;
@@ -53,8 +53,8 @@ void for_each_weight(const Weights& w, const F& visit) {
       for (int64_t i = 0; i < w.kh; ++i) {
         for (int64_t j = 0; j < w.kw; ++j) {
           const int64_t from = g * w.s_group + n * w.s_n + i * w.s_row + j * w.s_col;
-          const int64_t at = of_row == 1 ? i * w.pieces.depth + j * w.channels
-                                         : (i * w.kw + j) * w.pieces.depth;
+          const int64_t at =
+              of_row == 1 ? i * w.pieces.depth + j * w.channels : (i * w.kw + j) * w.pieces.depth;
           for (int64_t c = 0; c < w.channels; ++c) {
             const int64_t k = at + c;
             visit(from + c * w.s_channel, panel + k / kGroup * kCols * kGroup + k % kGroup);

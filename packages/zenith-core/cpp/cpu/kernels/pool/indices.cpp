@@ -48,7 +48,8 @@ template <typename T, int kBytes = kVecBytes>
 void max_of_channels(const T* x, const Window& window, T* y, int64_t channels) {
   constexpr int64_t kStep = kBytes / sizeof(T);
   if (channels < kStep) {
-    if constexpr (kStep > 1) max_of_channels<T, kBytes / 2>(x, window, y, channels);
+    constexpr int kSmaller = kBytes > 16 ? 16 : sizeof(T);
+    if constexpr (kStep > 1) max_of_channels<T, kSmaller>(x, window, y, channels);
     return;
   }
   int64_t c = 0;
@@ -79,8 +80,7 @@ const char* run_max(const Call& call) {
       const int64_t from = box.size() > 0 ? offset_of(x, image, box.at) : 0;
       return max_of_channels(static_cast<const T*>(x.data) + from, window, to, channels);
     }
-    int64_t* place =
-        static_cast<int64_t*>(call.out[1].data) + offset_of(call.out[1], image, out);
+    int64_t* place = static_cast<int64_t*>(call.out[1].data) + offset_of(call.out[1], image, out);
     for (int64_t c = 0; c < channels; ++c) place[c] = 0, to[c] = lowest<T>();
     bool first = true;
     for (int64_t d = 0; d < box.count[0]; ++d) {
