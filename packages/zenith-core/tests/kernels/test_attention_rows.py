@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx.helper as oh
+import onnx.parser
 import onnx.reference
 import pytest
 
@@ -16,6 +18,7 @@ from zenith.ir import GraphIR
 Array = np.ndarray[Any, Any]
 OPSET = 28
 FLOAT = 1
+_TEXT = {"float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
 
 
 def draw(seed: int, *shape: int) -> Array:
@@ -124,6 +127,26 @@ def test_layer_and_rms_norm(axis: int) -> None:
     check("LayerNormalization", [x, scale, bias], axis=axis, epsilon=1e-3)
     check("LayerNormalization", [x, scale], axis=axis)
     check("RMSNormalization", [x, scale], axis=axis)
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16"])
+def test_rms_norm_has_the_type_of_its_scale(kind: str) -> None:
+    """An exact scale, so that only the result is rounded: to half a unit of its last digit."""
+    x, dtype = draw(1, 64, 512), ml_dtypes.bfloat16 if kind == "bfloat16" else np.dtype(kind)
+    scale = np.ones(512, dtype)
+    graph = GraphIR.from_onnx(
+        onnx.parser.parse_model(
+            f'<ir_version: 13, opset_import: ["": {OPSET}]> g '
+            f"(float[64,512] x, {_TEXT[kind]}[512] s)"
+            f" => ({_TEXT[kind]}[64,512] y) {{ y = RMSNormalization<epsilon = 1e-5>(x, s) }}"
+        )
+    )
+    y = zenith.compile(graph)(x, scale)
+    wide = x.astype(np.float64)
+    want = wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + np.float32(1e-5))
+    assert y.dtype == dtype
+    unit = 2.0**-22 if kind == "float64" else float(ml_dtypes.finfo(dtype).eps)
+    np.testing.assert_allclose(y.astype(np.float64), want, rtol=unit / 2 * 1.01, atol=1e-7)
 
 
 def test_group_and_instance_norm() -> None:

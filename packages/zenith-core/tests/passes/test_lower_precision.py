@@ -158,3 +158,15 @@ def test_a_used_mean_keeps_the_norm_in_float32(check) -> None:
         able=(NORM,),
     )
     assert text(graph)[0].startswith("LayerNormalization(float")
+
+
+def test_data_follow_the_scale_of_an_rms_norm(check) -> None:
+    """The result has the type of the scale, the data may have another: no kernel mixes the two."""
+    graph = lowered(
+        check,
+        "(float[B,4] x) => (float[B,3] y)",
+        "n = RMSNormalization(x, s) y = MatMul(n, w)",
+        weights(s=(4,), w=(4, 3)),
+        able=("RMSNormalization",),
+    )
+    assert "RMSNormalization(bfloat16, bfloat16) -> bfloat16" in text(graph)

@@ -106,6 +106,15 @@ def _open(ctx: Any, value: ir.Value, rank: int | None, dtype: ir.DataType | None
     ctx.set_shape_and_dtype(value, shape, dtype)
 
 
+@corrects("RMSNormalization")
+def _rms_norm(ctx: Any, node: ir.Node, own: _Rule) -> None:
+    """The result has the type of the scale, not that of the data."""
+    data, scale = node.inputs[:2]
+    if data is None or scale is None:
+        return own(ctx, node)
+    ctx.set_shape_and_dtype(node.outputs[0], data.shape, scale.dtype)
+
+
 @corrects("Squeeze")
 def _squeeze(ctx: Any, node: ir.Node, own: _Rule) -> None:
     """Without axes every axis of size 1 goes: how many these are, a named size leaves open."""

@@ -177,7 +177,8 @@ def _spread(able: dict[ir.Node, _Places], chosen: set[ir.Node]) -> None:
 def _places(node: ir.Node) -> _Places | None:
     """The float32 inputs and outputs of a node that share their type, None without any.
 
-    By the operator's schema; a fused operator's values all have one type. A node with a used
+    By the operator's schema; a fused operator's values all have one type. The first input counts
+    as sharing it: the result of RMSNormalization has the type of the scale. A node with a used
     float32 result of another type (the mean of a normalisation) is left alone.
     """
     if is_op(node, "Cast", "CastLike") or any(a.type in _GRAPHS for a in node.attributes.values()):
@@ -187,7 +188,7 @@ def _places(node: ir.Node) -> _Places | None:
     inputs = tuple(
         i
         for i, v in enumerate(node.inputs)
-        if v is not None and v.dtype == _WIDE and of_inputs[i] in of_outputs
+        if v is not None and v.dtype == _WIDE and (i == 0 or of_inputs[i] in of_outputs)
     )
     operands = {of_inputs[i] for i in inputs}
     outputs = tuple(i for i in wide if of_outputs[i] in operands)

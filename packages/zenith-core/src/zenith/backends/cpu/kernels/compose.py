@@ -30,10 +30,13 @@ def pointwise(
     e: Emit, build: Callable[..., Value], inputs: Sequence[Operand], output: Operand | None = None
 ) -> Operand:
     """One elementwise step: ``build(program, *values)`` over `inputs`, which broadcast to the
-    output's shape. Without an `output` the result is a temporary of the first input's shape."""
+    output's shape; the result is converted to its dtype. Without an `output` it is a temporary of
+    the first input's shape."""
     program = Program()
     values = [program.input(x.dtype) for x in inputs]
     result = build(program, *values)
+    if output is not None and output.dtype != result.dtype:
+        result = program.cast(result, output.dtype)
     program.finish([result])
     if output is None:
         output = e.temp(result.dtype, inputs[0].shape)
