@@ -429,7 +429,7 @@ def translate(op: OpView) -> tuple[Program, list[int | np.ndarray]]:
     else:
         results = _translate_body(program, op.body, given)
     for result, output in zip(results, op.outputs, strict=False):
-        if result.dtype != output.dtype:
+        if output.value.dtype is not None and result.dtype != output.dtype:
             raise Unsupported(f"it makes {result.dtype}, but {output.dtype} is declared")
     program.finish(results)
     position = {id(v): i for i, v in enumerate(given) if v is not None}
