@@ -65,6 +65,14 @@ UNARY: dict[str, tuple[Any, np.ndarray[Any, Any]]] = {
     "to int": (lambda x: x.astype(jnp.int32), UNIT * 100),
     "to bool": (lambda x: x.astype(bool), SPECIAL),
     "bits": (lambda x: lax.bitcast_convert_type(x, jnp.uint32), SPECIAL[:15]),
+    "bits in parts": (
+        lambda x: lax.bitcast_convert_type(x, jnp.int16),
+        SPECIAL[:15],
+    ),
+    "bits of parts": (
+        lambda x: lax.bitcast_convert_type(lax.bitcast_convert_type(x, jnp.uint8), jnp.uint32),
+        SPECIAL[:15],
+    ),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), SPECIAL[:13]),
     "gelu tanh": (lambda x: jax.nn.gelu(x), SPECIAL[:13]),
     "softplus": (jax.nn.softplus, SPECIAL),

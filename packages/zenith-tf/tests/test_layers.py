@@ -46,6 +46,13 @@ CASES: dict[str, tuple[tuple[int | None, ...], Any]] = {
     "upsampling bilinear": (IMAGE, lambda x: L.UpSampling2D(2, interpolation="bilinear")(x)),
     "resizing nearest": (IMAGE, lambda x: L.Resizing(5, 12, interpolation="nearest")(x)),
     "resizing bilinear": (IMAGE, lambda x: L.Resizing(5, 12)(x)),
+    "resizing lanczos": (IMAGE, lambda x: L.Resizing(5, 12, interpolation="lanczos3")(x)),
+    "resizing smoothed": (
+        IMAGE,
+        lambda x: L.Resizing(5, 12, interpolation="bicubic", antialias=True)(x),
+    ),
+    "spectrogram": ((64, 1), lambda x: L.STFTSpectrogram("log", 16, 8, 32)(x)),
+    "mel spectrogram": ((64,), lambda x: L.MelSpectrogram(32, 8, num_mel_bins=10)(x)),
     "cropping": (IMAGE, lambda x: L.Cropping2D(((1, 2), (0, 3)))(x)),
     "zero padding": (IMAGE, lambda x: L.ZeroPadding2D(2)(x)),
     "batch norm": (IMAGE, lambda x: L.BatchNormalization()(x)),
@@ -195,3 +202,18 @@ def test_what_layers_become() -> None:
     attention = kernels(check(functional(SEQUENCE, lambda v: L.MultiHeadAttention(2, 4)(v, v)), x))
     assert attention["Attention"] == 1 and "Softmax" not in attention
     assert kernels(check(functional(OPEN, L.LSTM(4)), x))["LSTM"] == 1
+
+
+@pytest.mark.parametrize("length", [6, None])
+@pytest.mark.parametrize("kind", ["multi-head", "grouped"])
+def test_causal_attention_is_one_kernel(kind: str, length: int | None) -> None:
+    def layer(x: Any) -> Any:
+        if kind == "grouped":
+            made = L.GroupQueryAttention(8, num_query_heads=4, num_key_value_heads=2)
+        else:
+            made = L.MultiHeadAttention(2, 8)
+        return made(x, x, use_causal_mask=True)
+
+    model = functional((length, 16), layer)
+    ran = kernels(check(model, RNG.normal(size=(2, 6, 16)).astype(np.float32)))
+    assert ran["Attention"] == 1 and not ran["Softmax"] and not ran["Tile"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -49,6 +50,18 @@ UNARY = """Abs Acos Asin Asinh Atan Atanh Ceil Cos Cosh Erf Erfc Exp Expm1 Floor
 BINARY = """AddV2 Sub Mul RealDiv Maximum Minimum Pow SquaredDifference DivNoNan MulNoNan Xdivy
     Xlogy Xlog1py
     FloorDiv FloorMod TruncateMod Mod Equal NotEqual Less LessEqual Greater GreaterEqual"""
+
+
+def definite(*shape: int) -> np.ndarray:
+    x = normal(*shape)
+    return x @ np.swapaxes(x, -1, -2) + 3 * np.eye(shape[-1], dtype=np.float32)
+
+
+def resized(old: tuple[int, int], new: tuple[int, int], method: str, **how: Any) -> Case:
+    name = f"{method} from {old} to {new} {how or ''}"
+    return name, lambda x: tf.image.resize(x, new, method, **how), (normal(1, *old, 2),)
+
+
 SIGNED = np.array([-3, 2, 5, -7], np.int32)
 FRACTIONS = np.array([-0.3, 0.2, 0.5, -0.7], np.float32)
 NEAR_ZERO = np.array([1e-6, -1e-6, 20, 0, 0.7], np.float32)
@@ -135,7 +148,47 @@ OPERATIONS: list[Case] = [
         )
         for n in ["sum", "max", "min", "prod"]
     ],
-    ("segment mean", lambda x: tf.math.segment_mean(x, [0, 0, 1, 2]), (normal(4, 3),)),
+    *[
+        (
+            f"sorted segment {n}, one empty",
+            lambda x, n=n: getattr(tf.math, f"segment_{n}")(x, [0, 0, 1, 3]),
+            (normal(4, 3),),
+        )
+        for n in ["sum", "mean", "max", "min", "prod"]
+    ],
+    *[
+        (
+            f"sparse segment {n}",
+            lambda x, n=n: (
+                getattr(tf.sparse, f"segment_{n}")(x, [0, 2, 1, 3], [0, 0, 1, 3]),
+                getattr(tf.sparse, f"segment_{n}")(x, [0, 2, 1], [0, 0, 2], num_segments=5),
+            ),
+            (normal(4, 3),),
+        )
+        for n in ["sum", "mean", "sqrt_n"]
+    ],
+    (
+        "bins",
+        lambda x, w: (
+            tf.math.bincount(x, w, minlength=4, maxlength=4),
+            tf.math.bincount(tf.reshape(x, [2, 5]), minlength=4, maxlength=4, axis=-1),
+            tf.math.bincount(
+                tf.reshape(x, [2, 5]), minlength=4, maxlength=4, axis=-1, binary_output=True
+            ),
+            tf.histogram_fixed_width(w, [-1.0, 1.0], 5),
+        ),
+        (whole(10, low=0, high=5), normal(10)),
+    ),
+    (
+        "selection",
+        lambda x, i, y: (
+            tf.math.in_top_k(i, x, 2),
+            raw.NthElement(input=x, n=1),
+            *tf.math.approx_max_k(x, 2),
+            *raw.ListDiff(x=i, y=y),
+        ),
+        (normal(4, 5), whole(4, low=0, high=5), whole(2, low=0, high=5)),
+    ),
     ("roll", lambda x: tf.reverse(tf.roll(x, 2, 1), [0]), (normal(3, 4),)),
     (
         "reverse sequence",
@@ -145,8 +198,86 @@ OPERATIONS: list[Case] = [
     ("diagonal", lambda x: (tf.linalg.diag_part(x), tf.linalg.trace(x)), (normal(2, 4, 3),)),
     ("to diagonal", tf.linalg.diag, (normal(3, 4),)),
     ("set diagonal", tf.linalg.set_diag, (normal(2, 3, 3), normal(2, 3))),
-    ("band", lambda x: tf.linalg.band_part(x, 1, 0), (normal(4, 4),)),
-    ("determinant", tf.linalg.det, (normal(3, 3),)),
+    *[
+        (
+            f"band {low} {high}",
+            lambda x, k=(low, high): tf.linalg.band_part(x, *k),
+            (normal(2, 4, 5),),
+        )
+        for low, high in [(1, 0), (-1, 1), (0, -1), (-1, -1)]
+    ],
+    *[
+        (
+            f"diagonals {k}",
+            lambda x, k=k: (
+                tf.linalg.diag_part(x, k=k, padding_value=3.0),
+                tf.linalg.set_diag(x, tf.linalg.diag_part(x * 2, k=k), k=k),
+            ),
+            (normal(2, 4, 5),),
+        )
+        for k in (1, -2, (-1, 1), (-2, 0))
+    ],
+    (
+        "tensor diagonal",
+        lambda x: tf.linalg.tensor_diag_part(tf.linalg.tensor_diag(x)),
+        (normal(3),),
+    ),
+    (
+        "determinant",
+        lambda x: (tf.linalg.det(x), *tf.linalg.slogdet(x)),
+        (normal(2, 3, 3),),
+    ),
+    (
+        "factors",
+        lambda x: (
+            tf.linalg.cholesky(x),
+            *tf.linalg.qr(x[:, :, :3]),
+            *tf.linalg.qr(x[0, :, :3], full_matrices=True),
+            *tf.linalg.lu(x),
+        ),
+        (definite(2, 4, 4),),
+    ),
+    (
+        "solvers",
+        lambda a, x: (
+            tf.linalg.inv(a),
+            tf.linalg.solve(a, x),
+            tf.linalg.solve(a, x, adjoint=True),
+            tf.linalg.triangular_solve(a, x),
+            tf.linalg.triangular_solve(a, x, lower=False, adjoint=True),
+            tf.linalg.cholesky_solve(tf.linalg.cholesky(a), x),
+        ),
+        (definite(2, 4, 4), normal(2, 4, 3)),
+    ),
+    ("solver in a branch", tf.linalg.expm, (unit(3, 3),)),
+    (
+        "rows of diagonals",
+        lambda d, x: tf.linalg.tridiagonal_matmul(d, x, diagonals_format="compact"),
+        (normal(3, 5), normal(5, 2)),
+    ),
+    ("cross", tf.linalg.cross, (normal(2, 3), normal(2, 3))),
+    *[
+        (
+            f"running products {e} {r}",
+            lambda x, e=e, r=r: (
+                tf.math.cumprod(x, -1, e, r),
+                tf.math.cumulative_logsumexp(x, 0, e, r),
+            ),
+            (normal(3, 4),),
+        )
+        for e in (False, True)
+        for r in (False, True)
+    ],
+    (
+        "bits",
+        lambda x: (
+            tf.bitcast(x, tf.int32),
+            tf.bitcast(x, tf.uint16),
+            tf.bitcast(tf.bitcast(x, tf.uint8), tf.float32),
+        ),
+        (normal(3, 4),),
+    ),
+    ("bits of a place", lambda x: keras.ops.argmax(x, 1), (np.float32([[0, -0.0], [-1, -1]]),)),
     ("one hot", lambda i: tf.one_hot(i, 5, 2.0, -1.0), (whole(3, low=0, high=5),)),
     *[
         (f"pad {mode}", lambda x, m=mode: tf.pad(x, [[1, 0], [0, 2]], m), (normal(3, 4),))
@@ -190,6 +321,43 @@ OPERATIONS: list[Case] = [
         )
         for method in ("nearest", "bilinear")
     ],
+    *[
+        resized((6, 7), new, method, **how)
+        for method, how in [
+            ("bicubic", {}),
+            ("area", {}),
+            ("bilinear", {"antialias": True}),
+            ("bicubic", {"antialias": True}),
+            ("lanczos3", {}),
+            ("lanczos5", {"antialias": True}),
+            ("gaussian", {}),
+            ("mitchellcubic", {"antialias": True}),
+        ]
+        for new in [(13, 3), (4, 7)]
+    ],
+    *[
+        (
+            f"crops, {method}",
+            lambda x, m=method: (
+                tf.image.crop_and_resize(
+                    x, [[0.1, 0.2, 0.8, 0.9], [-0.2, 0.1, 1.3, 0.5]], [1, 0], [4, 5], m, -7.0
+                ),
+                tf.image.crop_and_resize(x, [[0.1, 0.2, 0.8, 0.9]], [1], [1, 1], m),
+            ),
+            (normal(2, 6, 7, 3),),
+        )
+        for method in ("bilinear", "nearest")
+    ],
+    (
+        "colours",
+        lambda x: (
+            tf.image.rgb_to_hsv(x),
+            tf.image.hsv_to_rgb(x),
+            tf.image.adjust_hue(x, 0.3),
+            tf.image.adjust_saturation(x, 1.7),
+        ),
+        (np.concatenate([unit(1, 4, 4, 3), np.full((1, 1, 4, 3), 0.5, np.float32)], 1),),
+    ),
     (
         "resize of TensorFlow 1",
         lambda x: (
@@ -224,6 +392,43 @@ OPERATIONS: list[Case] = [
     ),
     ("map", lambda x: tf.map_fn(lambda row: row * tf.reduce_sum(row), x), (normal(6, 3),)),
     ("spectrum", lambda x: tf.abs(tf.signal.rfft(x)), (normal(2, 8),)),
+    (
+        "spectra",
+        lambda x: (
+            tf.signal.rfft(x),
+            tf.signal.rfft(x, [5]),
+            tf.signal.rfft(x, [10]),
+            tf.signal.irfft(tf.signal.rfft(x), [7]),
+            tf.signal.irfft2d(tf.signal.rfft2d(x)),
+            tf.signal.dct(x),
+            tf.signal.idct(x, norm="ortho"),
+            tf.math.imag(tf.signal.ifft2d(tf.complex(x, 2 * x))),
+        ),
+        (normal(2, 4, 8),),
+    ),
+    (
+        "a spectrogram and back",
+        lambda x: (
+            tf.signal.inverse_stft(tf.signal.stft(x, 16, 8), 16, 8),
+            tf.math.angle(tf.signal.stft(x, 16, 8)),
+            tf.signal.mfccs_from_log_mel_spectrograms(
+                tf.math.log(tf.abs(tf.signal.stft(x, 16, 8, pad_end=True)) + 0.1)
+            ),
+        ),
+        (normal(2, 64),),
+    ),
+    (
+        "complex arithmetic",
+        lambda x, y, z: (
+            tf.exp(tf.complex(x, y)) / tf.math.conj(tf.complex(y, x)),
+            tf.math.log(z) - tf.cast(x, tf.complex64),
+            tf.matmul(z, tf.transpose(z), adjoint_a=True),
+            tf.math.reciprocal(z) * z[::-1],
+            tf.concat([z, tf.zeros_like(z)], 1),
+            tf.math.angle(tf.complex([-2.0, 0.0, 0.0], [1.0, -1.0, 0.0])),
+        ),
+        (normal(3, 3), normal(3, 3), (normal(3, 3) + 1j * normal(3, 3)).astype(np.complex64)),
+    ),
     ("float64", lambda x: tf.sqrt(x) @ tf.transpose(x), (unit(3, 4).astype(np.float64),)),
     ("float16", lambda x: x * 2 + 1, (unit(3, 4).astype(np.float16),)),
     ("int64", lambda x: x * 2 + 1, (whole(3, 4).astype(np.int64),)),

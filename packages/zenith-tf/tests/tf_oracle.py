@@ -28,7 +28,8 @@ def assert_same(expected: Any, found: Any, close: float = 1e-4) -> None:
     for a, b in zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True):
         assert isinstance(b, tf.Tensor)
         assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, b.dtype, a.shape, b.shape)
-        got, want = (np.asarray(t).astype(np.float64) for t in (b, a))
+        wide = np.complex128 if a.dtype.is_complex else np.float64
+        got, want = (np.asarray(t).astype(wide) for t in (b, a))
         np.testing.assert_allclose(got, want, close, close)
 
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -24,14 +25,30 @@ inline void relax() {
 #endif
 }
 
-// Note [Pool ticket]: one 64-bit word says everything a worker must know before it may touch a
-// region: epoch (24 bits), how many workers may take part (8), tasks not yet claimed (32). A worker
-// claims a task by compare-and-swap; since the epoch is part of the word, a worker that comes late
-// can never claim from a region it did not see. fn, ctx and tasks are read only after a claim, and
-// the region cannot end before every claimed task has been counted in done_.
+// Note [Pool ticket]: every worker has a range of the tasks of a region, in one 64-bit word: epoch
+// (24 bits), the next one (20), the end (20). Its owner takes tasks from the front, and when it has
+// none left, from the back of the others' ranges. So the same part of the tasks goes to the same
+// core in one region after the other, and finds in its cache what it wrote there, unless a core is
+// late. All by compare-and-swap; since the epoch is part of the word, a worker that comes late can
+// never claim from a region it did not see, and one that does not take part keeps a word of an old
+// region. fn, ctx and tasks are read only after a claim, and the region cannot end before every
+// claimed task has been counted in done_.
+struct Ticket {
+  static constexpr uint64_t kMost = (uint64_t{1} << 20) - 1;
+
+  uint64_t word;
+
+  static Ticket of(uint64_t epoch, uint64_t next, uint64_t end) {
+    return {epoch << 40 | next << 20 | end};
+  }
+  uint64_t epoch() const { return word >> 40; }
+  uint64_t next() const { return word >> 20 & kMost; }
+  uint64_t end() const { return word & kMost; }
+};
+
 class Pool {
  public:
-  explicit Pool(int threads) : size_(threads) {
+  explicit Pool(int threads) : size_(threads), workers_(new Worker[static_cast<size_t>(threads)]) {
     for (int worker = 1; worker < size_; ++worker) {
       std::thread([this, worker] { work(worker); }).detach();
     }
@@ -41,20 +58,30 @@ class Pool {
 
   void run(int64_t tasks, TaskFn fn, void* ctx, int threads) {
     std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
-    if (!lock.owns_lock() || tasks > UINT32_MAX) {
+    if (!lock.owns_lock()) {
       for (int64_t task = 0; task < tasks; ++task) fn(ctx, task, 0);
       return;
     }
     fn_ = fn;
     ctx_ = ctx;
     tasks_ = tasks;
+    each_ = (tasks - 1) / static_cast<int64_t>(Ticket::kMost) + 1;
+    const int workers = std::min(threads, size_);
+    threads_ = workers;
     done_.store(0, std::memory_order_relaxed);
     epoch_ = (epoch_ + 1) & 0xffffff;
-    ticket_.store(epoch_ << 40 | static_cast<uint64_t>(threads) << 32 |
-                  static_cast<uint64_t>(tasks));
-    if (parked_.load() > 0) ticket_.notify_all();
-    claim(0);
-    for (int spins = 0; done_.load(std::memory_order_acquire) != tasks; ++spins) {
+    const int64_t claims = (tasks - 1) / each_ + 1;
+    uint64_t begin = 0;
+    for (int worker = 0; worker < workers; ++worker) {
+      const auto end = static_cast<uint64_t>((claims * (worker + 1) + workers - 1) / workers);
+      workers_[worker].ticket.store(Ticket::of(epoch_, begin, end).word);
+      begin = end;
+    }
+    for (int worker = 1; worker < workers; ++worker) {
+      if (workers_[worker].parked.load()) workers_[worker].ticket.notify_all();
+    }
+    claim(0, epoch_);
+    for (int spins = 0; done_.load(std::memory_order_acquire) != claims; ++spins) {
       if (spins < 4000) {
         relax();
       } else {
@@ -64,47 +91,73 @@ class Pool {
   }
 
  private:
-  // Runs tasks of the current region until none is left.
-  void claim(int worker) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while ((ticket & UINT32_MAX) != 0 && worker < static_cast<int>(ticket >> 32 & 0xff)) {
-      if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-      fn_(ctx_, tasks_ - static_cast<int64_t>(ticket & UINT32_MAX), worker);
-      done_.fetch_add(1, std::memory_order_release);
-      ticket = ticket_.load(std::memory_order_acquire);
+  struct alignas(64) Worker {
+    std::atomic<uint64_t> ticket{0};
+    std::atomic<bool> parked{false};
+  };
+
+  // Runs tasks of a region until none is left.
+  void claim(int worker, uint64_t epoch) {
+    while (take<true>(worker, worker, epoch)) {
+    }
+    // threads_ is that of a later region, if this one has ended; no word has the epoch then.
+    const int others = threads_.load(std::memory_order_relaxed);
+    for (int i = 1; i < others; ++i) {
+      while (take<false>((worker + i) % others, worker, epoch)) {
+      }
     }
   }
 
+  // One task of `owner`, if it has one left.
+  template <bool kFront>
+  bool take(int owner, int worker, uint64_t epoch) {
+    std::atomic<uint64_t>& word = workers_[owner].ticket;
+    Ticket now{word.load(std::memory_order_acquire)};
+    while (now.epoch() == epoch && now.next() < now.end()) {
+      const uint64_t claimed = kFront ? now.next() : now.end() - 1;
+      const Ticket left = kFront ? Ticket::of(epoch, now.next() + 1, now.end())
+                                 : Ticket::of(epoch, now.next(), now.end() - 1);
+      if (!word.compare_exchange_weak(now.word, left.word, std::memory_order_acq_rel)) continue;
+      const int64_t first = static_cast<int64_t>(claimed) * each_;
+      const int64_t last = std::min(tasks_, first + each_);
+      for (int64_t task = first; task < last; ++task) fn_(ctx_, task, worker);
+      done_.fetch_add(1, std::memory_order_release);
+      return true;
+    }
+    return false;
+  }
+
   void work(int worker) {
+    Worker& own = workers_[worker];
     uint64_t seen = 0;
     for (;;) {
-      uint64_t ticket = ticket_.load(std::memory_order_acquire);
-      for (int spins = 0; ticket >> 40 == seen >> 40; ++spins) {
+      Ticket ticket{own.ticket.load(std::memory_order_acquire)};
+      for (int spins = 0; ticket.epoch() == seen; ++spins) {
         if (spins < 2000) {
           relax();
         } else if (spins < 4000) {
           sched_yield();
         } else {
-          parked_.fetch_add(1);
-          ticket_.wait(ticket);
-          parked_.fetch_sub(1);
+          own.parked.store(true);
+          own.ticket.wait(ticket.word);
+          own.parked.store(false);
         }
-        ticket = ticket_.load(std::memory_order_acquire);
+        ticket.word = own.ticket.load(std::memory_order_acquire);
       }
-      seen = ticket;
-      claim(worker);
+      seen = ticket.epoch();
+      claim(worker, seen);
     }
   }
 
   const int size_;
+  const std::unique_ptr<Worker[]> workers_;
   std::mutex busy_;
   uint64_t epoch_ = 0;
   TaskFn fn_ = nullptr;
   void* ctx_ = nullptr;
-  int64_t tasks_ = 0;
-  alignas(64) std::atomic<uint64_t> ticket_{0};
+  int64_t tasks_ = 0, each_ = 1;  // in all; of a claim
+  std::atomic<int> threads_{0};
   alignas(64) std::atomic<int64_t> done_{0};
-  alignas(64) std::atomic<int> parked_{0};
 };
 
 std::atomic<Pool*> g_pool{nullptr};

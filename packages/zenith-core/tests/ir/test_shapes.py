@@ -66,6 +66,18 @@ def test_branches_of_different_ranks_have_no_rank() -> None:
     assert shapes(text) == {"y": None}
 
 
+def test_a_slice_to_the_end_however_it_is_written() -> None:
+    text = """g (float[N, 8] x) => (y, z) {
+        axes = Constant <value = int64[1] {0}> ()
+        zero = Constant <value = int64[1] {0}> ()
+        two = Constant <value = int64[1] {2}> ()
+        end = Constant <value = int64[1] {1000000000}> ()
+        y = Slice (x, zero, end, axes)
+        z = Slice (x, two, end, axes)
+    }"""
+    assert shapes(text) == {"y": ["N", 8], "z": ["Max(0, N - 2)", 8]}
+
+
 def test_windows_padded_to_the_same_size_round_up() -> None:
     """Pooling as convolution; and what is written of a rounded size can be read again."""
     text = """g (float[N, 3, H, 9] x, float[3, 3, 2, 2] w) => (a, p, c, n) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -41,35 +42,45 @@ BLOCKS = {
 }
 
 
-def _run(block: Block, isa: str, threads: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel's result and the float64 one, NCHW."""
-    rng = np.random.default_rng(seed)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+TOLERANCES = {"f32": 1e-5, "bf16": 2e-2}  # of the largest error, over the results' rms
+
+
+def _native_of(a: np.ndarray) -> np.ndarray:
+    return a.view(np.uint16) if a.dtype == BF16 else a
+
+
+def _run(kind: str, block: Block, isa: str, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel's result and the float64 one of the same operands, NCHW."""
+    rng = np.random.default_rng(0)
+    dtype = BF16 if kind == "bf16" else np.dtype(np.float32)
     n, c, height, width = block.x
     weights = [(block.expanded, c, 1, 1), (block.expanded, 1, block.kernel, block.kernel)]
     weights.append((block.m, block.expanded, 1, 1))
-    packers = ["conv_weights_f32", "conv_depthwise_weights_f32", "conv_weights_f32"]
+    packers = [f"conv_{name}_{kind}" for name in ("weights", "depthwise_weights", "weights")]
+    packing = {"group": 1} | ({"column_dilation": 1} if kind == "bf16" else {})
     groups, pad = (1, block.expanded, 1), block.kernel // 2
-    x = rng.standard_normal(block.x, dtype=np.float32)
-    y, packed, operands = torch.from_numpy(x).double(), [], []
+    x = rng.standard_normal(block.x).astype(dtype)
+    y, packed, operands = torch.from_numpy(x.astype(np.float64)), [], []
     for shape, packer, group, epilogue in zip(
         weights, packers, groups, block.epilogues, strict=True
     ):
-        w = rng.standard_normal(shape, dtype=np.float32) / np.float32(np.prod(shape[1:]) ** 0.5)
-        packed.append(_native.pack(isa, packer, w, {} if group > 1 else {"group": 1}))
+        w = (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(dtype)
+        packed.append(_native.pack(isa, packer, _native_of(w), {} if group > 1 else packing))
         stride, padding = (block.stride, pad) if group > 1 else (1, 0)
         y = torch.nn.functional.conv2d(
-            y, torch.from_numpy(w).double(), stride=stride, padding=padding, groups=group
+            y, torch.from_numpy(w.astype(np.float64)), stride=stride, padding=padding, groups=group
         )
         for step in epilogue.split(".") if epilogue else []:
             if step in FUNCTIONS:
                 y = FUNCTIONS[step](y)
                 continue
             shape = (len(w),) if step == "bias" else tuple(y.shape)
-            operand = rng.standard_normal(shape, dtype=np.float32)
-            other = torch.from_numpy(operand).double()
+            operand = rng.standard_normal(shape).astype(dtype)
+            other = torch.from_numpy(operand.astype(np.float64))
             y = y + (other.reshape(1, -1, 1, 1) if step == "bias" else other)
             operands.append(operand if step == "bias" else _pixels(operand))
-    memory = np.full(y.numel() + 32, 777.0, np.float32)
+    memory = np.full(y.numel() + 32, 777.0, dtype)
     result = memory[16:-16].reshape(n, y.shape[2], y.shape[3], block.m)
     params = {
         "kernel_shape": [block.kernel] * 2,
@@ -80,10 +91,12 @@ def _run(block: Block, isa: str, threads: int, seed: int = 0) -> tuple[np.ndarra
         "depthwise_epilogue": epilogue_codes(block.epilogues[1]),
         "epilogue": epilogue_codes(block.epilogues[2]),
     }
-    inputs = [_pixels(x), *packed, *operands]
-    _native.call(isa, "conv_bottleneck_f32", inputs, [result], params, threads=threads)
-    assert (memory[:16] == 777).all() and (memory[-16:] == 777).all()
-    return result.transpose(0, 3, 1, 2), y.numpy()
+    inputs = [_native_of(a) for a in (_pixels(x), *packed, *operands)]
+    kernel = f"conv_bottleneck_{kind}"
+    _native.call(isa, kernel, inputs, [_native_of(result)], params, threads=threads)
+    edge = np.full(16, 777.0, dtype)
+    assert (memory[:16] == edge).all() and (memory[-16:] == edge).all()
+    return result.astype(np.float64).transpose(0, 3, 1, 2), y.numpy()
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
@@ -92,12 +105,14 @@ def _pixels(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_bottleneck(isa: str, name: str) -> None:
+@pytest.mark.parametrize("kind", TOLERANCES)
+def test_bottleneck(kind: str, isa: str, name: str) -> None:
     """Also: how the rows are cut changes no bit."""
     block = BLOCKS[name]
-    alone, exact = _run(block, isa, 1)
+    alone, exact = _run(kind, block, isa, 1)
     assert alone.shape == exact.shape
     if exact.size:
-        assert np.abs(alone - exact).max() / np.sqrt(np.mean(exact**2)) < 1e-5
+        error = np.abs(alone - exact).max() / np.sqrt(np.mean(exact**2))
+        assert error < TOLERANCES[kind]
     for threads in (2, 5):
-        np.testing.assert_array_equal(_run(block, isa, threads)[0], alone)
+        np.testing.assert_array_equal(_run(kind, block, isa, threads)[0], alone)

@@ -175,6 +175,10 @@ CONVS = [  # channels, outputs, group, kernel, stride, pads, dilation, size
     (24, 16, 1, (1, 1), 2, 0, 1, (7, 7)),
     (3, 17, 1, (7, 7), 2, 3, 1, (15, 13)),
     (16, 33, 1, (3, 3), 1, 1, 1, (9, 6)),
+    (64, 33, 1, (3, 3), 1, 1, 1, (7, 7)),  # tiles go from line to line
+    (16, 8, 1, (1, 1), 1, 0, 1, (13, 11)),  # reads of the last rows would leave x
+    (40, 70, 1, (1, 1), 2, 0, 1, (14, 14)),
+    (20, 10, 2, (3, 3), 2, 1, 1, (40, 37)),  # several blocks of lines
     (8, 8, 2, (3, 3), 1, 2, 2, (9, 9)),
     (12, 6, 3, (3, 1), 1, 1, 1, (5, 5)),
     (5, 5, 5, (3, 3), 1, 1, 1, (6, 9)),
@@ -263,8 +267,8 @@ def test_empty(shape: tuple[int, int]) -> None:
 def test_weights_can_be_unpacked() -> None:
     for isa in ISAS:
         for shape, packer, params in [
-            ((37, 50), "int8_weights", {"group": 1}),
-            ((12, 5, 3, 2), "int8_weights", {"group": 3}),
+            ((37, 50), "int8_weights", {"group": 1, "column_dilation": 1}),
+            ((12, 5, 3, 2), "int8_weights", {"group": 3, "column_dilation": 2}),
             ((19, 1, 3, 5), "depthwise_int8_weights", {}),
         ]:
             w = integers("int8", *shape)

@@ -81,8 +81,9 @@ def test_max_counts_columns_first(make_row: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "float64"])
-def test_max_of_types(make_row: Callable[..., Any], dtype: str) -> None:
-    x = _draw(2, 19, 8, 7, dtype=dtype)
+@pytest.mark.parametrize("channels", [3, 19, 150])
+def test_max_of_types(make_row: Callable[..., Any], dtype: str, channels: int) -> None:
+    x = _draw(2, channels, 8, 7, dtype=dtype)
     kw: dict[str, Any] = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 1, 1, 0]}
     row = make_row(ROWS["max_pool_any"], "MaxPool", [x], **kw)
     _check(row, *row.expected())

@@ -79,6 +79,34 @@ def test_identities_stay(check: Check, body: str) -> None:
     assert check.ops(check(["identities", "dce"], X + CONSTANTS, body)) == before
 
 
+def test_what_is_broadcast_anyway(check: Check) -> None:
+    sizes = "<int64[3] s = {2,3,4}, int64[3] r = {1,3,1}, bool yes = {1}, float low = {-7}>"
+    body = "e = Expand(yes, s) a = And(e, m) w = Where(a, x, low) y = Neg(w)"
+    g = check(["identities", "dce"], "(float[2,3,4] x, bool[3,4] m) => (y)" + sizes, body)
+    assert check.ops(g) == ["Where", "Neg"]
+    body = "e = Expand(m, s) w = Where(e, x, low) y = Neg(w)"
+    g = check(["identities", "dce"], "(float[3,4] x, bool[3,4] m) => (y)" + sizes, body)
+    assert check.ops(g) == ["Expand", "Where", "Neg"], "the condition gives an axis"
+    g = check("identities", "(float[2,1,4] x) => (y)" + sizes, "t = Tile(x, r) y = Neg(t)")
+    assert check.ops(g) == ["Expand", "Neg"]
+    g = check("identities", "(float[2,3,4] x) => (y)" + sizes, "t = Tile(x, r) y = Neg(t)")
+    assert check.ops(g) == ["Tile", "Neg"], "elements are written more than once"
+
+
+def test_shapes_are_read_of_inputs(check: Check) -> None:
+    signature = "(float[B,S,4] x) => (y, z)"
+    body = """a = Relu(x) t = Transpose<perm = [2,1,0]>(a) z = Exp(t)
+              s = Shape<start = 0, end = 2>(z) y = Cast<to = 1>(s)"""
+    g = check(["identities", "dce"], signature, body)
+    assert sorted(check.ops(g)) == sorted(["Relu", "Transpose", "Exp", "Shape", "Concat", "Cast"])
+    (shape,) = (n for n in g.nodes if n.op_type == "Shape")
+    assert shape.inputs[0] is g.inputs[0] and shape.attributes["start"].value == 1
+    signature = "(float[B,4] x) => (y)"
+    body = "a = NonZero(x) s = Shape(a) y = Cast<to = 1>(s)"
+    g = check("identities", signature, body)
+    assert check.ops(g) == ["NonZero", "Shape", "Cast"], "no input has that size"
+
+
 def test_views_merge(check: Check) -> None:
     perm = "a = Transpose<perm = [1,2,0]>(x) b = Transpose<perm = [1,0,2]>(a) y = Relu(b)"
     g = check("identities", "(float[B,3,4] x) => (y)", perm)

@@ -335,6 +335,9 @@ def test_attention(check: Check, mask: str, more: str) -> None:
         """qs = Mul(q, q4) kt = Transpose<perm = [0,1,3,2]>(k) ks = Mul(q4, kt) s = MatMul(qs, ks)
            p = Softmax<axis = 3>(s) y = MatMul(p, v)""",
         """kt = Transpose<perm = [0,1,3,2]>(k) s = MatMul(q, kt) p = Softmax(s) y = MatMul(p, v)""",
+        """h = Transpose<perm = [0,2,1,3]>(q) hs = Div(h, eight)
+           qs = Transpose<perm = [0,2,1,3]>(hs) kt = Transpose<perm = [0,1,3,2]>(k)
+           s = MatMul(qs, kt) p = Softmax(s) y = MatMul(p, v)""",
     ],
 )
 def test_attention_scales(check: Check, body: str) -> None:

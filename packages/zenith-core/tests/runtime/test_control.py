@@ -116,6 +116,21 @@ def test_scan_axes_and_directions(graph_of: Any, array: Any) -> None:
     np.testing.assert_allclose(ys, np.stack(outs[::-1], 1), rtol=1e-6)
 
 
+def test_a_state_that_starts_as_a_repeated_constant(graph_of: Any, array: Any) -> None:
+    body = """
+        start = Constant<value = float[4] {0.0, 1.0, 2.0, 3.0}>()
+        sizes = Constant<value = int64[2] {2, 1}>()
+        first = Expand(start, sizes)
+        h = Scan <num_scan_inputs = 1,
+            body = step (float[2,4] s, float[2,4] v) => (t) {
+                t = Add(s, v)
+            }>(first, x)
+    """
+    x = array(3, 2, 4)
+    compiled = zenith.compile(graph_of("(float[3,2,4] x) => (h)", body), fallback="error")
+    np.testing.assert_allclose(compiled(x), np.arange(4) + x.sum(0), rtol=1e-6)
+
+
 def test_nested_loops_with_weights(graph_of: Any, array: Any) -> None:
     body = """
         t = Constant<value = bool {1}>()

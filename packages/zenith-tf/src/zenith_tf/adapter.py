@@ -51,6 +51,7 @@ def import_model(
         frozen.output,
         [str(v.name) for v in imported.graph.outputs],
         convert=source.keras,
+        spectra=frozen.spectra,
     )
     return ImportedModel(imported.graph, signature, imported.ranges)
 

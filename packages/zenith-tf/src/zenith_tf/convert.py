@@ -26,8 +26,10 @@ from tf2onnx.optimizer.loop_optimizer import LoopOptimizer
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
 from zenith.errors import CompilationError, UnsupportedOperationError
+from zenith_tf.complexes import complex_splitter
 from zenith_tf.freeze import Frozen
-from zenith_tf.handlers import HANDLERS
+from zenith_tf.functions import Functions
+from zenith_tf.handlers import handlers, refuse_forms
 
 __all__ = ["TF2ONNX_OPSET", "to_onnx"]
 
@@ -92,6 +94,7 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
     outputs = [tensor for tensor, _ in frozen.outputs]
     renamed = dict(zip(inputs, input_names, strict=True))
     renamed.update(frozen.outputs)
+    functions = Functions()
     operations = {node.name: node.op for node in _all_nodes(frozen.graph)}
     with (
         _lock,
@@ -106,7 +109,8 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
                 graph,
                 continue_on_error=True,
                 opset=TF2ONNX_OPSET,
-                custom_op_handlers=HANDLERS,
+                custom_rewriter=[refuse_forms, complex_splitter(functions)],
+                custom_op_handlers=handlers(functions),
                 input_names=inputs,
                 output_names=outputs,
                 tensors_to_rename=renamed,
@@ -120,6 +124,7 @@ def to_onnx(frozen: Frozen, input_names: Sequence[str]) -> onnx.ModelProto:
         converted = optimizer.optimize_graph(converted, False, optimizers=_OPTIMIZERS)
         problems.check()
         model: onnx.ModelProto = converted.make_model("zenith-tf")
+    functions.go_with(model)
     return model
 
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from zenith_tf.complexes import OPERATIONS
 from zenith_tf.convert import TF2ONNX_OPSET
 from zenith_tf.handlers import GAPS, REPLACED
 
 __all__ = ["coverage", "markdown"]
+
+_HOW = ("tf2onnx", "own", "corrected", "of complex numbers")
 
 _HEAD = """# TensorFlow operations
 
@@ -17,24 +20,28 @@ and freezes a model, and these are the operations the frozen graph may hold:
 
 - **tf2onnx**: converted by the handler of tf2onnx
 - **own**: tf2onnx has no handler; `zenith_tf.handlers` has
+- **of complex numbers**: `zenith_tf.complexes` has it, for these only
 - **corrected**: tf2onnx has one, but in some cases its result is not TensorFlow's (integer division
   rounds to zero, a NaN that `tf.where` does not choose comes through, scattered duplicates are
-  lost, a resized image misses a row); `zenith_tf.handlers` replaces it
+  lost, a resized image misses a row, a segment without data is not 0); `zenith_tf.handlers`
+  replaces it
 
 Any other operation is an `UnsupportedOperationError` that names all of them with their layers. A
 handler of tf2onnx may also decline a form of its operation; that is the same error. Loops are known
 in the forms of Keras' recurrent layers, `tf.while_loop`, `tf.map_fn`, `tf.foldl` and `tf.scan` with
 an initializer, branches as `tf.cond`, `tf.case` and `tf.switch_case`. A `tf.TensorArray` must be
 written row after row, all of it, in one loop; `tf.scan` in reverse or without an initializer does
-otherwise and is such an error. No operation on strings, ragged or sparse tensors is known, and of
-complex numbers only spectra whose absolute value is taken. A variable that the call changes is an
-error, as a constant has its place.
+otherwise and is such an error. No operation on strings is known; ragged tensors are, where they
+become dense ones inside the model. Inputs and results may be complex; inside, a complex tensor is
+two real ones, and an operation that has no rule for that is such an error. What TensorFlow raises
+for while it runs (a matrix that is singular or not positive definite) is infinite or NaN. A
+variable that the call changes is an error, as a constant has its place.
 
 """
 
 
 def coverage() -> dict[str, str]:
-    """Operation -> "tf2onnx", "own" or "corrected", in alphabetical order."""
+    """Operation -> "tf2onnx", "own", "corrected" or "of complex numbers", in alphabetical order."""
     import tf2onnx.tfonnx  # noqa: F401  its import registers the handlers
     from tf2onnx import constants, handler
 
@@ -45,13 +52,15 @@ def coverage() -> dict[str, str]:
                 found[name] = "tf2onnx"
     found.update(dict.fromkeys(GAPS, "own"))
     found.update(dict.fromkeys(REPLACED, "corrected"))
+    for name in OPERATIONS - found.keys():
+        found[name] = "of complex numbers"
     return dict(sorted(found.items()))
 
 
 def markdown() -> str:
     """The page docs/TENSORFLOW.md."""
     rows = coverage()
-    counts = {how: list(rows.values()).count(how) for how in ("tf2onnx", "own", "corrected")}
+    counts = {how: list(rows.values()).count(how) for how in _HOW}
     lines = [
         f"{len(rows)} operations: "
         + ", ".join(f"{count} {how}" for how, count in counts.items())

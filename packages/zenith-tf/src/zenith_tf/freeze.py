@@ -27,12 +27,14 @@ _STRING_KINDS = (tf.string, tf.variant, tf.resource)
 @dataclass(frozen=True)
 class Frozen:
     """graph: the frozen graph. inputs: tensor names, one per leaf. outputs: tensor names, with
-    their names for the user. output: the template of the result."""
+    their names for the user. output: the template of the result. At the edges a complex tensor is a
+    real one whose last axis has both parts: `spectra` are the places of such results."""
 
     graph: Any
     inputs: list[str]
     outputs: list[tuple[str, str]]
     output: Any
+    spectra: frozenset[int]
 
 
 def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.TensorSpec]]) -> Frozen:
@@ -52,11 +54,13 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
             )
     template: Any = None
     names: list[str] = []
+    spectra: frozenset[int] = frozenset()
 
     def flat(*tensors: Any) -> Any:
-        nonlocal template, names
+        nonlocal template, names, spectra
         found: list[tuple[str, Any]] = []
-        result = run(list(tensors))
+        pairs = zip(tensors, leaves, strict=True)
+        result = run([_complex(t) if spec.dtype.is_complex else t for t, (_, spec) in pairs])
         template = make_template(result, lambda v: tf.is_tensor(v), found, "")
         for name, value in found:
             if not isinstance(value, tf.Tensor | tf.Variable):
@@ -66,11 +70,12 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
                     next="return dense tensors",
                 )
         names = _output_names([name for name, _ in found], {name for name, _ in leaves})
-        return [tf.identity(value, name=f"zenith_output_{i}") for i, (_, value) in enumerate(found)]
+        values = [value for _, value in found]
+        spectra = frozenset(i for i, value in enumerate(values) if value.dtype.is_complex)
+        values = [_parts(value) if value.dtype.is_complex else value for value in values]
+        return [tf.identity(value, name=f"zenith_output_{i}") for i, value in enumerate(values)]
 
-    specs = [
-        tf.TensorSpec(s.shape, s.dtype, f"zenith_input_{i}") for i, (_, s) in enumerate(leaves)
-    ]
+    specs = [_edge(spec, f"zenith_input_{i}") for i, (_, spec) in enumerate(leaves)]
     function = tf.function(flat, autograph=False).get_concrete_function(*specs)
     if not names:
         raise ValidationError("the model returns no tensor")
@@ -85,7 +90,21 @@ def freeze(run: Callable[[list[Any]], Any], leaves: Sequence[tuple[str, tf.Tenso
     with tf.Graph().as_default():
         tf.import_graph_def(graph, name="")
         graph = tf_loader.tf_optimize(inputs, outputs, graph)
-    return Frozen(graph, inputs, list(zip(outputs, names, strict=True)), template)
+    return Frozen(graph, inputs, list(zip(outputs, names, strict=True)), template, spectra)
+
+
+def _edge(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
+    if spec.dtype.is_complex:
+        return tf.TensorSpec([*spec.shape, 2], spec.dtype.real_dtype, name)
+    return tf.TensorSpec(spec.shape, spec.dtype, name)
+
+
+def _complex(parts: Any) -> Any:
+    return tf.complex(parts[..., 0], parts[..., 1])
+
+
+def _parts(value: Any) -> Any:
+    return tf.stack([tf.math.real(value), tf.math.imag(value)], -1)
 
 
 def _frozen(function: Any) -> Any:

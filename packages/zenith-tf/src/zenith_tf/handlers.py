@@ -6,17 +6,21 @@ with each conversion as an argument: nothing is registered for other users of tf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from zenith_tf.node import Node
+from zenith.ir.bits import bitcast
+from zenith.ir.builder import GraphBuilder, NotSupportedError
+from zenith_tf import images, matrices, resizing, segments
+from zenith_tf.functions import Functions
+from zenith_tf.node import Node, Rule
 from zenith_tf.recurrent import RESET_BEFORE
 
-__all__ = ["GAPS", "HANDLERS", "REPLACED"]
-
-Rule = Callable[[Node], str | list[str]]
+__all__ = ["GAPS", "REPLACED", "handlers", "refuse_forms"]
 
 
 def _expm1(n: Node) -> str:
@@ -85,67 +89,64 @@ def _bucketize(n: Node) -> str:
     return _count(n, n.op("GreaterOrEqual", x, limits))
 
 
-def _scatter_nd(n: Node) -> str:
-    """Into zeros; what meets in one place is added."""
-    indices, updates, shape = n.inputs
-    zeros = n.op("Expand", n.const(0, n.type_of(1)), n.int64(shape))
-    return n.op("ScatterND", zeros, n.int64(indices), updates, reduction=b"add")
-
-
-def _segments(reduction: bytes) -> Rule:
-    """Rows of one id reduced to one row; negative ids are dropped (here: go to a row too many)."""
-
-    def rule(n: Node) -> str:
-        data, ids, count = n.inputs
-        info: Any = np.iinfo(n.dtype) if n.dtype.kind in "iu" else np.finfo(n.dtype)
-        start = {b"add": 0, b"mul": 1, b"max": info.min, b"min": info.max}[reduction]
-        index, rows = n.int64(ids), n.int64(count)
-        one = n.ints(1)
-        places = n.op("Reshape", rows, one)
-        total = n.op("Add", places, one)
-        zero = n.const(0, np.int64)
-        index = n.op("Where", n.op("Less", index, zero), rows, index)
-        inner = n.op("Slice", n.op("Shape", data), n.ints(n.rank(1)), n.ints(n.rank(0)))
-        base = n.op("Expand", n.const(start), n.op("Concat", total, inner, axis=0))
-        index = n.op("Unsqueeze", index, n.ints(-1))
-        whole = n.op("ScatterND", base, index, data, reduction=reduction)
-        return n.op("Slice", whole, n.ints(0), places, n.ints(0))
-
-    return rule
-
-
-def _main_diagonal(n: Node, k: int) -> tuple[int, int]:
-    """(rows, columns) of the matrices, when only the main diagonal is meant."""
-    if np.any(n.value(k)):
-        raise ValueError("only the main diagonal (k=0) is known")
-    rows, columns = (n.shape() or [-1, -1])[-2:]
-    if rows < 0 or columns < 0:
-        raise ValueError("the sizes of the matrices are not known")
-    return rows, columns
-
-
-def _diagonal(n: Node) -> str:
-    rows, columns = _main_diagonal(n, 1)
-    outer = n.op("Slice", n.op("Shape", n.inputs[0]), n.ints(0), n.ints(n.rank() - 2))
-    flat = n.op("Reshape", n.inputs[0], n.op("Concat", outer, n.ints(-1), axis=0))
-    places = [i * (columns + 1) for i in range(min(rows, columns))]
-    return n.op("Gather", flat, n.ints(*places), axis=n.rank() - 2)
-
-
-def _set_diagonal(n: Node) -> str:
-    rows, columns = _main_diagonal(n, 2)
-    if rows != columns:
-        raise ValueError("only square matrices are known")
-    mask = n.const(np.eye(rows, dtype=np.bool_), np.bool_)
-    return n.op("Where", mask, n.op("Unsqueeze", n.inputs[1], n.ints(-1)), n.inputs[0])
-
-
 def _invert_permutation(n: Node) -> str:
     (x,) = n.inputs
     count = n.op("Squeeze", n.op("Shape", x), n.ints(0))
     zero, one = n.const(0, np.int64), n.const(1, np.int64)
     order = n.op("Range", zero, count, one)
     return n.op("ScatterElements", order, n.int64(x), order)
+
+
+def _cumulative_product(n: Node) -> list[str]:
+    how = {"exclusive": int(n.attr("exclusive", 0)), "reverse": int(n.attr("reverse", 0))}
+
+    def write(b: GraphBuilder, x: ir.Value, axis: ir.Value) -> ir.Value:
+        place = b.cast(axis, ir.DataType.INT64)
+        return b.op("CumProd", x, place, shape=b.shape_of(x), **how)
+
+    return n.function(write, *n.inputs)
+
+
+def _log_of_sum(b: GraphBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """log(exp(x) + exp(y))"""
+    zero, one = b.number(0, x.dtype), b.number(1, x.dtype)
+    same = b.op("Equal", x, y, dtype=ir.DataType.BOOL)  # two infinities have no difference
+    far = b.op("Where", same, zero, b.op("Abs", b.op("Sub", x, y)), dtype=x.dtype)
+    less = b.op("Log", b.op("Add", b.op("Exp", b.op("Neg", far)), one))
+    return b.op("Add", b.op("Max", x, y), less)
+
+
+def _cumulative_log_sum(n: Node) -> list[str]:
+    """Each step adds what lies twice as far back as the step before did."""
+    before, backwards = bool(n.attr("exclusive", 0)), bool(n.attr("reverse", 0))
+    axis = int(n.value(1)) % n.rank()
+
+    def write(b: GraphBuilder, x: ir.Value) -> ir.Value:
+        size = b.shape_of(x)[axis]
+        if not isinstance(size, int):
+            raise NotSupportedError("along an axis of dynamic size")
+        x = b.flip(x, [axis] if backwards else [])
+
+        def shifted(x: ir.Value, by: int) -> ir.Value:
+            shape = list(b.shape_of(x))
+            shape[axis] = by
+            return b.concat(
+                [b.expand(b.number(-np.inf, x.dtype), shape), b.slice(x, axis, 0, size - by)], axis
+            )
+
+        x = shifted(x, 1) if before else x
+        step = 1
+        while step < size:
+            x = _log_of_sum(b, x, shifted(x, step))
+            step *= 2
+        return b.flip(x, [axis] if backwards else [])
+
+    return n.function(write, n.inputs[0])
+
+
+def _bitcast(n: Node) -> list[str]:
+    kind = ir.DataType(n.out_type())
+    return n.function(lambda b, x: bitcast(b, x, kind), *n.inputs)
 
 
 def _fake_quant(n: Node, low: Any, high: Any) -> str:
@@ -159,41 +160,6 @@ def _fake_quant(n: Node, low: Any, high: Any) -> str:
     x = n.op("Min", n.op("Max", n.inputs[0], bottom), top)
     steps = n.op("Floor", n.op("Add", n.op("Div", n.op("Sub", x, bottom), scale), 0.5))
     return n.op("Add", n.op("Mul", steps, scale), bottom)
-
-
-_TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
-
-
-def _resize(mode: bytes) -> Rule:
-    """By the wanted size: tf2onnx gives the ratio, whose rounding can lose a row."""
-
-    def rule(n: Node) -> str:
-        corners, half = n.attr("align_corners", 0), n.attr("half_pixel_centers", 0)
-        where = b"align_corners" if corners else b"half_pixel" if half else b"asymmetric"
-        attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": where}
-        if mode == b"nearest":
-            attributes["nearest_mode"] = b"round_prefer_ceil" if corners or half else b"floor"
-        if mode == b"cubic":
-            attributes["cubic_coeff_a"] = -0.5 if half else -0.75
-            attributes["exclude_outside"] = int(bool(half))
-        x = n.op("Transpose", n.inputs[0], perm=_TO_NCHW)
-        if mode != b"nearest":
-            x = n.op("Cast", x, to=1)  # TensorFlow's result is float32 whatever comes
-        size = n.int64(n.inputs[1])
-        y = n.op("Resize", x, "", "", size, axes=[2, 3], **attributes)
-        return n.op("Transpose", y, perm=_TO_NHWC)
-
-    return rule
-
-
-def _resize_area(n: Node) -> str:
-    shape, size = n.shape() or [-1] * 4, [int(s) for s in n.value(1)]
-    kernel = [i // o for i, o in zip(shape[1:3], size)]
-    if any(i < 0 or i % o for i, o in zip(shape[1:3], size)) or n.attr("align_corners", 0):
-        raise ValueError("by area only to sizes that divide the old ones")
-    x = n.op("Transpose", n.op("Cast", n.inputs[0], to=1), perm=_TO_NCHW)
-    y = n.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
-    return n.op("Transpose", y, perm=_TO_NHWC)
 
 
 def _select(n: Node) -> str:
@@ -260,9 +226,15 @@ def _rnn(n: Node) -> list[str]:
 
 # Operations tf2onnx has no handler for.
 GAPS: dict[str, Rule] = {
+    **images.GAPS,
+    **matrices.GAPS,
+    **resizing.GAPS,
+    **segments.GAPS,
+    "Bitcast": _bitcast,
     "Bucketize": _bucketize,
     "CudnnRNNCanonicalToParams": _rnn_weights,
     "CudnnRNNV3": _rnn,
+    "CumulativeLogsumexp": _cumulative_log_sum,
     "Erfc": lambda n: n.op("Sub", 1, n.op("Erf", n.inputs[0])),
     "EuclideanNorm": _euclidean_norm,
     "Expm1": _expm1,
@@ -274,6 +246,7 @@ GAPS: dict[str, Rule] = {
     "Mod": lambda n: n.op("Mod", *n.inputs, fmod=1),
     "MulNoNan": lambda n: _zero_where(n, n.inputs[1], n.op("Mul", *n.inputs)),
     "PreventGradient": lambda n: n.inputs[0],
+    "ShapeN": lambda n: [n.op("Shape", x) for x in n.inputs],
     "Snapshot": lambda n: n.inputs[0],
     "TruncateMod": lambda n: n.op("Mod", *n.inputs, fmod=1),
     "UpperBound": _search("LessOrEqual"),
@@ -288,36 +261,47 @@ GAPS: dict[str, Rule] = {
 
 # Operations whose result from tf2onnx is not TensorFlow's, in some cases at least.
 REPLACED: dict[str, Rule] = {
+    **images.REPLACED,
+    **matrices.REPLACED,
+    **resizing.REPLACED,
+    **segments.REPLACED,
     "CudnnRNN": _rnn,
+    "Cumprod": _cumulative_product,
     "FakeQuantWithMinMaxArgs": lambda n: _fake_quant(n, n.attr("min", -6.0), n.attr("max", 6.0)),
     "FakeQuantWithMinMaxVars": lambda n: _fake_quant(n, n.value(1), n.value(2)),
     "FloorDiv": _floor_div,
     "FloorMod": _floor_mod,
     "InvertPermutation": _invert_permutation,
-    "MatrixDiagPartV3": _diagonal,
-    "MatrixSetDiagV3": _set_diagonal,
-    "ResizeArea": _resize_area,
-    "ResizeBicubic": _resize(b"cubic"),
-    "ResizeBilinear": _resize(b"linear"),
-    "ResizeNearestNeighbor": _resize(b"nearest"),
-    "ScatterNd": _scatter_nd,
     "Select": _select_rows,
     "SelectV2": _select,
-    "UnsortedSegmentMax": _segments(b"max"),
-    "UnsortedSegmentMin": _segments(b"min"),
-    "UnsortedSegmentProd": _segments(b"mul"),
-    "UnsortedSegmentSum": _segments(b"add"),
 }
 
 
-def _handler(rule: Rule) -> tuple[Callable[..., None], list[Any]]:
-    def handle(graph: Any, node: Any, name: str, args: Any) -> None:
-        adapted = Node(graph, node)
-        adapted.finish(rule(adapted))
+def handlers(functions: Functions) -> dict[str, tuple[Callable[..., None], list[Any]]]:
+    """The table tf2onnx takes, for one model."""
 
-    return handle, []
+    def handler(rule: Rule) -> tuple[Callable[..., None], list[Any]]:
+        def handle(graph: Any, node: Any, name: str, args: Any) -> None:
+            adapted = Node(graph, node, functions)
+            try:
+                adapted.finish(rule(adapted))
+            except NotSupportedError as error:
+                raise ValueError(str(error)) from error
+
+        return handle, []
+
+    return {name: handler(rule) for name, rule in {**GAPS, **REPLACED}.items()}
 
 
-HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
-    name: _handler(rule) for name, rule in {**GAPS, **REPLACED}.items()
-}
+def refuse_forms(graph: Any, nodes: Any) -> Any:
+    """A rewriter that changes nothing: it names what tf2onnx would take for something else."""
+    for node in nodes:
+        if node.type == "NonMaxSuppressionV5" and not (
+            node.inputs[5].is_const() and node.inputs[5].get_tensor_value(as_list=False) == 0
+        ):
+            logging.getLogger("tf2onnx").error(
+                "Tensorflow op [%s: %s] is not supported",
+                f"{node.name}: only without softening (soft_nms_sigma=0)",
+                node.type,
+            )
+    return nodes

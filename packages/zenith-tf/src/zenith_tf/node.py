@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 from tf2onnx import utils
 
-__all__ = ["Node"]
+from zenith_tf.functions import DOMAIN, Facts, Functions, Write
+
+__all__ = ["Node", "Rule"]
 
 
 class Node:
     """One TensorFlow node while it is converted. Handlers raise ValueError for what they cannot
     express; the user then reads it with the node's name."""
 
-    def __init__(self, graph: Any, node: Any) -> None:
-        self._graph, self._node = graph, node
+    def __init__(self, graph: Any, node: Any, functions: Functions) -> None:
+        self._graph, self._node, self._functions = graph, node, functions
         self.inputs: list[str] = list(node.input)
 
     @property
@@ -28,6 +31,11 @@ class Node:
         """Element type of an input."""
         kind = utils.map_onnx_to_numpy_type(self._graph.get_dtype(self.inputs[index]))
         found: np.dtype[Any] = np.dtype(kind)
+        return found
+
+    def out_type(self) -> int:
+        """ONNX's number of the first result's element type."""
+        found: int = self._node.output_dtypes[0]
         return found
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -82,6 +90,27 @@ class Node:
         )
         return list(made.output)
 
+    def function(self, write: Write, *operands: str) -> list[str]:
+        """Results of what `write` says in GraphIR's operators; see Note [Functions]."""
+        facts = [self._facts(name) for name in operands]
+        name, results = self._functions.add(self._node.type, facts, write)
+        made = self._graph.make_node(
+            name,
+            list(operands),
+            domain=DOMAIN,
+            name=utils.make_name(self._node.name),
+            output_count=len(results),
+            shapes=[list(shape) for _, shape in results],
+            dtypes=[int(kind) for kind, _ in results],
+        )
+        return list(made.output)
+
+    def _facts(self, name: str) -> Facts:
+        kind, shape = self._graph.get_dtype(name), self._graph.get_shape(name)
+        if kind is None or shape is None:
+            raise ValueError(f"the number of axes of '{name}' is not known")
+        return ir.DataType(kind), shape
+
     def int64(self, value: str) -> str:
         return self.op("Cast", value, to=7)
 
@@ -101,3 +130,7 @@ class Node:
                 shapes=[shape],
                 dtypes=[dtype],
             )
+
+
+Rule: TypeAlias = Callable[[Node], str | list[str]]
+"""What stands for a node: the name of its result, or those of its first results."""

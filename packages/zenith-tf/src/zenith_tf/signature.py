@@ -27,7 +27,8 @@ class TensorFlowSignature:
     """See `zenith.runtime.adapter.Signature`. Made once per compiled model.
 
     inputs: how calls map to the leaves; kept: which leaves the graph takes, in its order.
-    convert: tensors of another float or int type are converted, as Keras does.
+    convert: tensors of another float or int type are converted, as Keras does. spectra: which
+    results are complex; the graph has both parts of such ones, and of inputs, along a last axis.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TensorFlowSignature:
         output_names: Sequence[str],
         *,
         convert: bool,
+        spectra: frozenset[int] = frozenset(),
     ) -> None:
         self._inputs = inputs
         self._kept = list(kept)
@@ -47,6 +49,7 @@ class TensorFlowSignature:
         ]
         self._output = output
         self._convert = convert
+        self._spectra = spectra
         self.input_names: Sequence[str] = [inputs.leaves[i][0] for i in kept]
         self.output_names: Sequence[str] = list(output_names)
 
@@ -71,7 +74,10 @@ class TensorFlowSignature:
             raise self._inputs.wrong(f"input '{name}' is a {type(value).__name__}, not a tensor")
         if array.dtype != dtype:
             array = self._cast(name, array, dtype, free=self._convert or not tf.is_tensor(value))
-        return np.asarray(array, order="C")
+        array = np.asarray(array, order="C")
+        if dtype.kind != "c":
+            return array
+        return array.view(array.real.dtype).reshape(*array.shape, 2)
 
     def _dense(self, name: str, value: Any) -> NDArray[Any]:
         if isinstance(value, tf.Variable):
@@ -120,7 +126,16 @@ class TensorFlowSignature:
 
     def unflatten(self, outputs: Sequence[NDArray[Any]]) -> Any:
         """The model's own structure around the graph's outputs."""
-        return rebuild(self._output, [_tensor(array) for array in outputs])
+        tensors = [
+            _tensor(_complex(array) if place in self._spectra else array)
+            for place, array in enumerate(outputs)
+        ]
+        return rebuild(self._output, tensors)
+
+
+def _complex(array: NDArray[Any]) -> NDArray[Any]:
+    parts = np.ascontiguousarray(array)
+    return parts.view(np.result_type(parts, np.complex64))[..., 0]
 
 
 def _tensor(array: NDArray[Any]) -> Any:

@@ -417,7 +417,7 @@ def _larger(found: list[Any], shapes: list[list[Any]]) -> list[Any]:
     return found
 
 
-_LAST = 2**31 - 1  # what exporters write for "to the end"
+_LAST = 10**9  # exporters write this (tf2onnx), 2^31 - 1 or more for "to the end"
 
 
 @corrects("Slice")
@@ -447,8 +447,8 @@ def _clamped(ctx: Any, node: ir.Node, own: _Rule) -> None:
         fixed = isinstance(start, int) and isinstance(end, int)
         if isinstance(size, int) or size.value is None or not fixed or step < 1:
             continue
-        if start >= 0 and 0 <= end < _LAST:
-            length = f"Min({end}, {size.value})"
+        if start >= 0 and end >= 0:
+            length = size.value if end >= _LAST else f"Min({end}, {size.value})"
             if start or step > 1:
                 length = f"Max(0, floor(({length} - {start} + {step - 1})/{step}))"
             dims[axis] = ctx.simplify_dim(ir.SymbolicDim(length))

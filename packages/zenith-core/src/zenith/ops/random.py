@@ -8,9 +8,13 @@ else: frameworks make their counters in operators of their own, and the results 
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
+from onnx_shape_inference import registry
 
 from zenith.errors import ValidationError
+from zenith.ir import DOMAIN, DOMAIN_VERSION, OPSET
 from zenith.ops._function import make_function
 
 NAME = "ThreeFry2x32"
@@ -49,6 +53,18 @@ def function(overload: str) -> ir.Function:
         ]
         a, b = new_a, new_b
     return make_function(NAME, "", ["k0", "k1", "x0", "x1"], ["y0", "y1"], lines)
+
+
+def _shapes(ctx: Any, node: ir.Node) -> None:
+    """Keys and counters, broadcast: no walk through the hundred nodes of the body at each draw."""
+    broadcast = registry.get("", "Max", version=OPSET)
+    assert broadcast is not None
+    broadcast(ctx, node)
+    first, second = node.outputs
+    ctx.set_shape_and_dtype(second, first.shape, first.dtype)
+
+
+registry.register(DOMAIN, NAME, since_version=DOMAIN_VERSION)(_shapes)
 
 
 def _shifts() -> list[int]:

@@ -57,8 +57,9 @@ def _fuse(rw: Rewriter, root: ir.Node) -> bool:
     if scores is None:
         return False
     q, kt, v = scores.product.inputs[0], scores.product.inputs[1], root.inputs[1]
-    q, q_scale, q_nodes = _unscaled(q)
-    kt, k_scale, k_nodes = _unscaled(kt)
+    new: list[ir.Node] = []
+    q, q_scale, q_nodes = _unscaled(rw, q, new)
+    kt, k_scale, k_nodes = _unscaled(rw, kt, new)
     scale = scores.scale * q_scale * k_scale
     shapes = dims(q), dims(kt), dims(v)
     if not _fits(*shapes) or not math.isfinite(scale):
@@ -69,7 +70,6 @@ def _fuse(rw: Rewriter, root: ir.Node) -> bool:
     mask = scores.mask if scores.where is None else scores.where[0]
     if mask is not None and not _mask_fits(mask, scores.product):
         return False
-    new: list[ir.Node] = []
     if scores.where is not None:
         zero = rw.constant(np.zeros((), np.float32), "mask_open")
         low = rw.constant(np.array(scores.where[1], np.float32), "mask_closed")
@@ -158,13 +158,30 @@ def _factor(node: ir.Node) -> tuple[ir.Value | None, float] | None:
     return pair
 
 
-def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float, list[ir.Node]]:
-    """(v, factor, nodes) where `value` is v * factor and nothing else uses it."""
-    node = produced_by(value, "Mul", "Div")
-    if node is None or value is None or len(value.uses()) != 1 or value.is_graph_output():
+def _unscaled(
+    rw: Rewriter, value: ir.Value | None, new: list[ir.Node]
+) -> tuple[ir.Value | None, float, list[ir.Node]]:
+    """(v, factor, nodes) where `value` is v * factor and nothing else uses it, or is that with its
+    axes in another order: then v with this order is among the `new` nodes."""
+    outer = produced_by(value, "Transpose")
+    turned = outer is not None and value is not None and _used_once(value)
+    scaled = outer.inputs[0] if turned and outer is not None else value
+    node = produced_by(scaled, "Mul", "Div")
+    if node is None or scaled is None or not _used_once(scaled):
         return value, 1.0, []
     factor = _factor(node)
-    return (value, 1.0, []) if factor is None else (factor[0], factor[1], [node])
+    if factor is None or factor[0] is None:
+        return value, 1.0, []
+    if not turned or outer is None or value is None:
+        return factor[0], factor[1], [node]
+    how = {name: a.value for name, a in outer.attributes.items()}
+    order = rw.op("Transpose", [factor[0]], how, dtype=value.dtype, shape=dims(value))
+    new.append(order)
+    return order.outputs[0], factor[1], [node, outer]
+
+
+def _used_once(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _fits(q: Dims | None, kt: Dims | None, v: Dims | None) -> bool:

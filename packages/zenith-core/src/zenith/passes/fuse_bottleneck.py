@@ -15,11 +15,12 @@ from zenith.passes.rewrite import Rewriter, attr, const_shape, sole_user
 _LEAST_ROWS = 14
 # Expanded rows that the kernel sees at once must stay near: bytes.
 _MOST_BYTES = 1 << 20
+_TYPES = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class FuseBottleneck:
-    """The inverted residual block in float32, where its image is large enough.
+    """The inverted residual block in float32 or bfloat16, where its image is large enough.
 
     Whole nets decide: the expanded image, several times larger than what goes in and comes out,
     then never leaves the cache of a core. Intermediates have one user, and of the first two
@@ -57,10 +58,10 @@ def _fuse(rw: Rewriter, expand: ir.Node) -> bool:
 
 
 def _is_conv(node: ir.Node) -> bool:
-    """A ConvBiasAct of images with constant weights, in float32."""
+    """A ConvBiasAct of images with constant weights, of a type that the block has a kernel for."""
     return (
         (node.domain, node.op_type) == (DOMAIN, conv.NAME)
-        and node.outputs[0].dtype == ir.DataType.FLOAT
+        and node.outputs[0].dtype in _TYPES
         and len(const_shape(node.inputs[1]) or ()) == 4
         and not any(d != 1 for d in attr(node, "dilations", ()))
     )

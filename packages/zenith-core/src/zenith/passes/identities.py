@@ -133,12 +133,16 @@ def _all_equal(value: ir.Value | None, number: float) -> bool:
 
 
 def _neutral(number: float, *, both: bool) -> _Rule:
-    """x op number = x; `both`: also number op x."""
+    """x op number = x; `both`: also number op x. Of a number that is expanded, x is expanded."""
 
     def rule(rw: Rewriter, node: ir.Node) -> bool:
         for x, other in list(commuted(node))[: 2 if both else 1]:
             if x is not None and _all_equal(other, number) and same_shape(x, node.outputs[0]):
                 return rw.bypass(node, x)
+            inner = produced_by(other, "Expand")
+            if inner is not None and _all_equal(inner.inputs[0], number):
+                new = rw.op("Expand", [x, inner.inputs[1]])
+                return rw.replace([node], {node.outputs[0]: new.outputs[0]}, [new])
         return False
 
     return rule
@@ -148,7 +152,53 @@ def _where(rw: Rewriter, node: ir.Node) -> bool:
     for flag, x in ((True, node.inputs[1]), (False, node.inputs[2])):
         if x is not None and _all_equal(node.inputs[0], flag) and same_shape(x, node.outputs[0]):
             return rw.bypass(node, x)
-    return False
+    inner = produced_by(node.inputs[0], "Expand")
+    if inner is None or not any(same_shape(x, node.outputs[0]) for x in node.inputs[1:]):
+        return False
+    new = rw.op("Where", [inner.inputs[0], *node.inputs[1:]])  # it would be broadcast anyway
+    return rw.replace([node], {node.outputs[0]: new.outputs[0]}, [new])
+
+
+def _tile(rw: Rewriter, node: ir.Node) -> bool:
+    """What repeats axes of size 1 only is an Expand: no element is written twice."""
+    if _same_shape(rw, node):
+        return True
+    sizes, repeats = dims(node.inputs[0]), ints(node.inputs[1])
+    if sizes is None or repeats is None or 0 in repeats:
+        return False
+    if any(size != 1 and count != 1 for size, count in zip(sizes, repeats, strict=True)):
+        return False
+    new = rw.op("Expand", [node.inputs[0], node.inputs[1]])
+    return rw.replace([node], {node.outputs[0]: new.outputs[0]}, [new])
+
+
+def _shape(rw: Rewriter, node: ir.Node) -> bool:
+    """Of a result whose sizes are those of the graph's inputs: it is not read for its shape."""
+    x, sizes = node.inputs[0], dims(node.inputs[0])
+    graph = rw.model.graph
+    if x is None or x.producer() is None or sizes is None or node.graph is not graph:
+        return False
+    wanted = sizes[attr(node, "start", 0) : attr(node, "end", None)]
+    homes: dict[str, tuple[ir.Value, int]] = {}
+    for value in graph.inputs:
+        for axis, size in enumerate(dims(value) or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                homes.setdefault(size.value, (value, axis))
+    names = [size.value for size in wanted if isinstance(size, ir.SymbolicDim)]
+    if not names or any(name not in homes for name in names):
+        return False
+    parts: list[ir.Value] = []
+    nodes = []
+    for size in wanted:
+        if isinstance(size, int):
+            parts.append(rw.constant(np.array([size], np.int64), "size"))
+            continue
+        home, axis = homes[str(size.value)]
+        nodes.append(rw.op("Shape", [home], {"start": axis, "end": axis + 1},
+                           dtype=ir.DataType.INT64, shape=[1]))  # fmt: skip
+        parts.append(nodes[-1].outputs[0])
+    nodes.append(rw.op("Concat", parts, {"axis": 0}))
+    return rw.replace([node], {node.outputs[0]: nodes[-1].outputs[0]}, nodes)
 
 
 def _concat(rw: Rewriter, node: ir.Node) -> bool:
@@ -204,12 +254,13 @@ _RULES: dict[str, _Rule] = {
     "Pad": _pad,
     "Pow": _neutral(1, both=False),
     "Reshape": _reshape,
+    "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _reshape,
     "Sub": _neutral(0, both=False),
     "Sum": _single,
-    "Tile": _same_shape,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _reshape,
     "Where": _where,

@@ -281,7 +281,7 @@ class Stages:
             plan, _ = self.plan(body, f"{where}{node.name}.{name}/")
             bodies[name] = Body(plan, tuple(part.inputs.index(v) for v in captured))
         constants = {
-            v: np.array(constant_data(v.const_value))
+            v: np.array(constant_data(v.const_value), order="C")
             for v in node.inputs
             if v is not None and v.const_value is not None and v not in part.inputs
         }

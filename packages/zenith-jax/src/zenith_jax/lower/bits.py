@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from zenith.ir.bits import bitcast
 from zenith_jax.builder import Builder, NotSupportedError
 from zenith_jax.dtypes import is_float, is_key, is_signed
 from zenith_jax.lower.registry import lower
@@ -215,12 +216,9 @@ def convert(b: Builder, x: ir.Value, dtype: ir.DataType) -> ir.Value:
     return b.pointwise("Cast", x, dtype=dtype, to=dtype)
 
 
-@lower("bitcast_convert_type", writes="BitCast")
+@lower("bitcast_convert_type", writes="BitCast, BitShift between types of different size")
 def bitcast_convert_type(b: Builder, x: ir.Value, *, new_dtype: Any) -> ir.Value:
-    kind = b.out_dtype
-    if bits_of(x) != int(kind.itemsize * 8):
-        raise NotSupportedError("between types of different size")
-    return x if kind == x.dtype else b.pointwise("BitCast", x, dtype=kind, to=kind)
+    return bitcast(b, x, b.out_dtype)
 
 
 @lower("reduce_precision", writes="Cast")

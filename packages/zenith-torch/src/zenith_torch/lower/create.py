@@ -19,23 +19,6 @@ def filled(b: Builder, value: Any, shape: Sequence[Dim], dtype: torch.dtype) -> 
     return b.expand(b.operand(value, dtype), tuple(shape))
 
 
-def grid(b: Builder, counts: Sequence[Dim], steps: Sequence[Dim], start: Dim = 0) -> ir.Value:
-    """Places ``start + i * steps[0] + j * steps[1] + ...``: a constant where all of it is known."""
-    if all(isinstance(d, int) for d in (*counts, *steps, start)):
-        places = np.full(tuple(counts), start, np.int64)
-        for along, step in zip(np.indices(tuple(counts)), steps, strict=True):
-            places += along * int(step)
-        return b.constant(places)
-    total = b.operand(start, torch.int64)
-    for axis, (count, step) in enumerate(zip(counts, steps, strict=True)):
-        limits = (b.operand(d, torch.int64) for d in (0, count, 1))
-        along = b.op("Range", *limits, shape=(count,))
-        along = b.op("Mul", along, b.operand(step, torch.int64))
-        form = [count if a == axis else 1 for a in range(len(counts))]
-        total = b.op("Add", total, b.reshape(along, form))
-    return total
-
-
 @lower("aten.full.default", "aten.new_full.default", "aten.full_like.default")
 def full(b: Builder, first: Any, *rest: Any, **_: Any) -> ir.Value:
     return filled(b, rest[-1], b.out_shape, b.out_dtype)

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 
 from zenith.ir.dims import Dim, exactly, product
+from zenith.ir.matrices import grid
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import TO_ONNX
-from zenith_torch.lower.create import grid
 from zenith_torch.lower.registry import lower
 from zenith_torch.lower.windows import maxima, over_windows, window_positions, windows
 

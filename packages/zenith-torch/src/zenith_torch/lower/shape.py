@@ -10,9 +10,9 @@ import sympy
 import torch
 
 from zenith.ir.dims import Dim, exactly, floor_div, product
+from zenith.ir.matrices import grid
 from zenith_torch.builder import Builder, NotSupportedError
 from zenith_torch.dtypes import to_torch
-from zenith_torch.lower.create import grid
 from zenith_torch.lower.registry import lower
 
 _END = 2**63 - 1

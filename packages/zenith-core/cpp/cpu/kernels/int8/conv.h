@@ -33,7 +33,7 @@ constexpr int kConvFieldCount = 5 + kFinishFieldCount;
 struct ConvShape {
   const uint8_t* x;
   int64_t n, h, w, c, oh, ow, m;
-  int64_t xn, xh, xw;  // strides of x
+  int64_t xn, xh, xw, xc;  // strides of x
   int64_t kh, kw, sh, sw, ph, pw, dh, dw, group;
   uint8_t flip;  // of the bytes of x (rows.h)
   uint8_t zero;  // point of x, flipped
@@ -45,6 +45,7 @@ struct ConvShape {
     n = to.shape[0], oh = to.shape[1], ow = to.shape[2], m = to.shape[3];
     h = from.shape[1], w = from.shape[2], c = from.shape[3];
     xn = from.strides[0], xh = from.strides[1], xw = from.strides[2];
+    xc = from.strides[3];
     kh = p.kernel_shape.v[0], kw = p.kernel_shape.v[1];
     sh = p.strides.v[0], sw = p.strides.v[1];
     ph = p.pads.v[0], pw = p.pads.v[1];

@@ -1,88 +1,113 @@
-// Convolution as a product of rows: a 1x1 kernel multiplies pixels where they lie, any other one
-// windows that are copied side by side, a block at a time.
+// Convolution as a product of rows (Note [Lines of rows]): a 1x1 kernel multiplies pixels where
+// they lie, any other one pieces of a copy of the image, a block of lines at a time, with its
+// border.
 #include "cpu/kernels/int8/conv.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
 
-Product product_of(const Call& call, const ConvShape& s) {
-  const TensorRef& x = call.in[0];
-  const int64_t in_group = s.c / s.group;
-  const bool pixels = s.kh * s.kw * s.sh * s.sw * s.group == 1 && s.ph == 0 && s.pw == 0 &&
-                      s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw && s.xn == s.h * s.xh;
-  const bool bytes = sizeof(Left) == 1 && x.dtype == DType::kU8 && in_place_pays(s.pixels(), s.c);
-  return {s.pixels(), s.kh * s.kw * in_group, s.m / s.group, s.group, !(pixels && bytes)};
-}
+struct Work {
+  ConvShape s;
+  int64_t in_group, columns, row;  // channels; columns and elements of a copied row
 
-int64_t scratch(const Call& call) { return rows_scratch(call, product_of(call, ConvShape(call))); }
+  explicit Work(const Call& call)
+      : s(call),
+        in_group(s.c / s.group),
+        columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
+        row(columns * in_group) {}
 
-// A run of a few or many bytes: what memcpy would call for, inline.
-[[gnu::always_inline]] inline void copy_run(const uint8_t* from, int64_t n, uint8_t flip,
-                                            Left* to) {
-  if constexpr (sizeof(Left) == 1) {
-    if (flip == 0 && n >= 16) {
-      int64_t i = 0;
-      for (; i + 64 <= n; i += 64) std::memcpy(to + i, from + i, 64);
-      for (; i + 16 <= n; i += 16) std::memcpy(to + i, from + i, 16);
-      std::memcpy(to + n - 16, from + n - 16, 16);
-      return;
+  bool empty() const { return s.pixels() == 0 || s.m == 0; }
+  // Rows of x under `count` lines of one image.
+  int64_t rows_under(int64_t count) const { return (count - 1) * s.sh + (s.kh - 1) * s.dh + 1; }
+
+  Product product(DType dtype) const {
+    const bool bytes = sizeof(Left) == 1 && dtype == DType::kU8 && s.xc == 1;
+    const bool copied =
+        !bytes || s.kh * s.kw != 1 || s.ph > 0 || s.pw > 0 || !in_place_pays(s.pixels(), in_group);
+    const Pieces pieces = filter_pieces(s.kh, s.kw, s.dw, in_group);
+    const int64_t of_group = s.m / s.group;
+    const bool dense =
+        s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw && s.xn == s.h * s.xh;
+    if (!copied && dense) {
+      return {s.pixels(), 1, s.pixels(), of_group, s.group, pieces, false, in_group, in_group};
     }
-    if (flip == 0 && n >= 8) {
-      std::memcpy(to, from, 8);
-      std::memcpy(to + n - 8, from + n - 8, 8);
-      return;
-    }
+    const int64_t next = copied ? s.sh * row : s.ow * in_group;
+    const int64_t first = copied ? rows_under(1) * row : next;
+    return {s.n * s.oh, s.ow, s.oh, of_group, s.group, pieces, copied, first, next};
   }
-  copy_bytes(from, n, flip, to);
+  int64_t offset_bytes() const { return round_up(s.kh * s.kw * 8, 64); }
+};
+
+int64_t scratch(const Call& call) {
+  const Work w(call);
+  if (w.empty()) return 0;
+  return w.offset_bytes() + product_scratch(call, w.product(call.in[0].dtype));
 }
 
-inline void fill_zero(int64_t n, uint8_t zero, Left* to) {
+void fill_zero(int64_t n, uint8_t zero, Left* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = zero;
 }
 
-// The window of one output pixel, channels of group g.
-void fill_window(const ConvShape& s, int64_t g, int64_t pixel, Left* to) {
-  const int64_t in_group = s.c / s.group;
-  const int64_t line = pixel / s.ow, col = pixel - line * s.ow;
-  const int64_t image = line / s.oh, top = (line - image * s.oh) * s.sh - s.ph;
-  const int64_t left = col * s.sw - s.pw;
-  const uint8_t* x = s.x + image * s.xn + g * in_group;
-  const bool joined = s.dw == 1 && s.xw == in_group;  // taps of a row are neighbours
-  for (int64_t i = 0; i < s.kh; ++i, to += s.kw * in_group) {
-    const int64_t ih = top + i * s.dh;
-    if (ih < 0 || ih >= s.h) {
-      fill_zero(s.kw * in_group, s.zero, to);
-      continue;
+// `count` pixels of x to one after the other.
+void copy_pixels(const Work& w, const uint8_t* from, int64_t count, Left* to) {
+  const ConvShape& s = w.s;
+  if (s.xc == 1 && s.xw == w.in_group) return copy_bytes(from, count * w.in_group, s.flip, to);
+  if (s.xc == 1) {
+    for (int64_t i = 0; i < count; ++i, to += w.in_group) {
+      copy_bytes(from + i * s.xw, w.in_group, s.flip, to);
     }
-    const uint8_t* row = x + ih * s.xh;
-    if (joined) {
-      const int64_t begin = least(s.kw, most(0, -left));
-      const int64_t end = most(begin, least(s.kw, s.w - left));
-      fill_zero(begin * in_group, s.zero, to);
-      copy_run(row + (left + begin) * s.xw, (end - begin) * in_group, s.flip,
-               to + begin * in_group);
-      fill_zero((s.kw - end) * in_group, s.zero, to + end * in_group);
-      continue;
+    return;
+  }
+  for (int64_t c = 0; c < w.in_group; ++c) {
+    const uint8_t* source = from + c * s.xc;
+    for (int64_t i = 0; i < count; ++i) {
+      to[i * w.in_group + c] = static_cast<Left>(static_cast<uint8_t>(source[i * s.xw] ^ s.flip));
     }
-    for (int64_t j = 0; j < s.kw; ++j) {
-      const int64_t iw = left + j * s.dw;
-      if (iw < 0 || iw >= s.w) {
-        fill_zero(in_group, s.zero, to + j * in_group);
-      } else {
-        copy_run(row + iw * s.xw, in_group, s.flip, to + j * in_group);
-      }
-    }
+  }
+}
+
+// The rows of x under `count` lines from `line` on, channels of group g, with their border.
+void copy_rows(const Work& w, int64_t g, int64_t line, int64_t count, Left* to) {
+  const ConvShape& s = w.s;
+  const int64_t image = line / s.oh, top = line % s.oh * s.sh - s.ph;
+  const int64_t begin = least(w.columns, most(0, s.pw));
+  const int64_t end = most(begin, least(w.columns, s.w + s.pw));
+  const uint8_t* x = s.x + image * s.xn + g * w.in_group * s.xc + (begin - s.pw) * s.xw;
+  for (int64_t i = 0; i < w.rows_under(count); ++i, to += w.row) {
+    const int64_t ih = top + i;
+    const bool there = ih >= 0 && ih < s.h;
+    const int64_t from = there ? begin : w.columns, until = there ? end : w.columns;
+    fill_zero(from * w.in_group, s.zero, to);
+    if (until > from) copy_pixels(w, x + ih * s.xh, until - from, to + from * w.in_group);
+    fill_zero((w.columns - until) * w.in_group, s.zero, to + until * w.in_group);
   }
 }
 
 const char* run(const Call& call) {
-  const ConvShape s(call);
-  const Product p = product_of(call, s);
-  if (p.rows == 0 || s.m == 0) return nullptr;
+  const Work w(call);
+  if (w.empty()) return nullptr;
+  const ConvShape& s = w.s;
+  const Product p = w.product(call.in[0].dtype);
   const Finish finish(call, static_cast<const ConvParams*>(call.params)->finish);
-  run_rows_product(
-      call, p, {s.x, s.xw},
-      [&](int64_t g, int64_t pixel, Left* to) { fill_window(s, g, pixel, to); }, finish);
+  auto* offsets = reinterpret_cast<int64_t*>(call.scratch);
+  const int64_t of_row = p.pieces.taps / s.kh;  // pieces
+  for (int64_t t = 0; t < p.pieces.taps; ++t) {
+    offsets[t] = t / of_row * s.dh * w.row + t % of_row * s.dw * w.in_group;
+  }
+  const int64_t extent = (s.n - 1) * s.xn + (s.h - 1) * s.xh + (s.w - 1) * s.xw + s.c;
+  const auto place = [&](int64_t g, int64_t line, int64_t count, Left* copy) -> Grid {
+    if (p.copied) {
+      copy_rows(w, g, line, count, copy);
+      return {copy, count, s.ow, s.sw * w.in_group, s.sh * w.row, nullptr};
+    }
+    // Of bytes that are no Left, nothing is read in place.
+    const auto* x = reinterpret_cast<const Left*>(s.x);
+    const Left* from = x + g * w.in_group;
+    if (p.width == 1) return {from + line * s.xw, count, 1, s.xw, s.xw, x + extent};
+    from += line / s.oh * s.xn + (line % s.oh * s.sh - s.ph) * s.xh - s.pw * s.xw;
+    return {from, count, s.ow, s.sw * s.xw, s.sh * s.xh, x + extent};
+  };
+  run_product(call, p, offsets, call.scratch + w.offset_bytes(), place, finish);
   return nullptr;
 }
 

@@ -86,11 +86,15 @@ struct Rounding {
   }
 
   [[gnu::always_inline]] void store(vf value, uint8_t* to, int n) const {
-    // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are.
+    store_steps(value * inverse, to, n);
+  }
+  // Of numbers that are multiples of a step already.
+  [[gnu::always_inline]] void store_steps(vf v, uint8_t* to, int n) const {
+    // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are:
+    // the last byte is that of the sum, as the other has zeros there.
     constexpr float kRound = 12582912.0f;
-    vf v = value * inverse;
     v = vmin(vmax(v, splat(low)), splat(high));
-    const vi rounded = (vi)(v + kRound + zero) - (vi)splat(kRound);
+    const vi rounded = (vi)(v + kRound) + splat_i(static_cast<int32_t>(zero));
     const vu8 bytes = __builtin_convertvector(rounded, vu8);
     std::memcpy(to, &bytes, static_cast<size_t>(n));
   }
@@ -177,6 +181,17 @@ struct Finish {
         rest.n == 1 && rest.codes[0] == kStepGelu && p.y_inverse <= 1 / kLeastGeluStep && lo < 0;
   }
 
+  // Begins to fetch what tile() will write, and the integers it adds, of `rows` rows near (row,
+  // col).
+  void fetch(int64_t row, int64_t col, int64_t rows) const {
+    const int64_t item = integers ? 1 : 4;
+    const char* to = y + (row * ldy + col) * item;
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(to + r * ldy * item, 1, 3);
+    if (add8 == nullptr) return;
+    const uint8_t* from = add8 + row * add8_row + col;
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(from + r * add8_row, 0, 3);
+  }
+
   // sums[rows][kLd] of the elements of y from (row, col) on; column `col` is `channel` of group g.
   // The sums are overwritten.
   template <int kLd>
@@ -234,17 +249,19 @@ struct Finish {
   [[gnu::always_inline]] void column(const int32_t* sums, const Span& span, int64_t j, int n,
                                      float* to, int64_t to_row) const {
     const int64_t at = span.channel + j;
-    const vi off = *reinterpret_cast<const vi_u*>(offset + at);
-    const vf factor = load(scale + at), shift = load(bias + at);
-    const vf low = splat(lo), high = splat(hi);
     // Copies: as far as the compiler can tell, bytes that are stored may be this object's.
     const Rounding round = rounding;
+    // Bytes without further steps are computed in steps of y.
+    const vf unit = splat(kLast == Last::kBytes ? round.inverse : 1.0f);
+    const vi off = *reinterpret_cast<const vi_u*>(offset + at);
+    const vf scale8 = splat(add8 == nullptr ? 0 : add_scale) * unit;
+    const vf factor = load(scale + at) * unit, shift = load(bias + at) * unit - scale8 * add_zero;
+    const vf low = splat(lo), high = splat(hi);
     const int64_t out_row = ldy, row8 = add8_row, row32 = add.row;
     uint8_t* out = bytes_at(span.row, span.col + j);
     const uint8_t* more8 = add8 == nullptr ? nullptr : add8 + span.row * row8 + span.col + j;
     const float* more32 =
         add.data == nullptr ? nullptr : add.data + span.row * row32 + span.col + j;
-    const vf zero8 = splat(add_zero), scale8 = splat(add_scale);
     const uint8_t flip8 = add_flip;
     const int64_t rows = span.rows;
     sums += j;
@@ -254,11 +271,11 @@ struct Finish {
       vf v = to_float((vi)((vu)sum + (vu)off)) * factor + shift;
       if constexpr (kAdds) {
         if (more8 != nullptr) {
-          v += (to_float(wide_bytes(more8, n, flip8)) - zero8) * scale8;
+          v += to_float(wide_bytes(more8, n, flip8)) * scale8;
           more8 += row8;
         }
         if (more32 != nullptr) {
-          v += n == kLanes ? load(more32) : load_n(more32, n);
+          v += (n == kLanes ? load(more32) : load_n(more32, n)) * unit;
           more32 += row32;
         }
       }
@@ -271,8 +288,11 @@ struct Finish {
         }
         to += to_row;
       } else {
-        if constexpr (kLast == Last::kGeluBytes) v = gelu_for_bytes(v);
-        round.store(v, out, n);
+        if constexpr (kLast == Last::kGeluBytes) {
+          round.store(gelu_for_bytes(v), out, n);
+        } else {
+          round.store_steps(v, out, n);
+        }
         out += out_row;
       }
     }

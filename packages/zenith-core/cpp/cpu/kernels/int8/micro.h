@@ -1,15 +1,16 @@
 // The innermost product of the int8 family: a few rows of bytes times one packed panel of weights.
 //
 // Note [Panels of bytes]: weights [K, N] are packed as [ceil(N / kCols)][K /
-// kGroup][kCols][kGroup], K padded with zeros to a multiple of kDepthStep. An instruction set
-// multiplies groups of kGroup neighbours along K and adds them up in 32 bits; all sums are exact
-// and wrap around at 32 bits.
+// kGroup][kCols][kGroup]. K is made of pieces, each padded with zeros to a multiple of kDepthStep:
+// one for a matrix, and for a filter its rows (or its taps, where columns are dilated). An
+// instruction set multiplies groups of kGroup neighbours along K and adds them up in 32 bits; all
+// sums are exact and wrap around at 32 bits.
 //   avx512_vnni  u8 x s8, four at a time (vpdpbusd), 8 x 48 sums in registers
 //   amx          u8 x s8, tiles of 16 x 64 bytes (tdpbusd), 32 x 32 sums
 //   the others   16-bit pairs (vpmaddwd): u8 x s8 pairs would saturate at 16 bits (vpmaddubsw)
 //
-// Left is the type of a left element as the product reads it. For bytes, rows are read where they
-// lie if kDepthStep divides K; else, and for 16-bit pairs, a copy of a block of rows is made.
+// Left is the type of a left element as the product reads it. What is read behind the end of a
+// piece, up to the next step, meets weights of zero.
 #pragma once
 
 #if defined(__AMX_INT8__) && ZENITH_VEC_BYTES == 64
@@ -17,6 +18,7 @@
 #elif defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
 #include "cpu/kernels/int8/micro_vnni.h"
 #else
+#include "cpu/kernels/int8/left.h"
 #include "cpu/kernels/quantize/pairs.h"
 
 namespace zenith::ZENITH_ISA {
@@ -25,14 +27,15 @@ namespace {
 using Left = int16_t;
 using Right = int16_t;
 constexpr int64_t kGroup = 2, kDepthStep = 2;
-constexpr int64_t kTileRows = kRows;
+constexpr int64_t kParts = 1, kPartRows = kRows;
 
 // Scope in which tiles are computed, one per task.
 struct TileProduct {
-  // sums[rows][kCols] = rows of a (a_row elements apart) times one panel; depth in kDepthStep.
-  void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
-                const char*, int32_t* sums) {
-    multiply_pairs(a, a_row, rows, depth / 2, panel, sums);
+  // sums[rows][kCols] = the rows of a tile times one panel.
+  void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead&,
+                int32_t* sums) {
+    multiply_pairs(left.part[0], left.row, left.rows[0], {left.offsets, left.taps, left.depth / 2},
+                   panel, sums);
   }
 };
 [[maybe_unused]] const char* const kInt8Tile = kLanes == 16 ? "8x32" : kLanes == 8 ? "4x16" : "4x8";

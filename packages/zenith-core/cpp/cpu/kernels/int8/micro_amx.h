@@ -2,8 +2,8 @@
 // when the instruction set is chosen (isa/registry.cpp).
 #pragma once
 
-#include "cpu/isa/simd.h"
 #include "cpu/isa/tiles.h"
+#include "cpu/kernels/int8/left.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
@@ -13,7 +13,7 @@ using Left = uint8_t;
 using Right = int8_t;
 constexpr int64_t kGroup = 4, kDepthStep = 64;
 constexpr int kCols = 32;
-constexpr int64_t kTileRows = 32;
+constexpr int64_t kParts = 2, kPartRows = 16;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -25,38 +25,37 @@ class TileProduct {
   TileProduct(const TileProduct&) = delete;
   TileProduct& operator=(const TileProduct&) = delete;
   ~TileProduct() {
-    if (configured_ != 0) _tile_release();
+    if (rows_[0] != 0) _tile_release();
   }
 
-  void multiply(const Left* a, int64_t a_row, int64_t rows, int64_t depth, const Right* panel,
-                const char* ahead, int32_t* sums) {
-    if (configured_ != rows) configure(rows);
-    if (rows > 16) {
-      multiply_rows<true>(a, a_row, depth, panel, ahead, sums);
+  // sums[kParts * kPartRows][kCols]; those of the second part begin at row kPartRows.
+  void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead& ahead,
+                int32_t* sums) {
+    if (left.rows[0] != rows_[0] || left.rows[1] != rows_[1]) configure(left.rows);
+    if (left.rows[1] > 0) {
+      multiply_parts<true>(left, panel, ahead, sums);
     } else {
-      multiply_rows<false>(a, a_row, depth, panel, ahead, sums);
+      multiply_parts<false>(left, panel, ahead, sums);
     }
   }
 
  private:
-  int64_t configured_ = 0;  // rows
+  int64_t rows_[2] = {};  // configured
 
-  void configure(int64_t rows) {
+  void configure(const int64_t (&rows)[2]) {
     TileConfig config;
-    const int first = static_cast<int>(rows < 16 ? rows : 16);
-    const int second = static_cast<int>(rows) - first;
     for (int tile = 0; tile < 8; ++tile) {
       const bool lower = tile == 2 || tile == 3 || tile == 5;
-      const int used = tile >= 6 ? 16 : lower ? second : first;
+      const int used = tile >= 6 ? 16 : static_cast<int>(rows[lower ? 1 : 0]);
       if (used > 0) config.set(tile, used, 64);
     }
     load_tiles(config);
-    configured_ = rows;
+    rows_[0] = rows[0], rows_[1] = rows[1];
   }
 
   template <bool kTwo>
-  void multiply_rows(const Left* a, int64_t a_row, int64_t depth, const Right* panel,
-                     const char* ahead, int32_t* sums) {
+  void multiply_parts(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead& ahead,
+                      int32_t* sums) {
     constexpr int64_t kPanelRow = kCols * 4;
     ZENITH_TILE_ZERO(0);
     ZENITH_TILE_ZERO(1);
@@ -64,19 +63,25 @@ class TileProduct {
       ZENITH_TILE_ZERO(2);
       ZENITH_TILE_ZERO(3);
     }
-    const Left* lower = a + 16 * a_row;
-    for (int64_t k = 0; k < depth; k += 64, a += 64, lower += 64, panel += 16 * kPanelRow) {
-      ZENITH_TILE_LOAD(6, panel, kPanelRow);
-      ZENITH_TILE_LOAD(4, a, a_row);
-      ZENITH_TILE_MULTIPLY(tdpbusd, 0, 4, 6);
-      ZENITH_TILE_LOAD(7, panel + 64, kPanelRow);
-      ZENITH_TILE_MULTIPLY(tdpbusd, 1, 4, 7);
-      if constexpr (kTwo) {
-        ZENITH_TILE_LOAD(5, lower, a_row);
-        ZENITH_TILE_MULTIPLY(tdpbusd, 2, 5, 6);
-        ZENITH_TILE_MULTIPLY(tdpbusd, 3, 5, 7);
+    const int64_t row = left.row, steps = left.taps * (left.depth / 64);
+    const int64_t fetch = ahead.bytes == 0 ? 0 : ceil_div(ahead.bytes, steps);
+    const char* next = ahead.from;
+    for (int64_t t = 0; t < left.taps; ++t) {
+      const Left* upper = left.part[0] + left.offsets[t];
+      const Left* lower = kTwo ? left.part[1] + left.offsets[t] : upper;
+      for (int64_t k = 0; k < left.depth; k += 64, panel += 16 * kPanelRow, next += fetch) {
+        ZENITH_TILE_LOAD(6, panel, kPanelRow);
+        ZENITH_TILE_LOAD(4, upper + k, row);
+        ZENITH_TILE_MULTIPLY(tdpbusd, 0, 4, 6);
+        ZENITH_TILE_LOAD(7, panel + 64, kPanelRow);
+        ZENITH_TILE_MULTIPLY(tdpbusd, 1, 4, 7);
+        if constexpr (kTwo) {
+          ZENITH_TILE_LOAD(5, lower + k, row);
+          ZENITH_TILE_MULTIPLY(tdpbusd, 2, 5, 6);
+          ZENITH_TILE_MULTIPLY(tdpbusd, 3, 5, 7);
+        }
+        for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(next + i, 0, 2);
       }
-      for (int i = 0; i < 8; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     }
     ZENITH_TILE_STORE(0, sums, kPanelRow);
     ZENITH_TILE_STORE(1, sums + 16, kPanelRow);

@@ -1,4 +1,10 @@
-// Products of many rows of bytes with packed weights, cut into tasks and blocks.
+// Products of many rows of bytes with packed weights, cut into tasks, blocks and tiles.
+//
+// Note [Lines of rows]: rows are the lines of an image, or of one that is as high as there are rows
+// and one wide. They are read where they lie, or from a copy of a block of lines with the border
+// that a filter needs; a row is a few pieces of it, one for each row of the filter. A tile wants
+// its rows at one distance: pixels of a line are that, and those of neighbouring lines as well, if
+// the columns between them are computed too and dropped.
 #pragma once
 
 #include "cpu/kernels/int8/finish.h"
@@ -11,121 +17,254 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Elements of packed weights [depth, n].
-inline int64_t panel_elements(int64_t depth) { return round_up(depth, kDepthStep) * kCols; }
-inline int64_t packed_elements(int64_t depth, int64_t n) {
-  return ceil_div(n, kCols) * panel_elements(depth);
+constexpr int64_t kTileRows = kParts * kPartRows;
+
+// What a row consists of: `taps` pieces of `length` elements, `depth` with those of weight zero.
+struct Pieces {
+  int64_t taps, length, depth;
+
+  Pieces(int64_t count, int64_t of_length)
+      : taps(count), length(of_length), depth(round_up(of_length, kDepthStep)) {}
+  int64_t panel() const { return taps * depth * kCols; }  // elements
+};
+// Columns that are neighbours are one piece.
+inline Pieces filter_pieces(int64_t kh, int64_t kw, int64_t column_dilation, int64_t channels) {
+  return column_dilation == 1 ? Pieces(kh, kw * channels) : Pieces(kh * kw, channels);
 }
 
-// `groups` products [rows, depth] x [depth, n], side by side in the columns of y.
+// `groups` products, side by side in the columns of y. A block does not leave a `unit` of lines.
 struct Product {
-  int64_t rows, depth, n, groups;
-  bool copied;  // rows of the left side are written to scratch; else they are bytes in place
+  int64_t lines, width, unit;
+  int64_t n, groups;
+  Pieces pieces;
+  bool copied;
+  int64_t first_line, next_line;  // elements under one line, and under each further one
 
   int64_t panels() const { return ceil_div(n, kCols); }
-  int64_t padded() const { return round_up(depth, kDepthStep); }
+  int64_t copy_elements(int64_t count) const {
+    return first_line + (count - 1) * next_line + kDepthStep;
+  }
 };
 
-// Tasks are blocks of rows times ranges of panels.
-struct Blocks {
-  int64_t rows, count;  // of a block; how many
-  int64_t ranges;
+// Tasks are blocks of lines times ranges of panels.
+struct Cut {
+  int64_t block, blocks, ranges = 1;
 
-  Blocks(const Product& p, int threads) {
+  Cut(const Product& p, int threads) {
     // A block of the left side stays in L2 beside a panel.
-    constexpr int64_t kBlockBytes = 384 << 10;
+    constexpr int64_t kBlockBytes = 384 << 10, kBlockRows = 1024;
     // Products below this are not worth a task, more than this many tasks per worker not either.
     constexpr int64_t kLeastWork = 1 << 20, kTasks = 4;
-    const int64_t bytes = most(1, p.padded()) * static_cast<int64_t>(sizeof(Left));
-    const int64_t limit = least(most(kBlockBytes / bytes, 2 * kTileRows), 1024);
-    count = most(1, ceil_div(p.rows, limit / kTileRows * kTileRows));
-    ranges = 1;
-    const int64_t work = p.rows * p.n * most(1, p.depth) * p.groups / kLeastWork;
+    const int64_t units = p.lines / p.unit, tile_lines = ceil_div(kTileRows, p.width);
+    const int64_t bytes = most(1, p.next_line) * static_cast<int64_t>(sizeof(Left));
+    const int64_t limit = most(least(kBlockBytes / bytes, kBlockRows / p.width), 2 * tile_lines);
+    int64_t pieces = ceil_div(p.unit, limit);
+    const int64_t depth = p.pieces.taps * most(1, p.pieces.length);
+    const int64_t work = p.lines * p.width * p.n * depth * p.groups / kLeastWork;
     const int64_t wanted = threads == 1 ? 1 : least(kTasks * threads, work);
-    const int64_t missing = ceil_div(wanted, p.groups * count);
+    const int64_t each = p.groups * units, missing = ceil_div(wanted, each * pieces);
     if (missing > 1) {
       // Every range of panels reads all rows, and every block all weights: the larger of the two is
-      // cut. Copies would be made once per range, so they are cut by rows too, down to a few tiles.
-      if (p.copied || p.rows > p.n) {
-        count = least(count * missing, ceil_div(p.rows, 2 * kTileRows));
-      }
-      ranges = least(p.panels(), ceil_div(wanted, p.groups * count));
-      const int64_t still = ceil_div(wanted, p.groups * count * ranges);
-      if (still > 1) count = least(count * still, ceil_div(p.rows, kTileRows));
+      // cut. What is copied is written, too.
+      const int64_t left = p.lines * p.next_line * (p.copied ? 2 : 1);
+      if (left > p.n * depth) pieces = least(pieces * missing, ceil_div(p.unit, 2 * tile_lines));
+      ranges = least(p.panels(), ceil_div(wanted, each * pieces));
+      const int64_t still = ceil_div(wanted, each * pieces * ranges);
+      if (still > 1) pieces = least(pieces * still, ceil_div(p.unit, tile_lines));
     }
-    count = most(1, count);
-    rows = round_up(ceil_div(p.rows, count), kTileRows);
-    count = ceil_div(p.rows, most(1, rows));
+    block = ceil_div(p.unit, most(1, pieces));
+    if (p.width == 1) block = round_up(block, kTileRows);
+    blocks = ceil_div(p.unit, block) * units;
   }
 };
 
-// Whether rows of `depth` bytes are read where they lie: the few behind the end would be copied.
-inline bool in_place_pays(int64_t rows, int64_t depth) {
-  return depth % kDepthStep == 0 || (rows > 2 * kTileRows && depth >= kDepthStep / 4);
-}
-// A worker's copy of a block, or of a last tile.
-inline int64_t left_bytes(const Product& p, const Blocks& b) {
-  const int64_t rows = p.copied ? b.rows : kTileRows;
-  return round_up(rows * p.padded() * static_cast<int64_t>(sizeof(Left)), 64);
-}
-inline int64_t rows_scratch(const Call& call, const Product& p) {
-  return call.parallel.threads * left_bytes(p, Blocks(p, call.parallel.threads));
-}
-
-// A left side in place. Tiles read its rows up to p.padded(), into the next row, which weights of
-// zero take out; those of the last rows, which have nothing behind them, are copied.
-struct InPlace {
-  const uint8_t* data;
-  int64_t row;
-
-  int64_t safe_rows(const Product& p) const {
-    const int64_t over = p.padded() - p.depth;
-    return over == 0 ? p.rows : most(0, p.rows - ceil_div(over, most(1, row)));
-  }
+// Rows of a block where they lie: row `col` of `line` is at from + line * line_step + col * row.
+struct Grid {
+  const Left* from;
+  int64_t lines, width, row, line_step;
+  const Left* end;  // behind what may be read, null if all that is asked for may
 };
 
-// in_place: where uncopied rows lie. fill(g, row, to): p.depth elements of a row of group g; what
-// is behind them may be anything.
-template <typename Fill>
-void run_rows_product(const Call& call, const Product& p, const InPlace& in_place, const Fill& fill,
-                      const Finish& finish) {
-  const Blocks blocks(p, call.parallel.threads);
-  const Right* weights = static_cast<const Right*>(call.in[1].data);
-  const int64_t depth = p.padded(), panels = p.panels(), bytes = left_bytes(p, blocks);
-  const int64_t safe = p.copied ? p.rows : in_place.safe_rows(p);
-  parallel_for(call, p.groups * blocks.count * blocks.ranges, [&](int64_t task, int worker) {
-    const int64_t range = task % blocks.ranges, g = task / blocks.ranges / blocks.count;
-    const int64_t first = task / blocks.ranges % blocks.count * blocks.rows;
-    const int64_t rows = least(blocks.rows, p.rows - first);
-    // The copy: of all rows of the block, or of the last tile's if those cannot be read in place.
-    Left* copy = reinterpret_cast<Left*>(call.scratch + worker * bytes);
-    const int64_t last = (rows - 1) / kTileRows * kTileRows;
-    const int64_t copied = p.copied ? 0 : first + rows > safe ? last : rows;
-    for (int64_t i = copied; i < rows; ++i) fill(g, first + i, copy + (i - copied) * depth);
+// Neighbouring rows of a grid, at one distance. `col` may be behind the end of the line.
+struct Run {
+  const Left* from;
+  int64_t line, col, rows;
+};
+
+// What a worker keeps from task to task: the block it copied, and where its rows are.
+struct Held {
+  int64_t block;  // -1 for none
+  int64_t first;  // row of the product
+  int64_t width, columns, row;
+  int64_t runs, tiles, in_place;  // tiles from `in_place` on are copied
+};
+
+struct Scratch {
+  int64_t runs, copy, tail, bytes;     // where they begin in the memory of a worker
+  static constexpr int64_t kTail = 2;  // tiles
+
+  Scratch(const Product& p, const Cut& cut) {
+    const int64_t size = static_cast<int64_t>(sizeof(Left));
+    runs = round_up(static_cast<int64_t>(sizeof(Held)), 64);
+    copy =
+        runs +
+        round_up(cut.block * ceil_div(p.width, kPartRows) * static_cast<int64_t>(sizeof(Run)), 64);
+    tail = copy + (p.copied ? round_up(p.copy_elements(cut.block) * size, 64) : 0);
+    bytes = tail + (p.copied ? 0 : round_up(kTail * kTileRows * p.pieces.depth * size, 64));
+  }
+};
+inline int64_t product_scratch(const Call& call, const Product& p) {
+  if (p.lines == 0) return 0;
+  return call.parallel.threads * Scratch(p, Cut(p, call.parallel.threads)).bytes;
+}
+
+// Cuts the rows of a grid into runs.
+inline void cut_runs(Grid g, Run* runs, Held& held) {
+  if (g.line_step == g.width * g.row) g.width *= g.lines, g.lines = 1;
+  const int64_t parts = ceil_div(g.width, kPartRows);
+  const int64_t columns = g.lines == 1 ? g.width : g.line_step / most(1, g.row);
+  const int64_t all = (g.lines - 1) * columns + g.width;
+  int64_t& n = held.runs;
+  n = 0, held.width = g.width, held.columns = columns, held.row = g.row;
+  if (columns * g.row == g.line_step && ceil_div(all, kPartRows) < g.lines * parts) {
+    for (int64_t i = 0; i < all; i += kPartRows) {
+      runs[n++] = {g.from + i * g.row, i / columns, i % columns, least(kPartRows, all - i)};
+    }
+    return;
+  }
+  for (int64_t line = 0; line < g.lines; ++line) {
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = g.width * part / parts, end = g.width * (part + 1) / parts;
+      runs[n++] = {g.from + line * g.line_step + begin * g.row, line, begin, end - begin};
+    }
+  }
+}
+
+// Tiles that would read behind the end of the left side, a few of its last rows: copied.
+inline void copy_tail(const Product& p, const Left* end, const Run* runs, Held& held, Left* tail) {
+  const int64_t depth = p.pieces.depth;
+  held.tiles = ceil_div(held.runs, kParts), held.in_place = held.tiles;
+  if (end == nullptr) return;
+  while (held.in_place > 0) {
+    const Run& last = runs[least(held.runs, held.in_place * kParts) - 1];
+    if (end - (last.from + (last.rows - 1) * held.row) >= depth) break;
+    --held.in_place;
+  }
+  for (int64_t i = held.in_place * kParts; i < held.runs; ++i) {
+    Left* to = tail + (i - held.in_place * kParts) * kPartRows * depth;
+    for (int64_t r = 0; r < runs[i].rows; ++r) {
+      std::memcpy(to + r * depth, runs[i].from + r * held.row,
+                  static_cast<size_t>(p.pieces.length) * sizeof(Left));
+    }
+  }
+}
+
+// The rows of a worker's block times panels [begin, end) of group g.
+class BlockProduct {
+ public:
+  BlockProduct(const Product& p, const int64_t* offsets, const Finish& finish, const Held& held,
+               const Run* runs, const Left* tail)
+      : p_(p), offsets_(offsets), finish_(finish), held_(held), runs_(runs), tail_(tail) {}
+
+  void run(const Right* weights, int64_t g, int64_t begin, int64_t end) const {
+    constexpr int64_t kNearBytes = 128 << 10;
+    const int64_t panel_size = p_.pieces.panel(), count = end - begin;
+    const int64_t bytes = panel_size * static_cast<int64_t>(sizeof(Right));
+    // Few weights stay near: then results are written row by row, else panel by panel, and tiles
+    // fetch the next panel, slice by slice.
+    const bool by_rows = count * bytes <= kNearBytes;
+    const int64_t slice = by_rows ? 0 : bytes / held_.tiles;
+    weights += (g * p_.panels() + begin) * panel_size;
     TileProduct tiles;
-    alignas(64) int32_t sums[kTileRows * kCols];
-    const Right* panel = weights + g * packed_elements(p.depth, p.n);
-    const int64_t end = panels * (range + 1) / blocks.ranges;
-    for (int64_t j = panels * range / blocks.ranges; j < end; ++j) {
-      const int64_t channel = j * kCols, cols = least(kCols, p.n - channel);
-      const Right* from = panel + j * panel_elements(p.depth);
-      // Tiles fetch the next panel, slice by slice.
-      const char* ahead =
-          reinterpret_cast<const char*>(j + 1 < panels ? from + depth * kCols : from);
-      const int64_t slice =
-          depth * kCols * static_cast<int64_t>(sizeof(Right)) / most(1, ceil_div(rows, kTileRows));
-      for (int64_t i = 0, t = 0; i < rows; i += kTileRows, ++t) {
-        const int64_t count = least(kTileRows, rows - i);
-        const bool there = i < copied;
-        const Left* left =
-            there ? reinterpret_cast<const Left*>(in_place.data + (first + i) * in_place.row)
-                  : copy + (i - copied) * depth;
-        tiles.multiply(left, there ? in_place.row : depth, count, depth, from, ahead + t * slice,
-                       sums);
-        finish.tile<kCols>(sums, g, channel, first + i, g * p.n + channel, count, cols);
-      }
+    for (int64_t i = 0; i < count * held_.tiles; ++i) {
+      const int64_t j = by_rows ? i % count : i / held_.tiles;
+      const int64_t t = by_rows ? i / count : i % held_.tiles;
+      const Right* panel = weights + j * panel_size;
+      const char* next = reinterpret_cast<const char*>(j + 1 < count ? panel + panel_size : panel);
+      tile(tiles, t, panel, {next + t * slice, slice}, g, (begin + j) * kCols);
     }
+  }
+
+ private:
+  void tile(TileProduct& tiles, int64_t t, const Right* panel, const Ahead& ahead, int64_t g,
+            int64_t channel) const {
+    alignas(64) int32_t sums[kTileRows * kCols];
+    const Run* runs = runs_ + t * kParts;
+    const int64_t depth = p_.pieces.depth, copied = t - held_.in_place;
+    LeftTile<Left, kParts> left{{},   {}, copied < 0 ? held_.row : depth, offsets_, p_.pieces.taps,
+                                depth};
+    const int64_t used = least(kParts, held_.runs - t * kParts);
+    for (int64_t part = 0; part < used; ++part) {
+      left.part[part] =
+          copied < 0 ? runs[part].from : tail_ + (copied * kParts + part) * kPartRows * depth;
+      left.rows[part] = runs[part].rows;
+      const int64_t row = held_.first + runs[part].line * held_.width + runs[part].col;
+      finish_.fetch(row, g * p_.n + channel, runs[part].rows);
+    }
+    tiles.multiply(left, panel, ahead, sums);
+    for (int64_t part = 0; part < used; ++part) {
+      store(runs[part], sums + part * kPartRows * kCols, g, channel);
+    }
+  }
+
+  // Results of a run, without those of the columns between lines.
+  void store(const Run& run, int32_t* sums, int64_t g, int64_t channel) const {
+    const int64_t cols = least(kCols, p_.n - channel);
+    int64_t line = run.line, col = run.col;
+    for (int64_t r = 0; r < run.rows;) {
+      const int64_t count = least(held_.width - col, run.rows - r);
+      if (count > 0) {
+        finish_.tile<kCols>(sums + r * kCols, g, channel, held_.first + line * held_.width + col,
+                            g * p_.n + channel, count, cols);
+      }
+      r += held_.columns - col;
+      ++line, col = 0;
+    }
+  }
+
+  const Product& p_;
+  const int64_t* offsets_;
+  const Finish& finish_;
+  const Held& held_;
+  const Run* runs_;
+  const Left* tail_;
+};
+
+// place(g, line, count, copy): the grid of `count` lines of group g from `line` on, copied there if
+// they are. offsets: of the pieces of a row.
+template <typename Place>
+void run_product(const Call& call, const Product& p, const int64_t* offsets, char* scratch,
+                 const Place& place, const Finish& finish) {
+  const Cut cut(p, call.parallel.threads);
+  const Scratch parts(p, cut);
+  const int64_t of_unit = ceil_div(p.unit, cut.block);
+  for (int worker = 0; worker < call.parallel.threads; ++worker) {
+    reinterpret_cast<Held*>(scratch + worker * parts.bytes)->block = -1;
+  }
+  parallel_for(call, p.groups * cut.blocks * cut.ranges, [&](int64_t task, int worker) {
+    char* memory = scratch + worker * parts.bytes;
+    Held& held = *reinterpret_cast<Held*>(memory);
+    Run* runs = reinterpret_cast<Run*>(memory + parts.runs);
+    Left* tail = reinterpret_cast<Left*>(memory + parts.tail);
+    const int64_t range = task % cut.ranges, block = task / cut.ranges, g = block / cut.blocks;
+    if (held.block != block) {
+      const int64_t at = block % cut.blocks, in_unit = at % of_unit * cut.block;
+      const int64_t line = at / of_unit * p.unit + in_unit;
+      const int64_t count = least(cut.block, p.unit - in_unit);
+      const Grid grid = place(g, line, count, reinterpret_cast<Left*>(memory + parts.copy));
+      cut_runs(grid, runs, held);
+      copy_tail(p, grid.end, runs, held, tail);
+      held.first = line * p.width, held.block = block;
+    }
+    BlockProduct(p, offsets, finish, held, runs, tail)
+        .run(static_cast<const Right*>(call.in[1].data), g, p.panels() * range / cut.ranges,
+             p.panels() * (range + 1) / cut.ranges);
   });
+}
+
+// Whether rows of `length` bytes are read where they lie: the few behind the end are copied.
+inline bool in_place_pays(int64_t rows, int64_t length) {
+  return length % kDepthStep == 0 || (rows > 2 * kTileRows && length >= kDepthStep / 4);
 }
 
 // Bytes as the product reads them; signed ones with 128 added.

@@ -5,52 +5,59 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 struct PackParams {
-  int64_t group;
+  int64_t group, column_dilation;
 };
-const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1)};
+const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1),
+                             ZENITH_FIELD(PackParams, column_dilation, kInt, 1)};
 
-// A matrix [K, N], or a filter [M, C / group, *kernel] whose depth is [*kernel, C / group].
+// A matrix [K, N], or a filter [M, C / group, kh, kw] (or without kh) whose depth is
+// [kh, kw, C / group].
 struct Weights {
-  int64_t groups, n, channels, taps[3];
-  int64_t s_group, s_n, s_channel, s_tap[3];
+  int64_t groups, n, channels, kh, kw;
+  int64_t s_group, s_n, s_channel, s_row, s_col;
+  Pieces pieces;
 
-  int64_t depth() const { return taps[0] * taps[1] * taps[2] * channels; }
-  int64_t elements() const { return groups * packed_elements(depth(), n); }
+  int64_t panels() const { return ceil_div(n, kCols); }
+  int64_t elements() const { return groups * panels() * pieces.panel(); }
 };
 
 Weights weights_of(const TensorRef& t, const void* params) {
-  Weights w{1, 0, 0, {1, 1, 1}, 0, 0, 0, {0, 0, 0}};
+  const auto& p = *static_cast<const PackParams*>(params);
   if (t.rank == 2) {
-    w.channels = t.shape[0], w.n = t.shape[1];
-    w.s_channel = t.strides[0], w.s_n = t.strides[1];
-    return w;
+    return {1, t.shape[1], t.shape[0],           1, 1, 0, t.strides[1], t.strides[0],
+            0, 0,          Pieces(1, t.shape[0])};
   }
-  w.groups = static_cast<const PackParams*>(params)->group;
-  w.n = t.shape[0] / w.groups, w.channels = t.shape[1];
-  w.s_group = w.n * t.strides[0], w.s_n = t.strides[0], w.s_channel = t.strides[1];
-  for (int axis = 2; axis < t.rank; ++axis) {
-    w.taps[axis - 2] = t.shape[axis];
-    w.s_tap[axis - 2] = t.strides[axis];
-  }
-  return w;
+  const int last = t.rank - 1;
+  const bool flat = t.rank == 3;
+  const int64_t n = t.shape[0] / p.group, kh = flat ? 1 : t.shape[2], kw = t.shape[last];
+  return {p.group,
+          n,
+          t.shape[1],
+          kh,
+          kw,
+          n * t.strides[0],
+          t.strides[0],
+          t.strides[1],
+          flat ? 0 : t.strides[2],
+          t.strides[last],
+          filter_pieces(kh, kw, p.column_dilation, t.shape[1])};
 }
 
 // visit(place in the tensor, place in the packed array) for every weight.
 template <typename F>
 void for_each_weight(const Weights& w, const F& visit) {
+  const int64_t of_row = w.pieces.taps / w.kh;  // pieces
   for (int64_t g = 0; g < w.groups; ++g) {
     for (int64_t n = 0; n < w.n; ++n) {
-      const int64_t panel = g * packed_elements(w.depth(), w.n) +
-                            n / kCols * panel_elements(w.depth()) + n % kCols * kGroup;
-      int64_t k = 0;
-      for (int64_t a = 0; a < w.taps[0]; ++a) {
-        for (int64_t b = 0; b < w.taps[1]; ++b) {
-          for (int64_t c = 0; c < w.taps[2]; ++c) {
-            int64_t from =
-                g * w.s_group + n * w.s_n + a * w.s_tap[0] + b * w.s_tap[1] + c * w.s_tap[2];
-            for (int64_t i = 0; i < w.channels; ++i, ++k, from += w.s_channel) {
-              visit(from, panel + k / kGroup * kCols * kGroup + k % kGroup);
-            }
+      const int64_t panel = (g * w.panels() + n / kCols) * w.pieces.panel() + n % kCols * kGroup;
+      for (int64_t i = 0; i < w.kh; ++i) {
+        for (int64_t j = 0; j < w.kw; ++j) {
+          const int64_t from = g * w.s_group + n * w.s_n + i * w.s_row + j * w.s_col;
+          const int64_t at =
+              of_row == 1 ? i * w.pieces.depth + j * w.channels : (i * w.kw + j) * w.pieces.depth;
+          for (int64_t c = 0; c < w.channels; ++c) {
+            const int64_t k = at + c;
+            visit(from + c * w.s_channel, panel + k / kGroup * kCols * kGroup + k % kGroup);
           }
         }
       }
@@ -77,7 +84,7 @@ void unpack(const void* from, const TensorRef& t, const void* params) {
 }
 
 const Packer kPackers[] = {
-    {"int8_weights", kPackFields, 1, sizeof(PackParams), pack_bytes, pack, unpack},
+    {"int8_weights", kPackFields, 2, sizeof(PackParams), pack_bytes, pack, unpack},
 };
 
 }  // namespace

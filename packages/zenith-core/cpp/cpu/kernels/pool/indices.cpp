@@ -13,6 +13,51 @@ constexpr T lowest() {
   }
 }
 
+// The larger one of each lane; NaN if either is.
+template <typename V>
+[[gnu::always_inline]] inline V larger_lanes(V a, V b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
+// Elements of a window: counts and distances of its axes, outermost first.
+struct Window {
+  int64_t count[3], step[3];
+};
+
+// y[0, kBytes) = largest of a window, NaN if one is, held in a register.
+template <typename T, int kBytes>
+[[gnu::always_inline]] inline void max_of_vector(const T* x, const Window& window, T* y) {
+  typedef T v __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
+  v largest = v{} + lowest<T>();
+  for (int64_t d = 0; d < window.count[0]; ++d, x += window.step[0]) {
+    const T* row = x;
+    for (int64_t h = 0; h < window.count[1]; ++h, row += window.step[1]) {
+      const T* from = row;
+      for (int64_t w = 0; w < window.count[2]; ++w, from += window.step[2]) {
+        const v next = *reinterpret_cast<const v*>(from);
+        largest = larger_lanes(next, largest);
+      }
+    }
+  }
+  *reinterpret_cast<v*>(y) = largest;
+}
+
+// Channels [0, channels) of one output pixel, a vector at a time. The last one ends with the
+// channels and computes some again; of fewer channels than a vector, smaller ones are used.
+template <typename T, int kBytes = kVecBytes>
+void max_of_channels(const T* x, const Window& window, T* y, int64_t channels) {
+  constexpr int64_t kStep = kBytes / sizeof(T);
+  if (channels < kStep) {
+    constexpr int kSmaller = kBytes > 16 ? 16 : sizeof(T);
+    if constexpr (kStep > 1) max_of_channels<T, kSmaller>(x, window, y, channels);
+    return;
+  }
+  int64_t c = 0;
+  for (; c + kStep <= channels; c += kStep) max_of_vector<T, kBytes>(x + c, window, y + c);
+  c = channels - kStep;
+  if (channels % kStep != 0) max_of_vector<T, kBytes>(x + c, window, y + c);
+}
+
 // x, y and indices are channels-last, channels with stride 1. An index counts elements of the whole
 // of x in row-major [N, C, D, H, W]; the first of equal maxima wins.
 template <typename T>
@@ -26,12 +71,17 @@ const char* run_max(const Call& call) {
   const bool places = call.n_out > 1 && call.out[1].data != nullptr;
   for_each_box(call, [&](int64_t image, const int64_t (&out)[3], const Box& box) {
     T* to = static_cast<T*>(y.data) + offset_of(y, image, out);
-    int64_t* place = nullptr;
-    if (places) {
-      place = static_cast<int64_t*>(call.out[1].data) + offset_of(call.out[1], image, out);
-      for (int64_t c = 0; c < channels; ++c) place[c] = 0;
+    if (!places) {
+      Window window{};
+      for (int i = 0; i < 3; ++i) {
+        window.count[i] = box.count[i];
+        window.step[i] = p.dilations.v[i] * x.strides[i + 1];
+      }
+      const int64_t from = box.size() > 0 ? offset_of(x, image, box.at) : 0;
+      return max_of_channels(static_cast<const T*>(x.data) + from, window, to, channels);
     }
-    for (int64_t c = 0; c < channels; ++c) to[c] = lowest<T>();
+    int64_t* place = static_cast<int64_t*>(call.out[1].data) + offset_of(call.out[1], image, out);
+    for (int64_t c = 0; c < channels; ++c) place[c] = 0, to[c] = lowest<T>();
     bool first = true;
     for (int64_t d = 0; d < box.count[0]; ++d) {
       for (int64_t h = 0; h < box.count[1]; ++h) {
@@ -39,12 +89,6 @@ const char* run_max(const Call& call) {
           const int64_t at[3] = {box.at[0] + d * p.dilations.v[0], box.at[1] + h * p.dilations.v[1],
                                  box.at[2] + w * p.dilations.v[2]};
           const T* from = static_cast<const T*>(x.data) + offset_of(x, image, at);
-          if (!places) {
-            for (int64_t c = 0; c < channels; ++c) {
-              to[c] = from[c] > to[c] || from[c] != from[c] ? from[c] : to[c];
-            }
-            continue;
-          }
           const int64_t here = at[0] * count[0] + at[1] * count[1] + at[2] * count[2];
           for (int64_t c = 0; c < channels; ++c) {
             const bool take = first || from[c] > to[c] || (from[c] != from[c] && to[c] == to[c]);

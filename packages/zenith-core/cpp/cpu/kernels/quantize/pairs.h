@@ -41,22 +41,32 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 #endif
 }
 
-// sums[i][kCols] = rows i of a (`pairs` pairs each, a_row int16 apart) times one panel.
+// A row of the left side: `taps` pieces of `pairs` pairs, at `offsets` from where it begins.
+struct PairRow {
+  const int64_t* offsets;
+  int64_t taps, pairs;
+};
+constexpr int64_t kNoOffset = 0;
+
+// sums[i][kCols] = rows i of a (a_row int16 apart) times one panel.
 template <int kCount>
-[[gnu::always_inline]] inline void run_rows(const int16_t* a, int64_t a_row, int64_t pairs,
+[[gnu::always_inline]] inline void run_rows(const int16_t* a, int64_t a_row, const PairRow& row,
                                             const int16_t* panel, int32_t* sums) {
   vw acc[kCount][kColVectors] = {};
-  for (int64_t k = 0; k < pairs; ++k) {
-    vs b[kColVectors];
-    for (int v = 0; v < kColVectors; ++v) {
-      b[v] = *reinterpret_cast<const vs_u*>(panel + v * 2 * kLanes);
-    }
-    panel += 2 * kCols;
-    for (int i = 0; i < kCount; ++i) {
-      int32_t pair;
-      std::memcpy(&pair, a + i * a_row + 2 * k, 4);
-      const vs x = (vs)splat_i(pair);
-      for (int v = 0; v < kColVectors; ++v) acc[i][v] += pair_products(x, b[v]);
+  for (int64_t t = 0; t < row.taps; ++t) {
+    const int16_t* piece = a + row.offsets[t];
+    for (int64_t k = 0; k < row.pairs; ++k) {
+      vs b[kColVectors];
+      for (int v = 0; v < kColVectors; ++v) {
+        b[v] = *reinterpret_cast<const vs_u*>(panel + v * 2 * kLanes);
+      }
+      panel += 2 * kCols;
+      for (int i = 0; i < kCount; ++i) {
+        int32_t pair;
+        std::memcpy(&pair, piece + i * a_row + 2 * k, 4);
+        const vs x = (vs)splat_i(pair);
+        for (int v = 0; v < kColVectors; ++v) acc[i][v] += pair_products(x, b[v]);
+      }
     }
   }
   for (int i = 0; i < kCount; ++i) {
@@ -67,12 +77,12 @@ template <int kCount>
 }
 
 template <int kCount = kRows>
-void multiply_pairs(const int16_t* a, int64_t a_row, int64_t rows, int64_t pairs,
+void multiply_pairs(const int16_t* a, int64_t a_row, int64_t rows, const PairRow& row,
                     const int16_t* panel, int32_t* sums) {
   if constexpr (kCount > 1) {
-    if (rows < kCount) return multiply_pairs<kCount - 1>(a, a_row, rows, pairs, panel, sums);
+    if (rows < kCount) return multiply_pairs<kCount - 1>(a, a_row, rows, row, panel, sums);
   }
-  run_rows<kCount>(a, a_row, pairs, panel, sums);
+  run_rows<kCount>(a, a_row, row, panel, sums);
 }
 
 // One group of a right side: [K, N] of any strides.

@@ -67,7 +67,7 @@ void run_product(const Call& call, const Shape& p, const Fill& fill, const Panel
       for (int64_t i = 0; i < rows; i += kRows) {
         const int64_t count = rows - i < kRows ? rows - i : kRows;
         alignas(64) int32_t sums[kRows * kCols];
-        multiply_pairs(left + i * 2 * pairs, 2 * pairs, count, pairs,
+        multiply_pairs(left + i * 2 * pairs, 2 * pairs, count, {&kNoOffset, 1, pairs},
                        packed + j * panel_size(p.depth), sums);
         for (int64_t r = 0; r < count; ++r) done(item, first + i + r, col, n, sums + r * kCols);
       }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zenith.backends.cpu.emit import F32, Emit
+from collections.abc import Callable
+
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
@@ -45,32 +47,37 @@ def _reason(op: OpView) -> str | None:
     return None
 
 
-def _emit(e: Emit) -> None:
-    op, (expand, depthwise, project) = e.op, split(e.op.overload)
-    window = window_of(op, op.required(2).shape[2:])
-    steps = [step for each in (expand, depthwise, project) for step in _operand_steps(each)]
-    operands = [
-        e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
-        for index, step in enumerate(steps, _FIRST_OPERAND)
-    ]
-    e.step(
-        "conv_bottleneck_f32",
-        [
-            as_pixels(e.channels_last(0)),
-            e.packed(1, "conv_weights_f32", group=1),
-            e.packed(2, "conv_depthwise_weights_f32"),
-            e.packed(3, "conv_weights_f32", group=1),
-            *operands,
-        ],
-        [output_pixels(e)],
-        kernel_shape=window.kernel,
-        strides=window.strides,
-        pads=window.begin,
-        expanded=op.required(2).shape[0],
-        expand_epilogue=epilogue_codes(expand),
-        depthwise_epilogue=epilogue_codes(depthwise),
-        epilogue=epilogue_codes(project),
-    )
+def _emit(kind: str) -> Callable[[Emit], None]:
+    packing = {"group": 1} | ({"column_dilation": 1} if kind == "bf16" else {})
+
+    def emit(e: Emit) -> None:
+        op, (expand, depthwise, project) = e.op, split(e.op.overload)
+        window = window_of(op, op.required(2).shape[2:])
+        steps = [step for each in (expand, depthwise, project) for step in _operand_steps(each)]
+        operands = [
+            e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
+            for index, step in enumerate(steps, _FIRST_OPERAND)
+        ]
+        e.step(
+            f"conv_bottleneck_{kind}",
+            [
+                as_pixels(e.channels_last(0)),
+                e.packed(1, f"conv_weights_{kind}", **packing),
+                e.packed(2, f"conv_depthwise_weights_{kind}"),
+                e.packed(3, f"conv_weights_{kind}", **packing),
+                *operands,
+            ],
+            [output_pixels(e)],
+            kernel_shape=window.kernel,
+            strides=window.strides,
+            pads=window.begin,
+            expanded=op.required(2).shape[0],
+            expand_epilogue=epilogue_codes(expand),
+            depthwise_epilogue=epilogue_codes(depthwise),
+            epilogue=epilogue_codes(project),
+        )
+
+    return emit
 
 
 def _cost(op: OpView) -> Cost:
@@ -82,11 +89,12 @@ def _cost(op: OpView) -> Cost:
 
 SPECS: list[KernelSpec] = [
     KernelSpec(
-        "conv_bottleneck_f32",
+        f"conv_bottleneck_{kind}",
         "zenith:Bottleneck",
-        _emit,
-        dtypes=dict.fromkeys(range(20), F32),
+        _emit(kind),
+        dtypes=dict.fromkeys(range(20), dtypes),
         supports=_reason,
         cost=_cost,
     )
+    for kind, dtypes in (("f32", F32), ("bf16", BF16))
 ]

@@ -161,7 +161,7 @@ def _emit_linear(e: Emit) -> None:
         "linear_int8",
         [
             rows(e, 0),
-            e.packed(3, "int8_weights", group=1),
+            e.packed(3, "int8_weights", group=1, column_dilation=1),
             *_constants(e, sums, 1),
             None if tail.add is None else rows(e, tail.add),
             *operands,
@@ -214,6 +214,7 @@ def _emit_conv(kernel: str, packer: str) -> Callable[[Emit], None]:
         window = window_of(op, weights.shape[2:])
         depthwise = kernel.startswith("depthwise")
         array = _array(weights)
+        packing = {"group": group, "column_dilation": window.dilations[-1]}
         sums = array.reshape(array.shape[0], -1).sum(axis=1, dtype=np.int64)
 
         def pixels(index: int) -> Operand:
@@ -223,7 +224,7 @@ def _emit_conv(kernel: str, packer: str) -> Callable[[Emit], None]:
             kernel,
             [
                 pixels(0),
-                e.packed(3, packer, **({} if depthwise else {"group": group})),
+                e.packed(3, packer, **({} if depthwise else packing)),
                 *_constants(e, sums, 1 if depthwise else group),
                 None if tail.add is None else pixels(tail.add),
                 *(pixels(i) for i in tail.operands),

@@ -1,4 +1,4 @@
-"""What works on all matrices of a batch at once.
+"""What works on all matrices of a batch at once: for adapters.
 
 Note [Columns]: a matrix is worked on by a Scan over the numbers of its columns, all matrices of a
 batch at once; masks over rows and columns stand for the triangles that LAPACK loops over.
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import onnx_ir as ir
-import torch
 
+from zenith.ir.builder import GraphBuilder, NotSupportedError
 from zenith.ir.dims import Dim, exactly, product
-from zenith_torch.builder import Builder, NotSupportedError
-from zenith_torch.lower.create import grid
 
 __all__ = [
     "Step",
-    "as_captured",
     "chosen",
     "compared",
     "diagonal_of",
     "first_set",
+    "grid",
     "identity",
     "matrices",
     "number_like",
@@ -33,13 +32,13 @@ __all__ = [
     "transposed",
 ]
 
-INT64 = ir.DataType.INT64
+BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
 
 Step = Callable[[Sequence[ir.Value], ir.Value], tuple[list[ir.Value], list[ir.Value]]]
 """(state, number of the column) to (new state, what is collected of every step)"""
 
 
-def matrices(b: Builder, x: ir.Value) -> ir.Value:
+def matrices(b: GraphBuilder, x: ir.Value) -> ir.Value:
     """(..., m, n) as (batch, m, n)."""
     *lead, m, n = b.shape_of(x)
     if 0 in (m, n):
@@ -47,18 +46,22 @@ def matrices(b: Builder, x: ir.Value) -> ir.Value:
     return b.reshape(x, (product(lead), m, n))
 
 
-def transposed(b: Builder, x: ir.Value) -> ir.Value:
+def transposed(b: GraphBuilder, x: ir.Value) -> ir.Value:
     return b.transpose(x, [0, 2, 1])
 
 
-def swapped(b: Builder, x: ir.Value) -> ir.Value:
+def swapped(b: GraphBuilder, x: ir.Value) -> ir.Value:
     """The last two axes, the one for the other."""
     rank = b.rank_of(x)
     return b.transpose(x, [*range(rank - 2), rank - 1, rank - 2])
 
 
 def over_columns(
-    b: Builder, numbers: ir.Value, state: Sequence[ir.Value], collected: Sequence[Dim], step: Step
+    b: GraphBuilder,
+    numbers: ir.Value,
+    state: Sequence[ir.Value],
+    collected: Sequence[Dim],
+    step: Step,
 ) -> tuple[list[ir.Value], list[ir.Value]]:
     """A Scan over `numbers`; of each step, vectors of integers of the given sizes are collected."""
     facts = [(v.dtype or INT64, b.shape_of(v)) for v in state]
@@ -74,54 +77,65 @@ def over_columns(
     return found[: len(state)], found[len(state) :]
 
 
-def numbers(b: Builder, count: Dim) -> ir.Value:
+def grid(b: GraphBuilder, counts: Sequence[Dim], steps: Sequence[Dim], start: Dim = 0) -> ir.Value:
+    """Places ``start + i * steps[0] + j * steps[1] + ...``: a constant where all of it is known."""
+    if all(isinstance(d, int) for d in (*counts, *steps, start)):
+        places = np.full(tuple(counts), start, np.int64)
+        for along, step in zip(np.indices(tuple(counts)), steps, strict=True):
+            places += along * int(step)
+        return b.constant(places)
+    total = b.operand(start, INT64)
+    for axis, (count, step) in enumerate(zip(counts, steps, strict=True)):
+        limits = (b.operand(d, INT64) for d in (0, count, 1))
+        along = b.op("Range", *limits, shape=(count,))
+        along = b.op("Mul", along, b.operand(step, INT64))
+        form = [count if a == axis else 1 for a in range(len(counts))]
+        total = b.op("Add", total, b.reshape(along, form))
+    return total
+
+
+def numbers(b: GraphBuilder, count: Dim) -> ir.Value:
     return grid(b, (count,), (1,))
 
 
-def compared(b: Builder, op_type: str, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.op(op_type, x, y, dtype=torch.bool)
+def compared(b: GraphBuilder, op_type: str, x: ir.Value, y: ir.Value) -> ir.Value:
+    return b.op(op_type, x, y, dtype=BOOL)
 
 
-def chosen(b: Builder, condition: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+def chosen(b: GraphBuilder, condition: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.op("Where", condition, x, y, dtype=x.dtype)
 
 
-def number_like(b: Builder, value: float, like: ir.Value) -> ir.Value:
+def number_like(b: GraphBuilder, value: float, like: ir.Value) -> ir.Value:
     return b.number(value, like.dtype)
 
 
-def times_vector(b: Builder, x: ir.Value, vector: ir.Value) -> ir.Value:
+def times_vector(b: GraphBuilder, x: ir.Value, vector: ir.Value) -> ir.Value:
     """(batch, m, n) times (batch, n)."""
     shape = (*b.shape_of(x)[:2], 1)
     return b.squeeze(b.op("MatMul", x, b.unsqueeze(vector, 2), shape=shape), 2)
 
 
-def identity(b: Builder, like: ir.Value, size: Dim) -> ir.Value:
+def identity(b: GraphBuilder, like: ir.Value, size: Dim) -> ir.Value:
     ones = compared(b, "Equal", b.unsqueeze(numbers(b, size), 1), numbers(b, size))
     return b.expand(b.cast(ones, like.dtype), (b.shape_of(like)[0], size, size))
 
 
-def diagonal_of(b: Builder, x: ir.Value) -> ir.Value:
+def diagonal_of(b: GraphBuilder, x: ir.Value) -> ir.Value:
     batch, m, n = b.shape_of(x)
     count = min(m, n) if isinstance(m, int) and isinstance(n, int) else n
     return b.gather(b.reshape(x, (batch, exactly(m * n))), grid(b, (count,), (exactly(n + 1),)), 1)
 
 
-def first_set(b: Builder, bad: ir.Value) -> ir.Value:
+def first_set(b: GraphBuilder, bad: ir.Value) -> ir.Value:
     """(batch,) the number, from 1, of the first that is set; 0 where none is."""
-    marks = b.cast(bad, torch.int32)
+    marks = b.cast(bad, ir.DataType.INT32)
     lead = b.shape_of(bad)[:1]
-    place = b.op("ArgMax", marks, shape=lead, dtype=torch.int64, axis=1, keepdims=0)
-    any_bad = b.cast(b.reduce("ReduceMax", marks, [1], keepdims=False), torch.int64)
-    return b.op("Mul", b.op("Add", place, b.number(1, torch.int64)), any_bad)
+    place = b.op("ArgMax", marks, shape=lead, dtype=INT64, axis=1, keepdims=0)
+    any_bad = b.cast(b.reduce("ReduceMax", marks, [1], keepdims=False), INT64)
+    return b.op("Mul", b.op("Add", place, b.number(1, INT64)), any_bad)
 
 
-def or_nan(b: Builder, x: ir.Value, info: ir.Value) -> ir.Value:
-    broken = compared(b, "Greater", b.unsqueeze(info, 1, 2), b.number(0, torch.int64))
+def or_nan(b: GraphBuilder, x: ir.Value, info: ir.Value) -> ir.Value:
+    broken = compared(b, "Greater", b.unsqueeze(info, 1, 2), b.number(0, INT64))
     return chosen(b, broken, number_like(b, float("nan"), x), x)
-
-
-def as_captured(b: Builder, *values: ir.Value) -> list[ir.Value]:
-    """Results in the shapes and types of the capture."""
-    facts = zip(values, b.out_shapes, b.out_dtypes, strict=True)
-    return [b.reshape(b.cast(v, kind), shape) for v, shape, kind in facts]

@@ -1,0 +1,73 @@
+// The register tile of depthwise convolution: a few pixels of one output row times two vectors of
+// channels, one after the other along the channels, with the sums in registers.
+#include "cpu/kernels/conv/depthwise.h"
+#include "cpu/kernels/conv/sums.h"
+
+namespace zenith::ZENITH_ISA {
+namespace {
+
+// kRows results of channels [c, channels), as far as kVecs vectors go; returns where it stopped.
+// kWhole: the last vector is not partial.
+template <int kRows, int kVecs, bool kWhole>
+[[gnu::noinline]] int64_t depthwise_channels(const DepthwiseTile& at, int64_t c, int64_t channels) {
+  const int64_t taps = at.kh * at.kw;
+  for (; kWhole ? c + kVecs * kLanes <= channels : c < channels; c += kVecs * kLanes) {
+    vf sum[kRows][kVecs];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVecs; ++j) {
+      const vf bias = load(at.end.bias + c + j * kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
+    }
+    const float* line = at.weights + c * taps + at.from * kLanes;
+    for (int64_t r = 0; r < at.kh; ++r, line += at.kw * kLanes) {
+      if (at.rows[r] == nullptr) continue;
+      const float* x = at.rows[r] + at.from * at.tap + c;
+      const float* w = line;
+#pragma GCC unroll 1
+      for (int64_t t = at.from; t < at.to; ++t, x += at.tap, w += kLanes) {
+        vf tap[kVecs];
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) tap[j] = load(w + j * taps * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+          for (int j = 0; j < kVecs; ++j) {
+            const float* value = x + i * at.pixel + j * kLanes;
+            if constexpr (kWhole) {
+              multiply_add(sum[i][j], tap[j], value);
+            } else {
+              multiply_add(sum[i][j], tap[j], load_n(value, static_cast<int>(channels - c)));
+            }
+          }
+        }
+      }
+    }
+    TileEnd end = at.end;
+    if (end.add != nullptr) end.add += c;
+    const int64_t cols = kWhole ? kVecs * kLanes : channels - c;
+    store_tile<kRows, kVecs>(sum, end, at.y + c, at.ldy, cols);
+  }
+  return c;
+}
+
+using DepthwiseFn = int64_t (*)(const DepthwiseTile&, int64_t, int64_t);
+template <int kVecs, bool kWhole>
+constexpr DepthwiseFn kDepthwise[] = {
+    depthwise_channels<1, kVecs, kWhole>,       depthwise_channels<2, kVecs, kWhole>,
+    depthwise_channels<3, kVecs, kWhole>,       depthwise_channels<4, kVecs, kWhole>,
+    depthwise_channels<5, kVecs, kWhole>,       depthwise_channels<6, kVecs, kWhole>,
+    depthwise_channels<kPixels, kVecs, kWhole>,
+};
+
+}  // namespace
+
+void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels) {
+  // A single pixel has few sums: more channels at once hide the latency of the multiply-adds.
+  int64_t done = count == 1 ? depthwise_channels<1, 4, true>(at, 0, channels) : 0;
+  done = kDepthwise<2, true>[count - 1](at, done, channels);
+  if (done < channels) done = kDepthwise<1, true>[count - 1](at, done, channels);
+  if (done < channels) kDepthwise<1, false>[count - 1](at, done, channels);
+}
+
+}  // namespace zenith::ZENITH_ISA
