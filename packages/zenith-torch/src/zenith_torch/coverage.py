@@ -45,7 +45,10 @@ _METHODS = {
 }
 _OTHERS = {"ThreeFry2x32"}
 # Where handlers and their parts are.
-_LOWERING = ("zenith_torch.lower.", "zenith.ir.complexes", "zenith.ir.special")
+_LOWERING = (
+    "zenith_torch.lower.",
+    *(f"zenith.ir.{part}" for part in ("complexes", "linalg", "matrices", "special")),
+)
 
 
 def core_operators() -> list[str]:
