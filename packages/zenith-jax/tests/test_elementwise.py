@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from jax import lax
 from jax_oracle import arrays, check, integers
+
+import zenith_jax
 
 SPECIAL = np.array(
     [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, -2.5, 1e-5, -1e-5, 30.0, -30.0, np.inf, -np.inf,
@@ -243,6 +246,12 @@ def test_functions_of_statistics_and_physics() -> None:
         )
 
     check(function, x, y, part, wide, jit=True)
+
+
+def test_bessel_keeps_its_digits_near_zero() -> None:
+    x = np.array([1e-6, -1e-4, 1e-3, -0.02, 0.3, 2.0], np.float32)
+    got = np.asarray(zenith_jax.compile(lax.bessel_i1e, sample_input=(x,))(x))
+    np.testing.assert_allclose(got, scipy.special.i1e(x.astype(np.float64)), rtol=1e-6)
 
 
 def test_reductions_over_an_axis_that_vmap_names() -> None:

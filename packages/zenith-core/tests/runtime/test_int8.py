@@ -114,6 +114,29 @@ def test_a_product_that_is_not_quantized_says_why(graph_of: Any, array: Any) -> 
     assert "float32: its right side is not constant" in why
 
 
+ROUTED = """
+    i = NonZero(chosen) t = Transpose<perm = [1, 0]>(i) r = GatherND(x, t)
+    e = MatMul(r, w1) h = MatMul(e, w3) d = MatMul(x, w2)
+    y = ScatterND<reduction = "add">(d, t, h)
+"""
+
+
+def test_what_no_sample_reaches_stays_float32(graph_of: Any, array: Any) -> None:
+    """An expert that no row of the samples is sent to."""
+    weights = {f"w{i}": draw(32, 32, seed=i) for i in (1, 2, 3)}
+    graph = graph_of("(float[B,32] x, bool[B] chosen) => (float[B,32] y)", ROUTED, weights)
+    x, none = array(6, 32), np.zeros(6, bool)
+    fast = zenith.compile(graph, precision="int8", calibration_data=[(x, none)])
+    nodes = fast.explain().nodes
+    assert sum("no calibration sample has elements there" in n.why for n in nodes) == 2
+    assert sum("linear_int8" in n.kernel for n in nodes) == 1, "the product of all rows"
+    chosen = np.arange(6) % 2 == 0
+    (want,) = evaluate_float64(graph, {"x": x, "chosen": chosen}).values()
+    assert np.abs(fast(x, chosen) - want).max() < 0.03 * np.abs(want).max()
+    with pytest.raises(CompilationError, match="has no elements in any sample"):
+        zenith.compile(graph, precision="int8", calibration_data=[(array(0, 32), none[:0])])
+
+
 def test_tolerance_is_kept(mlp: Any, array: Any) -> None:
     sample = (array(2, 5, 24),)
     data = [sample, (array(2, 5, 24, seed=1),)]

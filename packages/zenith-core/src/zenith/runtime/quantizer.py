@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from zenith.errors import CompilationError
-from zenith.passes.quantize import Form, plan, quantize
+from zenith.passes.quantize import (
+    Form,
+    QuantizationPlan,
+    Range,
+    plan,
+    quantize,
+    source,
+)
 from zenith.passes.rewrite import FLOAT_KEY
 from zenith.runtime.calibration import Calibration, with_results
 from zenith.runtime.partition import op_view
@@ -44,16 +51,40 @@ class Quantizer:
         results = [str(value.name) for value in graph.outputs]
         self._calibration.run(self._in_float(with_results(graph, names)), results, names)
         ranges = self._calibration.ranges()
-        missing = [name for name in names if name not in ranges]
-        if missing:
+        if names and not any(name in ranges for name in names):
             raise CompilationError(
-                f"calibration: value '{missing[0]}' has no elements in any sample",
+                f"calibration: value '{names[0]}' has no elements in any sample, nor has any other",
                 next="give calibration_data with elements for every input",
             )
+        todo = self._without_unseen(graph, todo, form, ranges)
         found = {value: ranges[str(value.name)] for value in todo.observed}
         changed = quantize(graph, todo, found)
         graph.infer_shapes()
         return changed
+
+    @staticmethod
+    def _without_unseen(
+        graph: GraphIR,
+        todo: QuantizationPlan,
+        form: Callable[[ir.Node], Form | str],
+        ranges: Mapping[str, Range],
+    ) -> QuantizationPlan:
+        """The plan without what no sample had elements for: an expert that none was sent to."""
+        unseen = {value for value in todo.observed if str(value.name) not in ranges}
+        if not unseen:
+            return todo
+
+        def seen(node: ir.Node) -> Form | str:
+            answer = form(node)
+            if isinstance(answer, str):
+                return answer
+            value = node.inputs[answer.activation]
+            nothing = value is not None and source(value) in unseen
+            return "no calibration sample has elements there" if nothing else answer
+
+        todo = plan(graph, seen)
+        todo.values = {v: nodes for v, nodes in todo.values.items() if source(v) not in unseen}
+        return todo
 
     @staticmethod
     def keep(graph: GraphIR, why: str) -> None:

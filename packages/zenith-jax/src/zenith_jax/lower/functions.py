@@ -54,9 +54,15 @@ _program(
 
 @functools.cache
 def _fits(order: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Chebyshev coefficients of e^-x I(x) up to 8, and of sqrt(x) times that, in 1 / x, beyond."""
+    """Chebyshev coefficients of e^-x I(x) / x^order up to 8, which keeps its digits where I is
+    near 0; and of e^-x I(x) sqrt(x), in 1 / x, beyond."""
     scaled = scipy.special.i0e if order == 0 else scipy.special.i1e
-    near = np.polynomial.chebyshev.chebinterpolate(lambda t: scaled(4 * (t + 1)), 32)
+
+    def close(t: np.ndarray[Any, Any]) -> Any:
+        x = 4 * (t + 1)
+        return scaled(x) / x**order
+
+    near = np.polynomial.chebyshev.chebinterpolate(close, 32)
 
     def beyond(t: np.ndarray[Any, Any]) -> Any:
         inverse = np.maximum((t + 1) / 16, 1e-12)
@@ -80,7 +86,7 @@ def _bessel(order: int, x: Array) -> Array:
     wide = x.astype(jnp.promote_types(kind, jnp.float32))
     size = jnp.abs(wide)
     large = jnp.maximum(size, 8)
-    small = _chebyshev(near.astype(wide.dtype), jnp.minimum(size, 8) / 4 - 1)
+    small = _chebyshev(near.astype(wide.dtype), jnp.minimum(size, 8) / 4 - 1) * size**order
     result = jnp.where(size <= 8, small, _chebyshev(beyond.astype(wide.dtype), 16 / large - 1)
                        * lax.rsqrt(large))  # fmt: skip
     if order == 1:
