@@ -244,6 +244,32 @@ class Rare(nn.Module):
         return self.second(y) * y.sum()
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_encoder_layers_that_torch_fuses_for_itself(norm_first: bool) -> None:
+    """In evaluation a module is one operator, with masks of other kinds than a function's."""
+    layer = nn.TransformerEncoderLayer(
+        16, 4, 24, batch_first=True, norm_first=norm_first, activation="gelu"
+    ).eval()
+    x, ends = torch.randn(2, 6, 16), torch.arange(6).expand(2, 6) >= torch.tensor([[6], [4]])
+    later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    compiled = torch.compile(layer, backend=strict())
+    for masks in ({}, {"src_mask": later}, {"src_mask": later, "src_key_padding_mask": ends}):
+        with torch.no_grad():
+            same(compiled(x, **masks), layer(x, **masks))
+
+
+def test_attention_modules_that_torch_fuses_for_itself() -> None:
+    attention = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    x, y, z = (torch.randn(2, 5, 16) for _ in range(3))
+    ends = torch.arange(5).expand(2, 5) >= torch.tensor([[5], [3]])
+    compiled = torch.compile(attention, backend=strict())
+    how: list[dict[str, Any]] = [{}, {"average_attn_weights": False}, {"key_padding_mask": ends}]
+    for given in how:
+        with torch.no_grad():
+            same(compiled(x, y, z, **given), attention(x, y, z, **given))
+            same(compiled(x, x, x, **given), attention(x, x, x, **given))
+
+
 def test_unknown_operators_are_left_to_torch_and_named() -> None:
     model = Rare().eval()
     backend = zenith_torch.create_backend()

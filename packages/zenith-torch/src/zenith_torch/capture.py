@@ -19,6 +19,7 @@ from zenith.errors import CompilationError, ValidationError
 from zenith.runtime.adapter import split_sample
 from zenith_torch.dtypes import tensor_view
 from zenith_torch.functions import FUNCTIONS
+from zenith_torch.fused import FUSED
 from zenith_torch.lower import HANDLERS
 from zenith_torch.recurrent import LAYERS, whole_layers
 from zenith_torch.source import error_line
@@ -137,6 +138,7 @@ def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
         if str(operator) in HANDLERS:
             table.pop(operator)
     table.update(FUNCTIONS)
+    table.update(FUSED)
     table.update(LAYERS)
     with torch.no_grad(), _quiet():
         try:

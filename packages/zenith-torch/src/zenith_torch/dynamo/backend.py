@@ -19,6 +19,7 @@ from zenith.errors import ConfigurationError, ZenithError
 from zenith.plugins import plugin_manager
 from zenith_torch.dynamo.program import Program
 from zenith_torch.functions import FUNCTIONS
+from zenith_torch.fused import FUSED
 from zenith_torch.lower import HANDLERS
 
 __all__ = ["Backend"]
@@ -134,7 +135,7 @@ def _raising(error: ZenithError) -> Callable[..., Any]:
 @functools.cache
 def decompositions() -> dict[Any, Any]:
     """Core ATen, with every operator kept that has a handler of ours. Slow to make, so kept."""
-    table: Any = {**core_aten_decompositions(), **FUNCTIONS}
+    table: Any = {**core_aten_decompositions(), **FUNCTIONS, **FUSED}
     return {
         operator: rule
         for operator, rule in table.items()
