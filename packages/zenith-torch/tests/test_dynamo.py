@@ -258,18 +258,6 @@ def test_encoder_layers_that_torch_fuses_for_itself(norm_first: bool) -> None:
             same(compiled(x, **masks), layer(x, **masks))
 
 
-def test_attention_modules_that_torch_fuses_for_itself() -> None:
-    attention = nn.MultiheadAttention(16, 4, batch_first=True).eval()
-    x, y, z = (torch.randn(2, 5, 16) for _ in range(3))
-    ends = torch.arange(5).expand(2, 5) >= torch.tensor([[5], [3]])
-    compiled = torch.compile(attention, backend=strict())
-    how: list[dict[str, Any]] = [{}, {"average_attn_weights": False}, {"key_padding_mask": ends}]
-    for given in how:
-        with torch.no_grad():
-            same(compiled(x, y, z, **given), attention(x, y, z, **given))
-            same(compiled(x, x, x, **given), attention(x, x, x, **given))
-
-
 def test_unknown_operators_are_left_to_torch_and_named() -> None:
     model = Rare().eval()
     backend = zenith_torch.create_backend()

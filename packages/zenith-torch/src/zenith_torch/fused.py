@@ -1,7 +1,7 @@
 """Whole layers that PyTorch's modules call as one operator where nothing is trained, taken apart.
 
-`nn.TransformerEncoderLayer` and `nn.MultiheadAttention` do so in evaluation without gradients. The
-rules of `FUSED` join PyTorch's own decompositions; what they call has handlers.
+`nn.TransformerEncoderLayer` does so in evaluation without gradients. The rule of `FUSED` joins
+PyTorch's own decompositions; what it calls has handlers.
 """
 
 from __future__ import annotations
@@ -31,44 +31,6 @@ def _kept(mask: Tensor | None, mask_type: int | None) -> Tensor | None:
     return kept[None, None] if mask_type == _PAIRS else kept
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim: int,
-    num_head: int,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    mask: Tensor | None = None,
-    need_weights: bool = True,
-    average_attn_weights: bool = True,
-    mask_type: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """[B, L, D] each -> [B, L, D], and the weights [B, L, L] (or [B, H, L, L]) if they are asked."""
-    if query is key and key is value:
-        parts = functional.linear(query, qkv_weight, qkv_bias).chunk(3, -1)
-    else:
-        weights, biases = qkv_weight.chunk(3), qkv_bias.chunk(3)
-        operands = zip((query, key, value), weights, biases, strict=True)
-        parts = tuple(functional.linear(x, w, b) for x, w, b in operands)
-    heads = (num_head, embed_dim // num_head)
-    q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in parts)
-    kept = _kept(mask, mask_type)
-    shares = None
-    if need_weights:
-        scores = (q * heads[1] ** -0.5) @ k.transpose(-1, -2)
-        if kept is not None:
-            scores = torch.where(kept, scores, -torch.inf)
-        shares = scores.softmax(-1)
-        mixed = shares @ v
-        shares = shares.mean(1) if average_attn_weights else shares
-    else:
-        mixed = functional.scaled_dot_product_attention(q, k, v, kept)
-    return functional.linear(mixed.transpose(1, 2).flatten(2), proj_weight, proj_bias), shares
-
-
 def _encoder_layer(
     src: Tensor,
     embed_dim: int,
@@ -92,11 +54,13 @@ def _encoder_layer(
     mask_type: int | None = None,
 ) -> Tensor:
     """[B, L, D] -> [B, L, D]: attention and a feed-forward net, normalised before or after."""
-    size = (embed_dim,)
+    size, heads = (embed_dim,), (num_heads, embed_dim // num_heads)
 
     def attend(x: Tensor) -> Tensor:
-        own = (qkv_weight, qkv_bias, proj_weight, proj_bias, mask, False, True, mask_type)
-        return _attention(x, x, x, embed_dim, num_heads, *own)[0]
+        parts = functional.linear(x, qkv_weight, qkv_bias).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v, _kept(mask, mask_type))
+        return functional.linear(mixed.transpose(1, 2).flatten(2), proj_weight, proj_bias)
 
     def feed(x: Tensor) -> Tensor:
         inner = functional.linear(x, ffn_weight_1, ffn_bias_1)
@@ -117,6 +81,5 @@ def _encoder_layer(
 
 
 FUSED: dict[Any, Callable[..., Any]] = {
-    ops._native_multi_head_attention.default: _attention,
     ops._transformer_encoder_layer_fwd.default: _encoder_layer,
 }
