@@ -58,7 +58,7 @@ def _encoder_layer(
 
     def attend(x: Tensor) -> Tensor:
         parts = functional.linear(x, qkv_weight, qkv_bias).chunk(3, -1)
-        q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in parts)
+        q, k, v = (torch.unflatten(part, -1, heads).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(q, k, v, _kept(mask, mask_type))
         return functional.linear(mixed.transpose(1, 2).flatten(2), proj_weight, proj_bias)
 
