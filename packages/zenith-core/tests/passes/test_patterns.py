@@ -189,6 +189,47 @@ def test_clip_stays(check: Check, body: str) -> None:
     assert "Clip" not in check.ops(check("fuse_clip", XZ, body, weights()))
 
 
+HARD = "<float three = {3}, float six = {6}, float nought = {0}, float sixth = {0.16666667}>"
+HARD_X, HARD_XZ = "(float[B,S,6] x) => (y)" + HARD, "(float[B,S,6] x) => (y, z)" + HARD
+SWISHES = {
+    "a = Add(x, three) c = Clip(a, nought, six) g = Div(c, six) y = Mul(x, g)": ["HardSwish"],
+    "a = Add(three, x) c = Clip(a, nought, six) g = Mul(sixth, c) y = Mul(g, x)": ["HardSwish"],
+    "a = Add(x, three) c = Clip(a, nought, six) p = Mul(c, x) y = Div(p, six)": ["HardSwish"],
+    "a = Add(x, three) c = Clip(a, nought, six) y = Div(c, six)": ["HardSigmoid"],
+    "n = Neg(x) a = Add(x, three) c = Clip(a, nought, six) p = Mul(n, c) y = Mul(p, sixth)": [
+        "Neg", "HardSigmoid", "Mul",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", SWISHES)
+def test_hard_sigmoid_and_swish(check: Check, body: str) -> None:
+    graph = check(["fuse_hard_sigmoid", "fuse_silu"], HARD_X, body, weights())
+    assert check.ops(graph) == SWISHES[body]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Add(x, six) c = Clip(a, nought, six) y = Div(c, six) z = Neg(x)",
+        "a = Add(x, three) c = Clip(a, nought, three) y = Div(c, six) z = Neg(x)",
+        "a = Add(x, three) c = Clip(a, nought, six) y = Div(c, three) z = Neg(x)",
+        "a = Add(x, three) c = Clip(a, nought, six) y = Div(c, six) z = Neg(c)",
+        "a = Add(x, three) c = Clip(a, nought, six) y = Div(six, c) z = Neg(a)",
+    ],
+)
+def test_hard_sigmoid_stays(check: Check, body: str) -> None:
+    assert "HardSigmoid" not in check.ops(check("fuse_hard_sigmoid", HARD_XZ, body, weights()))
+
+
+def test_hard_sigmoid_is_not_for_integers(check: Check) -> None:
+    numbers = "<int32 three = {3}, int32 six = {6}, int32 nought = {0}>"
+    body = "a = Add(x, three) c = Clip(a, nought, six) y = Div(c, six)"
+    feeds = {"x": np.arange(-8, 8, dtype=np.int32)}
+    graph = check("fuse_hard_sigmoid", "(int32[B] x) => (y)" + numbers, body, {}, feeds=feeds)
+    assert "HardSigmoid" not in check.ops(graph)
+
+
 LN = """m = ReduceMean(x, last) d = Sub(x, m) p = Pow(d, two) v = ReduceMean(p, last)
         e = Add(v, eps) r = Sqrt(e) n = Div(d, r) q = Mul(n, w) y = Add(q, b)"""
 

@@ -18,6 +18,7 @@ _PATTERNS = (
     "fold_channels",
     "fold_scale",
     "fuse_clip",
+    "fuse_hard_sigmoid",
     "fuse_gelu",
     "fuse_silu",
     "fuse_softmax",

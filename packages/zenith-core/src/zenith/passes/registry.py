@@ -24,6 +24,7 @@ PASSES: dict[str, str] = {
     "fuse_bottleneck": "fuse_bottleneck:FuseBottleneck",
     "fuse_conv": "fuse_conv:FuseConv",
     "fuse_clip": "fuse_clip:FuseClip",
+    "fuse_hard_sigmoid": "fuse_hard_sigmoid:FuseHardSigmoid",
     "fuse_gelu": "fuse_gelu:FuseGelu",
     "fuse_layer_norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse_layer_norm_affine": "fuse_layer_norm_affine:FuseLayerNormAffine",
