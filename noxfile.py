@@ -132,7 +132,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def core(session: nox.Session) -> None:
     """The tests of the core, in an environment without any framework. Arguments go to pytest."""
-    session.install(PYTEST)
+    session.install(PYTEST, "onnxruntime")  # an oracle of kernels
     session.install(_core_wheel(session, wide=True))
     session.run("pytest", *(session.posargs or [f"{CORE}/tests"]))
 
@@ -279,7 +279,7 @@ def pythons(session: nox.Session) -> None:
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """The tests of the native code under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    session.install(PYTEST)
+    session.install(PYTEST, "onnxruntime")
     session.install(
         CORE,
         "-C",
