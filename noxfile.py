@@ -271,7 +271,7 @@ def build(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def pythons(session: nox.Session) -> None:
     """The tests of zenith-core on every supported Python that is present."""
-    session.install(PYTEST)
+    session.install(PYTEST, "onnxruntime")
     session.install(CORE)
     session.run("pytest", f"{CORE}/tests", *session.posargs)
 
