@@ -165,7 +165,7 @@ def jax(session: nox.Session) -> None:
 @nox.session
 def tf(session: nox.Session) -> None:
     """The tests of the TensorFlow adapter, beside TensorFlow alone. Arguments go to pytest."""
-    session.install(*TENSORFLOW, PYTEST)
+    session.install(*TENSORFLOW, PYTEST, "scipy")  # of a Keras layer
     install_zenith(session, ONNX_ADAPTER, TF_ADAPTER)
     session.run("pytest", *(session.posargs or [f"{TF_ADAPTER}/tests"]))
 
