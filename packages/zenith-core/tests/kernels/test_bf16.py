@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes
@@ -15,6 +16,11 @@ from zenith.backends.cpu.epilogue import epilogue_codes
 ISAS = _native.isas()
 Array = np.ndarray[Any, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
+GATES = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+}
 ULP = 2.0**-7  # half of it is the error of one rounding
 
 
@@ -72,6 +78,40 @@ def test_linear(isa: str, shape: tuple[int, int, int]) -> None:
         close(y, wanted, np.sqrt(k) + 1)
         results.append(y)
     np.testing.assert_array_equal(bits(results[0]), bits(results[2]))  # threads change no bit
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("steps", ["silu", "bias.gelu", "bias.add.gelu_tanh", "silu.add"])
+@pytest.mark.parametrize("product", [None, "whole", "row", "column", "float32"])
+def test_linear_gates(isa: str, steps: str, product: str | None) -> None:
+    """A function as the last step or before a product, of each shape an operand may have."""
+    m, k, n = 37, 66, 101
+    x, w, bias, other = halves((m, k), 1), halves((k, n), 2), halves((n,), 3), halves((m, n), 4)
+    shape = {"row": (n,), "column": (m, 1)}.get(product or "", (m, n))
+    factor = halves(shape, 5).astype(np.float32 if product == "float32" else BF16)
+    wanted = x.astype(np.float64) @ w.astype(np.float64)
+    operands = []
+    for step in steps.split("."):
+        if step in ("bias", "add"):
+            operands.append(bias if step == "bias" else other)
+            wanted = wanted + operands[-1].astype(np.float64)
+        else:
+            wanted = GATES[step](torch.from_numpy(wanted)).numpy()
+    size = np.sqrt(k) + 1
+    if product is not None:
+        operands.append(factor)
+        wanted, size = wanted * factor.astype(np.float64), 4 * size
+        steps += ".mul"
+    results = []
+    for kind, threads in ((BF16, 1), (np.dtype(np.float32), 1), (BF16, 2)):
+        target = np.full((m, n + 9), 7, kind)
+        y = target[:, 4:-5]
+        inputs = [x, packed(isa, w), *operands]
+        call(isa, "linear_bf16", inputs, [y], epilogue=epilogue_codes(steps), threads=threads)
+        close(y, wanted, size)
+        assert np.all(target[:, :4] == 7) and np.all(target[:, -5:] == 7)
+        results.append(y)
+    np.testing.assert_array_equal(bits(results[0]), bits(results[2]))
 
 
 @pytest.mark.parametrize("isa", ISAS)
