@@ -14,6 +14,7 @@ namespace zenith::ZENITH_ISA {
 #ifdef __AMX_TILE__
 namespace {
 
+constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kTaskRows = 64;  // least query rows that are worth packing keys for
 
 // Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows.
@@ -53,17 +54,27 @@ void copy_padded(const bf16* from, int64_t n, int64_t padded, bf16* to) {
   std::memset(to + n, 0, static_cast<size_t>(padded - n) * 2);
 }
 
+// A vector V of the numbers from `from` on, of which n are there; others are zero. Copies of a
+// length that is not constant are calls, which would take most of the time of packing.
+template <typename V>
+[[gnu::always_inline]] inline V read_padded(const bf16* from, int64_t n) {
+  V v{};
+  if (n >= static_cast<int64_t>(sizeof(V) / 2)) {
+    std::memcpy(&v, from, sizeof(V));
+  } else if (n > 0) {
+    std::memcpy(&v, from, static_cast<size_t>(n) * 2);
+  }
+  return v;
+}
+
 // Keys as pair panels [tp / 32][dp / 2][32][2]: their 32-bit pairs transposed.
-void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16* to, bf16* row) {
+void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16* to) {
   for (int64_t first = 0; first < p.tp; first += kLanes) {
     for (int64_t c = 0; c < p.dp; c += 2 * kLanes) {
       vf r[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        r[i] = vf{};
-        if (first + i >= p.keys) continue;
-        const int64_t n = at_most(p.d - c, 2 * kLanes);
-        copy_padded(row_of<const bf16>(k, b, g, first + i) + c, n, 2 * kLanes, row);
-        std::memcpy(&r[i], row, sizeof(vf));
+        const bool here = first + i < p.keys;
+        r[i] = here ? read_padded<vf>(row_of<const bf16>(k, b, g, first + i) + c, p.d - c) : vf{};
       }
       transpose(r);
       bf16* panel = to + first / kCols * kCols * p.dp + c * kCols + first % kCols * 2;
@@ -79,15 +90,41 @@ void pack_values(const TensorRef& v, int64_t b, int64_t g, const TilePlan& p, bf
     const bf16* low = here ? row_of<const bf16>(v, b, g, t) : nullptr;
     const bf16* high = next ? row_of<const bf16>(v, b, g, t + 1) : nullptr;
     for (int64_t c = 0; c < p.ep; c += kLanes) {
-      const int n = static_cast<int>(at_least(at_most(p.e - c, kLanes), 0));
-      vh a{}, z{};
-      if (here) std::memcpy(&a, low + c, static_cast<size_t>(n) * 2);
-      if (next) std::memcpy(&z, high + c, static_cast<size_t>(n) * 2);
+      const vh a = here ? read_padded<vh>(low + c, p.e - c) : vh{};
+      const vh z = next ? read_padded<vh>(high + c, p.e - c) : vh{};
       const vu pairs = __builtin_convertvector(a, vu) | __builtin_convertvector(z, vu) << 16;
       bf16* panel = to + c / kCols * kCols * p.tp + t * kCols + c % kCols * 2;
       std::memcpy(panel, &pairs, sizeof(vu));
     }
   }
+}
+
+// 2^x to 4e-6, for results of bfloat16: half the instructions of exp_down. Of -inf it is 0: there
+// the last instruction ignores that p is not a number.
+[[gnu::always_inline]] inline vf power_of_two(vf x) {
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to nearest
+  const vf n = (x + magic) - magic;
+  const vf r = x - n;
+  vf p = splat(9.5701013e-3f);
+  p = p * r + 5.5917859e-2f;
+  p = p * r + 0.24024744f;
+  p = p * r + 0.69312179f;
+  p = p * r + 0.99999928f;
+  return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+}
+
+// 2^(s * factor - base), rounded into p; the sum of the results before they are rounded.
+float exp_into(const float* s, int64_t n, float factor, float base, bf16* p) {
+  vf a{}, b{};
+  for (int64_t j = 0; j < n; j += 2 * kLanes) {
+    const vf x = power_of_two(load(s + j) * factor - base);
+    const vf y = power_of_two(load(s + j + kLanes) * factor - base);
+    store(p + j, x);
+    store(p + j + kLanes, y);
+    a += x;
+    b += y;
+  }
+  return sum_lanes(a + b);
 }
 
 // The softmax of one row of scores of the keys [c0, c0 + width), rounded into p; 1 / its sum.
@@ -96,14 +133,18 @@ float softmax_row(const Params& w, const TensorRef* mask, int64_t b, int64_t h, 
   const Span own = visible(w, row, keys);
   const int64_t from = at_most(at_least(own.from - c0, 0), width);
   const int64_t to = at_least(at_most(own.to - c0, width), from);
-  for (int64_t j = 0; j < width; j += kLanes) store(s + j, load(s + j) * w.scale);
-  if (w.softcap != 0.0f) cap_scores(s, round_up(to, kLanes), w.softcap);
-  if (mask != nullptr) mask_scores(*mask, b, h, row, c0 + from, c0 + to, s + from);
+  float factor = w.scale;
+  if (w.softcap != 0.0f || mask != nullptr || !(factor > 0.0f)) {
+    for (int64_t j = 0; j < width; j += kLanes) store(s + j, load(s + j) * factor);
+    factor = 1.0f;
+    if (w.softcap != 0.0f) cap_scores(s, round_up(to, kLanes), w.softcap);
+    if (mask != nullptr) mask_scores(*mask, b, h, row, c0 + from, c0 + to, s + from);
+  }
   for (int64_t j = 0; j < from; ++j) s[j] = -__builtin_inff();
   for (int64_t j = to; j < width; ++j) s[j] = -__builtin_inff();
   const float top = row_max(s, width);
-  const float total = row_exp(s, width, top == -__builtin_inff() ? 0.0f : top);
-  convert_row(s, width, p);
+  factor *= kLog2E;
+  const float total = exp_into(s, width, factor, top == -__builtin_inff() ? 0.0f : top * factor, p);
   return total == 0.0f ? 0.0f : 1.0f / total;
 }
 
@@ -145,10 +186,13 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
   for (int64_t c = 0; c < p.e; c += kCols) {
     multiplier.run(left_rows(work.p, p.tp, m, width), work.v + c * p.tp + first * kCols, work.y,
                    kCols, {});
+    const int64_t whole = at_most(p.e - c, kCols) / kLanes * kLanes;
+    const int rest = static_cast<int>(at_most(p.e - c, kCols) - whole);
     for (int64_t r = 0; r < m; ++r) {
-      float* sums = work.y + r * kCols;
-      for (int64_t j = 0; j < kCols; j += kLanes) store(sums + j, load(sums + j) * scale[r]);
-      convert_row(sums, at_most(p.e - c, kCols), to + r * y.strides[2] + c);
+      const float* sums = work.y + r * kCols;
+      bf16* row_to = to + r * y.strides[2] + c;
+      for (int64_t j = 0; j < whole; j += kLanes) store(row_to + j, load(sums + j) * scale[r]);
+      if (rest > 0) store_n(row_to + whole, load(sums + whole) * scale[r], rest);
     }
   }
 }
@@ -180,7 +224,7 @@ const char* run_tile_attention(const Call& call) {
                           at_most(p.keys, mask->shape[3]));
     }
     p.tp = round_up(at_least(p.keys, 1), kStep);
-    pack_keys(call.in[1], b, group, p, work.k, work.p);
+    pack_keys(call.in[1], b, group, p, work.k);
     pack_values(call.in[2], b, group, p, work.v);
     Multiplier multiplier;
     for (int64_t h = group * p.heads; h < (group + 1) * p.heads; ++h) {
