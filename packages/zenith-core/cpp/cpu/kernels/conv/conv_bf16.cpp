@@ -6,7 +6,9 @@
 //   in place    where all of them are inside, and channels fill whole steps; if x is a matrix of
 //               pixels (a 1x1 kernel), lines are as long as a tile
 //   from a halo else: the rows under a block of lines are copied with their border of zeros, and
-//               with channels filled up to whole steps
+//               with channels filled up to whole steps. Its pixels are one sequence from line to
+//               line: where that makes fewer parts, they are cut from it, and what lies between two
+//               lines is computed too and left out
 // Of few channels, those of neighbouring columns lie together and the taps of a row are one piece.
 #include "cpu/kernels/conv/conv.h"
 #include "cpu/kernels/conv/depth_bf16.h"
@@ -23,8 +25,10 @@ struct Work {
   Depth depth;
   bool in_place = false;
   bool matrix = false;                // pixels of x and y are rows of matrices
+  bool through = false;               // parts of a tile go from one line to the next
   int64_t lines, width, image_lines;  // results as lines; how many an image has
   int64_t columns, row;               // of a halo; from row to row
+  int64_t images = 1;                 // that a block may have
   int64_t panels, ranges = 1, block = 1, blocks = 1;
 
   explicit Work(const Call& call)
@@ -46,6 +50,8 @@ struct Work {
                s.xn == s.h * s.xh;
       if (matrix) width = least(kRows, s.pixels()), lines = ceil_div(s.pixels(), width);
     }
+    through = kWholeParts && !in_place && s.sh == s.sw &&
+              ceil_div((s.oh - 1) * columns + width, kPartRows) < s.oh * parts();
     cut(call.parallel.threads);
   }
 
@@ -55,8 +61,11 @@ struct Work {
   int64_t parts() const { return ceil_div(width, kPartRows); }  // of a line
   // Rows of x under `count` lines of one image.
   int64_t rows_under(int64_t count) const { return (count - 1) * s.sh + (s.kh - 1) * s.dh + 1; }
-  // Blocks do not leave a unit: an image where it is copied.
-  int64_t unit() const { return in_place ? lines : image_lines; }
+  // Blocks do not leave a unit: images where they are copied.
+  int64_t unit() const { return in_place ? lines : images * image_lines; }
+  // From a line of the halo to the next, and from an image to the next.
+  int64_t halo_line() const { return s.sh * row; }
+  int64_t halo_image() const { return rows_under(least(block, image_lines)) * row; }
 
  private:
   // Whether every tap of every result is in x.
@@ -71,13 +80,20 @@ struct Work {
     constexpr int64_t kLeastWork = 1 << 21;     // products that are worth a task
     const int64_t line = s.sh * (in_place ? width * s.sw * in_group() : row);
     const int64_t bytes = most(1, line * static_cast<int64_t>(sizeof(APart)));
-    const int64_t units = lines / unit() * s.group, depth_size = depth.taps * depth.padded;
+    const int64_t depth_size = depth.taps * depth.padded;
     const int64_t work = lines * width * s.m * depth_size / kLeastWork;
     // Every task reads its weights anew, the first panel without a fetch ahead: heavy ones are read
     // once per thread.
     const int64_t weights = of_group() * depth_size * 2;
     const int64_t wanted =
         threads == 1 ? 1 : least(weights > kHeavyBytes ? threads : 3 * threads, work);
+    // Small images share a reading of the weights, as long as there are enough tasks.
+    if (!in_place) {
+      const int64_t near = kBlockBytes / (bytes * image_lines);
+      images = most(1, least(near, s.n * s.group / most(1, wanted)));
+      images = least(s.n, ceil_div(s.n, ceil_div(s.n, images)));
+    }
+    const int64_t units = ceil_div(lines, unit()) * s.group;
     int64_t pieces = ceil_div(unit(), most(1, kBlockBytes / bytes));
     // Rows are cut first: a core then reads what it wrote itself. Few rows share their weights.
     if (weights > kHeavyBytes && lines * width < 4 * kRows) {
@@ -86,7 +102,7 @@ struct Work {
     pieces = least(pieces * most(1, ceil_div(wanted, units * pieces * ranges)), unit());
     ranges = most(ranges, least(panels, ceil_div(wanted, units * pieces)));
     block = ceil_div(unit(), pieces);
-    blocks = ceil_div(unit(), block) * (lines / unit());
+    blocks = ceil_div(unit(), block) * ceil_div(lines, unit());
   }
 };
 
@@ -94,6 +110,7 @@ struct Work {
 struct Run {
   const APart* from;
   int64_t pixel, rows;
+  int64_t column;  // of the first row in its line
 };
 struct Scratch {
   int64_t runs, offsets, halo;  // bytes
@@ -102,7 +119,7 @@ struct Scratch {
       : runs(round_to(w.block * w.parts() * static_cast<int64_t>(sizeof(Run)), 64)),
         offsets(round_to(w.depth.taps * 8, 64)),
         halo(0) {
-    const int64_t elements = w.rows_under(w.block) * w.row;
+    const int64_t elements = ceil_div(w.block, w.image_lines) * w.halo_image();
     if (!w.in_place) halo = round_to(elements * static_cast<int64_t>(sizeof(APart)), 64);
   }
   int64_t bytes() const { return runs + offsets + halo; }
@@ -176,14 +193,22 @@ class Block {
     const int64_t unit = w.unit(), of_unit = ceil_div(unit, w.block);
     const int64_t at = task / w.ranges % w.blocks;
     first_ = at / of_unit * unit + at % of_unit * w.block;
-    count_ = least(w.block, at / of_unit * unit + unit - first_);
+    count_ = least(w.block, least(w.lines, at / of_unit * unit + unit) - first_);
     const Scratch scratch(w);
     runs_ = reinterpret_cast<Run*>(memory);
     offsets_ = reinterpret_cast<int64_t*>(memory + scratch.runs);
     APart* halo = reinterpret_cast<APart*>(memory + scratch.runs + scratch.offsets);
     const bf16* x = static_cast<const bf16*>(call.in[0].data);
-    if (!w.in_place) copy_rows(w, x, group_, first_, count_, halo);
-    place(x, halo);
+    for (int64_t i = 0; !w.in_place && i < count_; i += w.image_lines) {
+      APart* to = halo + i / w.image_lines * w.halo_image();
+      copy_rows(w, x, group_, first_ + i, least(w.image_lines, count_ - i), to);
+    }
+    place_taps();
+    if (w.through) {
+      place_sequences(halo);
+    } else {
+      place_lines(x, halo);
+    }
   }
 
   void run(const Call& call, const TileFinish& finish) const {
@@ -207,22 +232,35 @@ class Block {
         const bool there = t * kParts + part < n_runs_;
         left.part[part] = there ? runs[part].from : nullptr;
         left.rows[part] = there ? runs[part].rows : 0;
-        if (there)
-          finish.fetch(runs[part].pixel, group_ * w_.of_group() + channel, runs[part].rows);
+        if (!there) continue;
+        each_piece(runs[part], [&](int64_t, int64_t pixel, int64_t rows) {
+          finish.fetch(pixel, group_ * w_.of_group() + channel, rows);
+        });
       }
       const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + panel_size : panel);
       const Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
       multiplier.run(left, panel, sums, kCols, ahead);
       for (int64_t part = 0; part < kParts && left.rows[part] > 0; ++part) {
-        finish.tile(sums + part * kPartRows * kCols, kCols, runs[part].pixel,
-                    group_ * w_.of_group() + channel, runs[part].rows, cols);
+        each_piece(runs[part], [&](int64_t row, int64_t pixel, int64_t rows) {
+          finish.tile(sums + (part * kPartRows + row) * kCols, kCols, pixel,
+                      group_ * w_.of_group() + channel, rows, cols);
+        });
       }
     }
   }
 
  private:
-  // Where the rows of the left side lie.
-  void place(const bf16* x, const APart* copy) {
+  // visit(row, pixel, rows): the results among the rows of a run, line by line.
+  template <typename F>
+  void each_piece(const Run& run, const F& visit) const {
+    for (int64_t r = 0, pixel = run.pixel, column = run.column; r < run.rows; column = 0) {
+      const int64_t rows = least(run.rows - r, w_.width - column);
+      visit(r, pixel, rows);
+      r += w_.through ? w_.columns - column : rows, pixel += rows;
+    }
+  }
+
+  void place_taps() {
     const ConvShape& s = w_.s;
     const int64_t taps = w_.depth.joined ? 1 : s.kw;  // of a row of the kernel
     const int64_t image_row = w_.in_place ? s.xh : w_.row;
@@ -231,22 +269,48 @@ class Block {
     for (int64_t t = 0; t < w_.depth.taps; ++t) {
       offsets_[t] = t / taps * s.dh * image_row + t % taps * s.dw * pixel_step;
     }
+  }
+
+  const APart* copied_line(const APart* copy, int64_t i) const {
+    return copy + i / w_.image_lines * w_.halo_image() + i % w_.image_lines * w_.halo_line();
+  }
+
+  // Runs through the lines of an image, none of which begins between two lines.
+  void place_sequences(const APart* copy) {
+    const int64_t step = w_.columns;
+    for (int64_t i = 0; i < count_; i += w_.image_lines) {
+      const int64_t n = (least(w_.image_lines, count_ - i) - 1) * step + w_.width;
+      for (int64_t at = 0; at < n; at += kPartRows) {
+        if (at % step >= w_.width) at = round_to(at, step);
+        const int64_t pixel = (first_ + i + at / step) * w_.width + at % step;
+        runs_[n_runs_++] = {copied_line(copy, i) + at * row_, pixel, least(kPartRows, n - at),
+                            at % step};
+      }
+    }
+  }
+
+  // Runs within a line.
+  void place_lines(const bf16* x, const APart* copy) {
+    const ConvShape& s = w_.s;
     // Of bytes that are no APart, nothing is read in place.
     const APart* in_place = reinterpret_cast<const APart*>(x) + group_ * w_.in_group();
     const int64_t parts = w_.parts(), pixels = s.pixels();
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t line = first_ + i, pixel = line * w_.width;
       const int64_t width = least(w_.width, pixels - pixel);
-      const APart* from = copy + i * s.sh * image_row;
+      const APart* from;
       if (w_.matrix) {
         from = in_place + pixel * s.xw;
       } else if (w_.in_place) {
         const int64_t image = line / s.oh, row = line % s.oh;
         from = in_place + image * s.xn + (row * s.sh - s.ph) * s.xh - s.pw * s.xw;
+      } else {
+        from = copied_line(copy, i);
       }
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t begin = width * part / parts, end = width * (part + 1) / parts;
-        if (end > begin) runs_[n_runs_++] = {from + begin * row_, pixel + begin, end - begin};
+        if (end > begin)
+          runs_[n_runs_++] = {from + begin * row_, pixel + begin, end - begin, begin};
       }
     }
   }

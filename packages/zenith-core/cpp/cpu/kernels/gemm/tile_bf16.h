@@ -22,11 +22,14 @@ namespace {
 using APart = bf16;
 constexpr int64_t kParts = 2, kPartRows = 16, kCols = 32, kStep = 32;
 constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth needs no padding
+// A part of few rows takes as long as a full one.
+[[maybe_unused]] constexpr bool kWholeParts = true;
 [[maybe_unused]] const char* const kPairTile = "32x32";
 #else
 constexpr int kPairVecs = kLanes == 4 ? 2 : 3;
 constexpr int64_t kParts = 1, kPartRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
 constexpr int64_t kCols = kPairVecs * kLanes, kStep = 2;
+[[maybe_unused]] constexpr bool kWholeParts = false;
 [[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
 #if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
 using APart = bf16;
