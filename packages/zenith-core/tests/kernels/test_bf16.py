@@ -3,12 +3,12 @@ rounding shows."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes
@@ -17,9 +17,9 @@ ISAS = _native.isas()
 Array = np.ndarray[Any, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
 GATES = {
-    "silu": torch.nn.functional.silu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
 }
 ULP = 2.0**-7  # half of it is the error of one rounding
 
@@ -96,7 +96,7 @@ def test_linear_gates(isa: str, steps: str, product: str | None) -> None:
             operands.append(bias if step == "bias" else other)
             wanted = wanted + operands[-1].astype(np.float64)
         else:
-            wanted = GATES[step](torch.from_numpy(wanted)).numpy()
+            wanted = GATES[step](wanted)
     size = np.sqrt(k) + 1
     if product is not None:
         operands.append(factor)
