@@ -80,3 +80,14 @@ class Emit(Protocol):
     ) -> None:
         """Append one native kernel call. `params` are exactly the fields of the kernel's Params;
         integer fields may be symbolic."""
+
+    def image_step(
+        self,
+        kernel: str,
+        inputs: Sequence[Operand | None],
+        outputs: Sequence[Operand],
+        **params: Dim | float | Sequence[Dim] | Sequence[float],
+    ) -> None:
+        """Append a call that treats each image alone: with a part of the first axis of all operands
+        but constants, it computes that part of the results (see zenith.backends.cpu.parts). The
+        first axis of output 0 of the node is the batch."""
