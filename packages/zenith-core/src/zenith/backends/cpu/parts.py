@@ -132,13 +132,14 @@ def _fitting(moved: int, images: int) -> int:
 def _part_of(
     step: Step, part: int, parts: int, own: dict[int, int], storages: Sequence[Storage]
 ) -> Step:
-    def cut(o: Operand | None) -> Operand | None:
-        if o is None or storages[o.storage].place == "constant":
+    def cut(o: Operand) -> Operand:
+        if storages[o.storage].place == "constant":
             return o
         length = o.shape[0] // parts
         if o.storage in own:
             return replace(o, storage=own[o.storage], shape=(length, *o.shape[1:]))
         return o.slice(0, part * length, length)
 
-    inputs, outputs = tuple(map(cut, step.inputs)), tuple(map(cut, step.outputs))
+    inputs = tuple(None if o is None else cut(o) for o in step.inputs)
+    outputs = tuple(cut(o) for o in step.outputs)
     return replace(step, inputs=inputs, outputs=outputs, part=(part + 1, parts))
