@@ -163,7 +163,8 @@ class PlanBuilder:
 
     def copy(self, source: Operand, target: Operand, why: str) -> None:
         """Append a copy between equal shapes."""
-        self.add_step("copy", [source], [target], {}, why, source.shape[0] if source.rank else 1)
+        batch = source.shape[0] if source.rank else 1
+        self.add_step("copy", [source], [target], {}, why, batch)
 
     def add_step(
         self,
@@ -172,7 +173,7 @@ class PlanBuilder:
         outputs: Sequence[Operand],
         params: dict[str, Any],
         why: str = "",
-        images: Dim = 1,
+        batch: Dim = 1,
     ) -> None:
         """Append one kernel call."""
         for operand in inputs:
@@ -180,7 +181,7 @@ class PlanBuilder:
                 self.guards.update(dict.fromkeys(operand.guards))
         isa = _native.kernel_isa(self.isa, kernel)
         self.steps.append(
-            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why, images)
+            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why, batch)
         )
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -378,12 +379,13 @@ class NodeEmit:
     ) -> None:
         self._builder.add_step(kernel, inputs, outputs, params)
 
-    def image_step(
+    def batch_step(
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
         outputs: Sequence[Operand],
         **params: Any,
     ) -> None:
-        images = self.op.outputs[0].shape[0]
-        self._builder.add_step(kernel, inputs, outputs, params, images=images)
+        shape = self.op.outputs[0].shape
+        batch = shape[0] if shape else 1
+        self._builder.add_step(kernel, inputs, outputs, params, batch=batch)

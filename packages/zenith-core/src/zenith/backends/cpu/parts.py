@@ -1,10 +1,10 @@
 """Plan stage: a large batch goes through the plan part by part.
 
-What a convolution of a whole batch writes is often larger than the caches, and the next kernel
-reads it from memory. Steps that treat each image alone (`Step.images`) may as well run over a few
-images at a time, one after the other, before it is the next images' turn: then what passes between
-them stays near. `in_parts` arranges it so where tensors are large, and leaves the other steps
-whole: where images are small, weights are large, and the whole batch reads them once.
+What a kernel writes of a whole batch is often larger than the caches, and the next one reads it
+from memory. Steps that treat each entry of a batch alone (`Step.batch`) may as well run over a few
+entries at a time, one after the other, before it is the next entries' turn: then what passes
+between them stays near. `in_parts` arranges it so where tensors are large, and leaves the other
+steps whole, those with large weights among them, which the whole batch reads once.
 
 Sizes have to be known: a dynamic batch runs whole.
 """
@@ -76,17 +76,17 @@ def _operands(step: Step) -> Iterator[Operand]:
 
 
 def _segments(steps: Sequence[Step], storages: Sequence[Storage]) -> Iterator[_Segment]:
-    images = [_images(step, storages) for step in steps]
+    batches = [_batch(step, storages) for step in steps]
     moved = [
-        _traffic(step, storages)[0] if n > 1 else 0 for step, n in zip(steps, images, strict=True)
+        _traffic(step, storages)[0] if n > 1 else 0 for step, n in zip(steps, batches, strict=True)
     ]
-    wanted = [_fitting(m, n) if m > _FAR_BYTES else 1 for m, n in zip(moved, images, strict=True)]
+    wanted = [_fitting(m, n) if m > _FAR_BYTES else 1 for m, n in zip(moved, batches, strict=True)]
     segments: list[_Segment] = []
     for at, step in enumerate(steps):
         near = range(max(0, at - _REACH), min(len(steps), at + _REACH + 1))
-        reached = [j for j in near if set(images[min(at, j) : max(at, j) + 1]) == {images[at]}]
+        reached = [j for j in near if set(batches[min(at, j) : max(at, j) + 1]) == {batches[at]}]
         parts = max(wanted[j] for j in reached)
-        if segments and segments[-1].parts == parts and images[at - 1] == images[at]:
+        if segments and segments[-1].parts == parts and batches[at - 1] == batches[at]:
             segments[-1].steps.append(step)
         else:
             segments.append(_Segment([step], parts))
@@ -94,13 +94,13 @@ def _segments(steps: Sequence[Step], storages: Sequence[Storage]) -> Iterator[_S
         yield segment if len(segment.steps) > 1 else _Segment(segment.steps, 1)
 
 
-def _images(step: Step, storages: Sequence[Storage]) -> int:
+def _batch(step: Step, storages: Sequence[Storage]) -> int:
     """The batch of a step that may run in parts of it, else 1.
 
-    Every tensor but constants then lies in memory image by image; and the constants, which every
+    Every tensor but constants then lies in memory entry by entry; and the constants, which every
     part reads, are less than what stays near.
     """
-    n = step.images
+    n = step.batch
     if not isinstance(n, int) or n < 2:
         return 1
     for o in _operands(step):
@@ -123,9 +123,9 @@ def _traffic(step: Step, storages: Sequence[Storage]) -> tuple[Any, Any]:
     return sum(sizes.values()) - sum(weights), sum(weights)
 
 
-def _fitting(moved: int, images: int) -> int:
+def _fitting(moved: int, batch: int) -> int:
     """The fewest equal parts that are near."""
-    equal = [k for k in range(1, min(images, _MOST_PARTS) + 1) if images % k == 0]
+    equal = [k for k in range(1, min(batch, _MOST_PARTS) + 1) if batch % k == 0]
     return next((k for k in equal if moved <= k * _NEAR_BYTES), equal[-1])
 
 

@@ -32,8 +32,8 @@ class Step:
     """One kernel call. `node` is the index of the node it serves, -1 for the plan itself; `isa` is
     the instruction set whose row runs, which may lie below the plan's.
 
-    images: the batch, where each image is treated alone, else 1; part: which of how many parts of
-    it this step runs over.
+    batch: size of the first axis, where what lies at each place of it is treated alone, else 1;
+    part: which of how many parts of it this step runs over.
     """
 
     node: int
@@ -43,7 +43,7 @@ class Step:
     outputs: tuple[Operand, ...]
     params: dict[str, Any]
     why: str = ""
-    images: Dim = 1
+    batch: Dim = 1
     part: tuple[int, int] = (1, 1)
 
 
