@@ -51,6 +51,38 @@ template <int kRows, int kVecs, bool kWhole>
   return c;
 }
 
+// kPixels results whose taps are kWidth neighbours: a value is loaded once for all of them.
+template <int kWidth>
+[[gnu::noinline]] int64_t depthwise_neighbours(const DepthwiseTile& at, int64_t channels) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    vf sum[kPixels][1];
+    const vf bias = load(at.end.bias + c);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPixels; ++i) sum[i][0] = bias;
+    const float* weights = at.weights + c * at.kh * kWidth;
+    for (int64_t r = 0; r < at.kh; ++r, weights += kWidth * kLanes) {
+      if (at.rows[r] == nullptr) continue;
+      const float* x = at.rows[r] + c;
+      vf w[kWidth];
+#pragma GCC unroll 8
+      for (int j = 0; j < kWidth; ++j) w[j] = load(weights + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kPixels + kWidth - 1; ++i, x += at.tap) {
+        const vf value = load(x);
+#pragma GCC unroll 8
+        for (int j = 0; j < kWidth; ++j) {
+          if (i >= j && i - j < kPixels) multiply_add(sum[i - j][0], w[j], value);
+        }
+      }
+    }
+    TileEnd end = at.end;
+    if (end.add != nullptr) end.add += c;
+    store_tile<kPixels, 1>(sum, end, at.y + c, at.ldy, kLanes);
+  }
+  return c;
+}
+
 using DepthwiseFn = int64_t (*)(const DepthwiseTile&, int64_t, int64_t);
 template <int kVecs, bool kWhole>
 constexpr DepthwiseFn kDepthwise[] = {
@@ -65,6 +97,11 @@ constexpr DepthwiseFn kDepthwise[] = {
 void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels) {
   // A single pixel has few sums: more channels at once hide the latency of the multiply-adds.
   int64_t done = count == 1 ? depthwise_channels<1, 4, true>(at, 0, channels) : 0;
+  if (count == kPixels && at.to - at.from == at.kw && at.tap == at.pixel) {
+    if (at.kw == 3) done = depthwise_neighbours<3>(at, channels);
+    if (at.kw == 5) done = depthwise_neighbours<5>(at, channels);
+    if (at.kw == 7) done = depthwise_neighbours<7>(at, channels);
+  }
   done = kDepthwise<2, true>[count - 1](at, done, channels);
   if (done < channels) done = kDepthwise<1, true>[count - 1](at, done, channels);
   if (done < channels) kDepthwise<1, false>[count - 1](at, done, channels);
