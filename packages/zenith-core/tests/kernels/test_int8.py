@@ -200,6 +200,7 @@ CONVS = [  # channels, outputs, group, kernel, stride, pads, dilation, size
     (64, 40, 1, (1, 1), 1, 0, 1, (4, 9)),
     (24, 16, 1, (1, 1), 2, 0, 1, (7, 7)),
     (3, 17, 1, (7, 7), 2, 3, 1, (15, 13)),
+    (4, 36, 1, (3, 3), 2, 1, 1, (19, 70)),
     (16, 33, 1, (3, 3), 1, 1, 1, (9, 6)),
     (64, 33, 1, (3, 3), 1, 1, 1, (7, 7)),  # tiles go from line to line
     (16, 8, 1, (1, 1), 1, 0, 1, (13, 11)),  # reads of the last rows would leave x
