@@ -192,6 +192,14 @@ struct Finish {
     }
   }
 
+  // What is added to the scaled sums from channel `at` on. Both products are rounded in every
+  // function that asks: the compiler may not make one of them part of the subtraction.
+  [[gnu::always_inline]] vf shift_of(int64_t at, vf unit, vf scale8) const {
+    vf bias_steps = load(bias + at) * unit, zero_steps = scale8 * add_zero;
+    asm("" : "+v"(bias_steps), "+v"(zero_steps));
+    return bias_steps - zero_steps;
+  }
+
   enum class Added { kNothing, kUnsigned, kSigned };
 
   // As many columns as go two vectors at a time; their number.
@@ -223,7 +231,7 @@ struct Finish {
       const int64_t at = span.channel + j + v * kLanes;
       off[v] = *reinterpret_cast<const vi_u*>(offset + at);
       factor[v] = load(scale + at) * unit;
-      shift[v] = load(bias + at) * unit - scale8 * add_zero;
+      shift[v] = shift_of(at, unit, scale8);
     }
     const auto values = [&](const int32_t* from, const uint8_t* more, vf(&row)[2]) {
 #pragma GCC unroll 2
@@ -262,7 +270,7 @@ struct Finish {
     const vf unit = splat(kLast == Last::kBytes ? round.inverse : 1.0f);
     const vi off = *reinterpret_cast<const vi_u*>(offset + at);
     const vf scale8 = splat(add8 == nullptr ? 0 : add_scale) * unit;
-    const vf factor = load(scale + at) * unit, shift = load(bias + at) * unit - scale8 * add_zero;
+    const vf factor = load(scale + at) * unit, shift = shift_of(at, unit, scale8);
     const vf low = splat(lo), high = splat(hi);
     const int64_t out_row = ldy, row8 = add8_row, row32 = add.row;
     uint8_t* out = bytes_at(span.row, span.col + j);
