@@ -118,6 +118,7 @@ DIRECT = {
     "1-D": Conv((2, 20, 1, 61), 21, (1, 5), (1, 2), (0, 2, 0, 2)),
     "patches": Conv((1, 3, 32, 32), 48, (8, 8), (8, 8)),
     "stem": Conv((3, 3, 29, 71), 20, (7, 7), (2, 2), (3, 3, 3, 3), epilogue="bias.relu"),
+    "stem of four": Conv((2, 4, 17, 45), 20, (3, 3), (2, 2), (1,) * 4, epilogue="bias.relu6"),
     "piece of no whole steps": Conv((1, 2, 5, 40), 20, (2, 17)),
     "one channel in": Conv((2, 1, 12, 12), 5, (3, 3), pads=(1, 1, 1, 1)),
     "one channel out": Conv((2, 18, 6, 5), 1, (3, 3), pads=(1,) * 4, epilogue="bias.add.relu"),
@@ -186,7 +187,7 @@ def test_images_do_not_touch(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["stem", "3x3", "1x1 stride 2", "3x3 dilated"])
+@pytest.mark.parametrize("name", ["stem", "stem of four", "3x3", "1x1 stride 2", "3x3 dilated"])
 def test_any_layout_and_parts(isa: str, name: str) -> None:
     """NCHW is read as it lies, and so is a range of wider images' channels."""
     conv = DIRECT[name]

@@ -169,11 +169,38 @@ def test_epilogues(overload: str, result: str) -> None:
         assert off.max() <= (0 if exact else 1) and np.mean(off) < 1e-3, isa
 
 
+@pytest.mark.parametrize("relu", ["", ".relu", ".relu6"])
+@pytest.mark.parametrize("result", ["uint8", "int8"])
+def test_numbers_that_no_byte_holds(result: str, relu: str) -> None:
+    """NaN is the lowest byte, infinities and what overflows 32 bits are the ends."""
+    m, k, n = 5, 8, 70
+    extremes = [np.nan, np.inf, -np.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 40000, -40000, 0.5, 1.5]
+    bias = np.resize(np.asarray(extremes, np.float32), n)
+    x, r = integers("uint8", m, k), integers("int8", m, n, seed=3)
+    inputs = {
+        "x": x, "xs": scalar("float32", 1), "xz": scalar("uint8", 0),
+        "w": integers("int8", k, n, seed=1), "ws": np.full(n, 2**-10, np.float32), "b": bias,
+        "r": r, "rs": scalar("float32", 0.125), "rz": scalar("int8", -5),
+        "ys": scalar("float32", 0.25), "yz": scalar(result, 9),
+    }  # fmt: skip
+    graph = node_of("QuantizedLinear", f"bias.addq{relu}.quantize", inputs, {"x", "r"})
+    value = (x.astype(np.int64) @ inputs["w"].astype(np.int64)) * 2.0**-10 + bias
+    value = value + (r.astype(np.float64) + 5) * 0.125
+    low, high = {"": (-np.inf, np.inf), ".relu": (0, np.inf), ".relu6": (0, 6)}[relu]
+    info = np.iinfo(result)
+    want = np.clip(np.rint(np.clip(value, low, high) / 0.25) + 9, info.min, info.max)
+    want = np.where(np.isnan(value), 9 if relu else info.min, want)
+    for isa, threads in OF_ALL:
+        got, _ = run(graph, {"x": x, "r": r}, isa, threads)
+        np.testing.assert_array_equal(got, want.astype(result), err_msg=isa)
+
+
 CONVS = [  # channels, outputs, group, kernel, stride, pads, dilation, size
     (16, 32, 1, (1, 1), 1, 0, 1, (5, 7)),
     (64, 40, 1, (1, 1), 1, 0, 1, (4, 9)),
     (24, 16, 1, (1, 1), 2, 0, 1, (7, 7)),
     (3, 17, 1, (7, 7), 2, 3, 1, (15, 13)),
+    (4, 36, 1, (3, 3), 2, 1, 1, (19, 70)),
     (16, 33, 1, (3, 3), 1, 1, 1, (9, 6)),
     (64, 33, 1, (3, 3), 1, 1, 1, (7, 7)),  # tiles go from line to line
     (16, 8, 1, (1, 1), 1, 0, 1, (13, 11)),  # reads of the last rows would leave x

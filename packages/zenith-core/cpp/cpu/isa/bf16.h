@@ -50,6 +50,19 @@ typedef uint16_t vh_u __attribute__((vector_size(ZENITH_VEC_BYTES / 2), aligned(
   std::memcpy(p, &h, static_cast<size_t>(n) * 2);
 }
 
+// Two neighbouring vectors, where the machine can as one.
+[[gnu::always_inline]] inline void store_two(bf16* p, vf first, vf second) {
+#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  std::memcpy(p, &both, sizeof(both));
+#else
+  store(p, first), store(p + kLanes, second);
+#endif
+}
+[[gnu::always_inline]] inline void store_two(float* p, vf first, vf second) {
+  store(p, first), store(p + kLanes, second);
+}
+
 // n numbers from one type of memory to the other.
 template <typename To, typename From>
 [[maybe_unused]] void convert_row(const From* from, int64_t n, To* to) {

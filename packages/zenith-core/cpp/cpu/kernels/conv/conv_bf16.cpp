@@ -146,6 +146,25 @@ void take(const bf16* from, int64_t n, APart* to) {
   }
 }
 
+// Pixels of kChannels channels that are planes of x: whole ones are written.
+constexpr int kPixel = 4;
+template <int kChannels>
+void join_planes(const bf16* from, int64_t plane, int64_t count, APart* to) {
+  for (int64_t i = 0; i < count; ++i, to += kPixel) {
+    if constexpr (sizeof(APart) == sizeof(bf16)) {
+      uint64_t pixel = 0;
+#pragma GCC unroll 4
+      for (int c = 0; c < kChannels; ++c) {
+        pixel |= static_cast<uint64_t>(from[c * plane + i]) << 16 * c;
+      }
+      std::memcpy(to, &pixel, sizeof(pixel));
+    } else {
+#pragma GCC unroll 4
+      for (int c = 0; c < kPixel; ++c) take_one(c < kChannels ? from[c * plane + i] : 0, to + c);
+    }
+  }
+}
+
 // `count` pixels of x to one after the other.
 void copy_pixels(const Work& w, const bf16* from, int64_t count, APart* to) {
   const int64_t channels = w.in_group(), step = w.s.xw, pixel = w.depth.pixel;
@@ -156,6 +175,10 @@ void copy_pixels(const Work& w, const bf16* from, int64_t count, APart* to) {
       take(from, channels, to);
       std::memset(to + channels, 0, static_cast<size_t>(pixel - channels) * sizeof(APart));
     }
+  } else if (step == 1 && channels == 3 && pixel == kPixel) {
+    join_planes<3>(from, w.x_channel, count, to);
+  } else if (step == 1 && channels == 4 && pixel == kPixel) {
+    join_planes<4>(from, w.x_channel, count, to);
   } else {
     for (int64_t c = 0; c < channels; ++c) {
       const bf16* source = from + c * w.x_channel;

@@ -134,35 +134,42 @@ class TileFinish {
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) bias[v] = bias_.at(0, col + v * kLanes, n);
     }
+    const auto with = [&](const auto& add) {
+      if (high_ == __builtin_inff()) {
+        run<kVecs, false>(sums, ld, rows, bias, y, ldy, n, add);
+      } else {
+        run<kVecs, true>(sums, ld, rows, bias, y, ldy, n, add);
+      }
+    };
     const int64_t add_row = add_.row;
-    if (n < kLanes || (add_.data != nullptr && !add_.half)) {
-      run<kVecs>(sums, ld, rows, bias, y, ldy, n, [&](int64_t i, int v) {
-        return add_.data == nullptr ? vf{} : add_.at(row + i, col + v * kLanes, n);
-      });
-    } else if (add_.data != nullptr) {
+    if (add_.data == nullptr) {
+      with([](vf sum, int64_t, int) { return sum; });
+    } else if (n == kLanes && add_.half) {
       const bf16* add = add_.halves(row, col);
-      run<kVecs>(sums, ld, rows, bias, y, ldy, kLanes,
-                 [&](int64_t i, int v) { return load(add + i * add_row + v * kLanes); });
+      with([&](vf sum, int64_t i, int v) { return sum + load(add + i * add_row + v * kLanes); });
     } else {
-      run<kVecs>(sums, ld, rows, bias, y, ldy, kLanes, [](int64_t, int) { return vf{}; });
+      with([&](vf sum, int64_t i, int v) { return sum + add_.at(row + i, col + v * kLanes, n); });
     }
   }
 
-  template <int kVecs, typename T, typename Add>
+  template <int kVecs, bool kBelow, typename T, typename Add>
   [[gnu::always_inline]] void run(const float* sums, int64_t ld, int64_t rows,
                                   const vf (&bias)[kVecs], T* y, int64_t ldy, int n,
                                   const Add& add) const {
     const vf low = splat(low_), high = splat(high_);
     for (int64_t i = 0; i < rows; ++i, sums += ld, y += ldy) {
+      vf value[kVecs];
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) {
-        const vf sum = load(sums + v * kLanes) + bias[v] + add(i, v);
-        const vf value = vmin(high, vmax(low, sum));
-        if (n == kLanes) {
-          store(y + v * kLanes, value);
-        } else {
-          store_n(y + v * kLanes, value, n);
-        }
+        value[v] = vmax(low, add(load(sums + v * kLanes) + bias[v], i, v));
+        if constexpr (kBelow) value[v] = vmin(high, value[v]);
+      }
+      if constexpr (kVecs == 2) {
+        store_two(y, value[0], value[1]);
+      } else if (n == kLanes) {
+        store(y, value[0]);
+      } else {
+        store_n(y, value[0], n);
       }
     }
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/isa/epilogue.h"
+#include "cpu/kernels/int8/round.h"
 #include "zenith/kernel.h"
 
 namespace zenith::ZENITH_ISA {
@@ -30,29 +31,6 @@ struct FinishParams {
       ZENITH_FIELD(P, y_inverse, kFloat, 1), ZENITH_FIELD(P, y_zero, kInt, 1)
 constexpr int kFinishFieldCount = 6;
 
-typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
-
-// Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
-// which GCC 12 does not make of a conversion of vectors.
-[[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
-  typedef char v16 __attribute__((vector_size(16), unused));
-  typedef uint8_t v16u __attribute__((vector_size(16)));
-  v16u bytes{};
-  std::memcpy(&bytes, p, static_cast<size_t>(n));
-  bytes ^= flip;
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  return (vi)__builtin_ia32_pmovzxbd512_mask((v16)bytes, vi{}, 0xffff);
-#elif defined(__AVX2__) && ZENITH_VEC_BYTES == 32
-  return (vi)__builtin_ia32_pmovzxbd256((v16)bytes);
-#elif defined(__SSE4_1__) && ZENITH_VEC_BYTES == 16
-  return (vi)__builtin_ia32_pmovzxbd128((v16)bytes);
-#else
-  vu8 some;
-  std::memcpy(&some, &bytes, kLanes);
-  return __builtin_convertvector(some, vi);
-#endif
-}
-
 // gelu(x) within 2e-4, for results that become bytes: x * (1/2 + x * P(x^2)), where P is fitted to
 // the largest error on [-4, 4] and makes 0 and x of what is beyond.
 [[gnu::always_inline]] inline vf gelu_for_bytes(vf x) {
@@ -67,38 +45,6 @@ typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
 }
 // Where a step of y is at least this, the error is a fifth of one.
 constexpr float kLeastGeluStep = 1e-3f;
-
-// Numbers to 8-bit integers. NaN becomes the lowest.
-struct Rounding {
-  float inverse, zero, low, high;
-
-  Rounding(DType dtype, float inverse_scale, int64_t zero_point)
-      : inverse(inverse_scale),
-        zero(static_cast<float>(zero_point)),
-        low((dtype == DType::kI8 ? -128.0f : 0.0f) - zero),
-        high(low + 255.0f) {}
-
-  // Numbers are first clamped to [least, most].
-  void clamp(float least, float most) {
-    const float from = __builtin_rintf(least * inverse), to = __builtin_rintf(most * inverse);
-    low = from > low ? from : low;
-    high = to < high ? to : high;
-  }
-
-  [[gnu::always_inline]] void store(vf value, uint8_t* to, int n) const {
-    store_steps(value * inverse, to, n);
-  }
-  // Of numbers that are multiples of a step already.
-  [[gnu::always_inline]] void store_steps(vf v, uint8_t* to, int n) const {
-    // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are:
-    // the last byte is that of the sum, as the other has zeros there.
-    constexpr float kRound = 12582912.0f;
-    v = vmin(vmax(v, splat(low)), splat(high));
-    const vi rounded = (vi)(v + kRound) + splat_i(static_cast<int32_t>(zero));
-    const vu8 bytes = __builtin_convertvector(rounded, vu8);
-    std::memcpy(to, &bytes, static_cast<size_t>(n));
-  }
-};
 
 struct Finish {
   const int32_t* offset;
@@ -232,6 +178,8 @@ struct Finish {
   template <int kLd, Last kLast>
   void run(const int32_t* sums, const Span& span, float* to, int64_t to_row) const {
     int64_t j = 0;
+    if constexpr (kPacksRows && kLast == Last::kBytes)
+      j = packed_columns<RowPacker, kLd>(sums, span);
     for (; j + kLanes <= span.cols; j += kLanes) {
       if (add8 != nullptr || add.data != nullptr) {
         column<kLd, kLast, true>(sums, span, j, kLanes, to, to_row);
@@ -241,6 +189,73 @@ struct Finish {
     }
     if (j < span.cols) {
       column<kLd, kLast, true>(sums, span, j, static_cast<int>(span.cols - j), to, to_row);
+    }
+  }
+
+  // What is added to the scaled sums from channel `at` on. Both products are rounded in every
+  // function that asks: the compiler may not make one of them part of the subtraction.
+  [[gnu::always_inline]] vf shift_of(int64_t at, vf unit, vf scale8) const {
+    vf bias_steps = load(bias + at) * unit, zero_steps = scale8 * add_zero;
+    asm("" : "+v"(bias_steps), "+v"(zero_steps));
+    return bias_steps - zero_steps;
+  }
+
+  enum class Added { kNothing, kUnsigned, kSigned };
+
+  // As many columns as go two vectors at a time; their number.
+  template <typename Packer, int kLd>
+  int64_t packed_columns(const int32_t* sums, const Span& span) const {
+    int64_t j = 0;
+    for (; add.data == nullptr && j + 2 * kLanes <= span.cols; j += 2 * kLanes) {
+      if (add8 == nullptr) {
+        two_columns<Packer, kLd, Added::kNothing>(sums, span, j);
+      } else if (add_flip == 0) {
+        two_columns<Packer, kLd, Added::kUnsigned>(sums, span, j);
+      } else {
+        two_columns<Packer, kLd, Added::kSigned>(sums, span, j);
+      }
+    }
+    return j;
+  }
+
+  // Two vectors of columns from j on, of all rows, in steps of y.
+  template <typename Packer, int kLd, Added kAdded>
+  [[gnu::always_inline]] void two_columns(const int32_t* sums, const Span& span, int64_t j) const {
+    constexpr bool kAdds = kAdded != Added::kNothing;
+    const Packer packer(rounding);
+    const vf unit = splat(rounding.inverse), scale8 = splat(kAdds ? add_scale : 0) * unit;
+    vi off[2];
+    vf factor[2], shift[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int64_t at = span.channel + j + v * kLanes;
+      off[v] = *reinterpret_cast<const vi_u*>(offset + at);
+      factor[v] = load(scale + at) * unit;
+      shift[v] = shift_of(at, unit, scale8);
+    }
+    const auto values = [&](const int32_t* from, const uint8_t* more, vf(&row)[2]) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        const vi sum = *reinterpret_cast<const vi_u*>(from + v * kLanes);
+        row[v] = to_float((vi)((vu)sum + (vu)off[v])) * factor[v] + shift[v];
+        if constexpr (kAdds) {
+          constexpr uint8_t kFlip = kAdded == Added::kSigned ? 0x80 : 0;
+          row[v] += to_float(wide_bytes(more + v * kLanes, kLanes, kFlip)) * scale8;
+        }
+      }
+    };
+    const int64_t out_row = ldy, row8 = kAdds ? add8_row : 0, rows = span.rows;
+    uint8_t* out = bytes_at(span.row, span.col + j);
+    const uint8_t* more = kAdds ? add8 + span.row * row8 + span.col + j : nullptr;
+    sums += j;
+    for (int64_t i = 0; i < rows; i += 2) {
+      const int64_t next = i + 1 < rows ? 1 : 0;  // the last of an odd number is taken twice
+      vf upper[2], lower[2];
+      values(sums, more, upper);
+      values(sums + next * kLd, more + next * row8, lower);
+      packer.store_steps(upper, lower, out, out + next * out_row);
+      sums += 2 * kLd, out += 2 * out_row;
+      if constexpr (kAdds) more += 2 * row8;
     }
   }
 
@@ -255,7 +270,7 @@ struct Finish {
     const vf unit = splat(kLast == Last::kBytes ? round.inverse : 1.0f);
     const vi off = *reinterpret_cast<const vi_u*>(offset + at);
     const vf scale8 = splat(add8 == nullptr ? 0 : add_scale) * unit;
-    const vf factor = load(scale + at) * unit, shift = load(bias + at) * unit - scale8 * add_zero;
+    const vf factor = load(scale + at) * unit, shift = shift_of(at, unit, scale8);
     const vf low = splat(lo), high = splat(hi);
     const int64_t out_row = ldy, row8 = add8_row, row32 = add.row;
     uint8_t* out = bytes_at(span.row, span.col + j);

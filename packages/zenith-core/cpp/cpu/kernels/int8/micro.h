@@ -31,6 +31,7 @@ constexpr int64_t kParts = 1, kPartRows = kRows;
 
 // Scope in which tiles are computed, one per task.
 struct TileProduct {
+  explicit TileProduct(int64_t) {}
   // sums[rows][kCols] = the rows of a tile times one panel.
   void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead&,
                 int32_t* sums) {

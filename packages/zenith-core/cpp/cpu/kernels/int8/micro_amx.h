@@ -21,7 +21,12 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 class TileProduct {
  public:
-  TileProduct() = default;
+  // length: elements of a piece. Of short ones no more than those are read and multiplied.
+  explicit TileProduct(int64_t length) {
+    if (length > 0 && length < kDepthStep) {
+      step_bytes_ = static_cast<int>(ceil_div(length, kGroup) * kGroup);
+    }
+  }
   TileProduct(const TileProduct&) = delete;
   TileProduct& operator=(const TileProduct&) = delete;
   ~TileProduct() {
@@ -40,14 +45,20 @@ class TileProduct {
   }
 
  private:
+  int step_bytes_ = static_cast<int>(kDepthStep);
   int64_t rows_[2] = {};  // configured
 
   void configure(const int64_t (&rows)[2]) {
     TileConfig config;
-    for (int tile = 0; tile < 8; ++tile) {
-      const bool lower = tile == 2 || tile == 3 || tile == 5;
-      const int used = tile >= 6 ? 16 : static_cast<int>(rows[lower ? 1 : 0]);
-      if (used > 0) config.set(tile, used, 64);
+    for (int part = 0; part < 2; ++part) {
+      const int used = static_cast<int>(rows[part]);
+      if (used == 0) continue;
+      config.set(2 * part, used, 64);
+      config.set(2 * part + 1, used, 64);
+      config.set(4 + part, used, step_bytes_);
+    }
+    for (int right = 6; right < 8; ++right) {
+      config.set(right, step_bytes_ / static_cast<int>(kGroup), 64);
     }
     load_tiles(config);
     rows_[0] = rows[0], rows_[1] = rows[1];

@@ -88,6 +88,7 @@ constexpr RowsFn kRowsFns[] = {run_rows<1>, run_rows<2>, run_rows<3>, run_rows<4
                                run_rows<5>, run_rows<6>, run_rows<7>, run_rows<8>};
 
 struct TileProduct {
+  explicit TileProduct(int64_t) {}
   void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead& ahead,
                 int32_t* sums) {
     kRowsFns[left.rows[0] - 1](left, panel, ahead.from, sums);

@@ -175,7 +175,7 @@ class BlockProduct {
     const bool by_rows = count * bytes <= kNearBytes;
     const int64_t slice = by_rows ? 0 : bytes / held_.tiles;
     weights += (g * p_.panels() + begin) * panel_size;
-    TileProduct tiles;
+    TileProduct tiles(p_.pieces.length);
     for (int64_t i = 0; i < count * held_.tiles; ++i) {
       const int64_t j = by_rows ? i % count : i / held_.tiles;
       const int64_t t = by_rows ? i / count : i % held_.tiles;
