@@ -3,7 +3,7 @@
 The pass begins at nodes whose kernel says that it gains (products, attention) and takes in what
 only moves or normalises their values. Such a node reads and writes bfloat16 and adds up in float32;
 constants are rounded once, at compile time. Everything else stays float32: elementwise operators
-(whose kernels convert on the way, see `fuse_pointwise`), softmax, positions, whatever the backend
+(whose kernels convert on the way, see `fuse_pointwise`), softmax, whatever the backend
 has no row for. Which nodes those are is not listed here: `ask` asks the backend's own rows.
 
 No conversion stays where a neighbour can do it: a product of integers writes bfloat16 itself, one
