@@ -115,6 +115,31 @@ def test_linear_gates(isa: str, steps: str, product: str | None) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("gate", GATES)
+def test_gates_of_every_number(isa: str, gate: str) -> None:
+    """What is rounded at once may be off by a tenth of the rounding; float32 results are exact."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(BF16)
+    x = x[np.abs(x.astype(np.float64)) < 2.0**120]  # also drops NaN
+    left, w = np.zeros((x.size, 2), BF16), np.ones((2, 5), BF16)
+    left[:, 0] = x
+    with np.errstate(over="ignore", under="ignore"):
+        wanted = GATES[gate](x.astype(np.float64))[:, None]
+    wanted[np.abs(wanted) < 2.0**-126] = 0
+    for kind, error in ((BF16, ULP / 2 + 4e-4), (np.dtype(np.float32), 2e-6)):
+        y = np.empty((x.size, 5), kind)
+        call(isa, "linear_bf16", [left, packed(isa, w)], [y], epilogue=epilogue_codes(gate))
+        off = np.abs(y.astype(np.float64) - wanted)
+        size: Any = np.maximum(1, np.abs(x.astype(np.float64)))[:, None]
+        if kind == BF16 and isa.startswith(("amx", "avx512")):
+            size = 1  # far on the left it is 0; elsewhere what is left of 1 - 1 times x
+        assert np.all(off <= error * np.abs(wanted) + 6e-7 * size)
+    ends = np.array([[np.inf, 0], [np.nan, 0]], np.float32).astype(BF16)
+    y = np.empty((2, 5), BF16)
+    call(isa, "linear_bf16", [ends, packed(isa, w)], [y], epilogue=epilogue_codes(gate))
+    assert np.all(y[0] == np.inf) and np.all(np.isnan(y[1]))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_linear_reads_strided_rows_and_float32(isa: str) -> None:
     wide, w = halves((40, 200), 1), halves((64, 70), 2)
     x = wide[::2, 3:67]

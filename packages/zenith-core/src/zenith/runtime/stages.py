@@ -95,6 +95,7 @@ class Stages:
         self.passes: list[str] = []
         self.reports: list[NodeReport] = []
         self._kernel_notes: Counter[str] = Counter()
+        self._program_notes: list[str] = []
         self.copies: list[str] = []
         self.quantizer: Quantizer | None = None
         self._lowered = 0  # nodes in the precision that was asked for
@@ -259,6 +260,7 @@ class Stages:
         notes = (selection.spec.note(selection.op) for selection in selections)
         self._kernel_notes.update(note for note in notes if note is not None)
         self.copies += getattr(program, "copies", [])
+        self._program_notes += getattr(program, "notes", [])
         return program, selections
 
     def _control(self, part: Partition, unit: Unit, where: str) -> ControlProgram:
@@ -339,7 +341,8 @@ class Stages:
                 f"{self._beside} nodes between products of integers compute in bfloat16 or move "
                 "such values: faster than float32 here, and finer than 8 bits"
             )
-        return notes + [f"{note} (nodes: {n})" for note, n in self._kernel_notes.items()]
+        notes += [f"{note} (nodes: {n})" for note, n in self._kernel_notes.items()]
+        return notes + self._program_notes
 
     def _select(self, part: Partition, backend: Backend) -> list[Selection]:
         selections: list[Selection] = []

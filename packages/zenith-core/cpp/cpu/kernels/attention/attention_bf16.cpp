@@ -2,6 +2,7 @@
 // float32, their softmax rounded to bfloat16 for the second product. Where there are no such
 // registers, half.cpp is the kernel of this name.
 #include "cpu/isa/bf16.h"
+#include "cpu/isa/short_functions.h"
 #include "cpu/kernels/attention/attention.h"
 
 #ifdef __AMX_TILE__
@@ -14,7 +15,6 @@ namespace zenith::ZENITH_ISA {
 #ifdef __AMX_TILE__
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kTaskRows = 64;  // least query rows that are worth packing keys for
 
 // Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows.
@@ -97,20 +97,6 @@ void pack_values(const TensorRef& v, int64_t b, int64_t g, const TilePlan& p, bf
       std::memcpy(panel, &pairs, sizeof(vu));
     }
   }
-}
-
-// 2^x to 4e-6, for results of bfloat16: half the instructions of exp_down. Of -inf it is 0: there
-// the last instruction ignores that p is not a number.
-[[gnu::always_inline]] inline vf power_of_two(vf x) {
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to nearest
-  const vf n = (x + magic) - magic;
-  const vf r = x - n;
-  vf p = splat(9.5701013e-3f);
-  p = p * r + 5.5917859e-2f;
-  p = p * r + 0.24024744f;
-  p = p * r + 0.69312179f;
-  p = p * r + 0.99999928f;
-  return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
 }
 
 // 2^(s * factor - base), rounded into p; the sum of the results before they are rounded.

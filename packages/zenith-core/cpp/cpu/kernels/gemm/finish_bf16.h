@@ -4,6 +4,7 @@
 
 #include "cpu/isa/bf16.h"
 #include "cpu/isa/epilogue.h"
+#include "cpu/isa/short_functions.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -28,8 +29,8 @@ struct TileOperand {
   }
 };
 
-// The usual steps, [bias][add][relu or relu6], are part of the store; `rest` goes over the tile
-// before it.
+// The usual steps, [bias][add][relu or relu6] and, of bfloat16, [bias][add][gelu or silu][mul], are
+// part of the store; `rest` goes over the tile before it.
 class TileFinish {
  public:
   // ldy: between rows of y, whose columns have stride 1. where(tensor): it as an operand.
@@ -53,6 +54,9 @@ class TileFinish {
       low_ = 0;
       if (codes.v[i] == kStepRelu6) high_ = 6;
       ++i;
+    } else if (half_ && kShortFunctions && ends_in_swish(codes, i, operands)) {
+      swish_ = swish_of(codes.v[i++]);
+      if (i < codes.n) mul_ = next(), ++i;
     }
     for (; i < codes.n; ++i) {
       rest_.codes[rest_.n] = codes.v[i];
@@ -74,7 +78,9 @@ class TileFinish {
 
   // sums[rows][ld] of the elements of y from (row, col) on; they are overwritten.
   void tile(float* sums, int64_t ld, int64_t row, int64_t col, int64_t rows, int64_t cols) const {
-    if (rest_.n > 0) {
+    if (kShortFunctions && swish_ != nullptr) {
+      swish_tile(sums, ld, row, col, rows, cols);
+    } else if (rest_.n > 0) {
       store_as(sums, ld, row, col, rows, cols, sums, ld);
       apply_rest(sums, ld, row, col, rows, cols);
       for (int64_t r = 0; r < rows; ++r) {
@@ -91,6 +97,20 @@ class TileFinish {
 
  private:
   static constexpr int64_t kMostRows = 32, kMostCols = 64;  // of a tile with more than usual steps
+
+  // Whether what is left is one of the functions, and perhaps a product with *next of many
+  // columns.
+  static bool ends_in_swish(const StepCodes& codes, int64_t i, const TensorRef* next) {
+    if (i >= codes.n || swish_of(codes.v[i]) == nullptr) return false;
+    const bool product = i + 2 == codes.n && codes.v[i + 1] == kStepMul;
+    return i + 1 == codes.n || (product && next->shape[next->rank - 1] > 1);
+  }
+  static const Swish* swish_of(int64_t code) {
+    return code == kStepSilu       ? &kSilu
+           : code == kStepGelu     ? &kGelu
+           : code == kStepGeluTanh ? &kGeluTanh
+                                   : nullptr;
+  }
 
   template <typename T>
   void store_as(const float* sums, int64_t ld, int64_t row, int64_t col, int64_t rows, int64_t cols,
@@ -147,6 +167,27 @@ class TileFinish {
     }
   }
 
+  void swish_tile(const float* sums, int64_t ld, int64_t row, int64_t col, int64_t rows,
+                  int64_t cols) const {
+    const Swish s = *swish_;
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      const int n = static_cast<int>(cols - j < kLanes ? cols - j : kLanes);
+      const vf bias = bias_.data == nullptr ? vf{} : bias_.at(0, col + j, n);
+      bf16* y = static_cast<bf16*>(y_) + row * ldy_ + col + j;
+      for (int64_t i = 0; i < rows; ++i, y += ldy_) {
+        vf sum = load(sums + i * ld + j) + bias;
+        if (add_.data != nullptr) sum += add_.at(row + i, col + j, n);
+        vf value = swish(sum, s);
+        if (mul_.data != nullptr) value *= mul_.at(row + i, col + j, n);
+        if (n == kLanes) {
+          store(y, value);
+        } else {
+          store_n(y, value, n);
+        }
+      }
+    }
+  }
+
   void apply_rest(float* tile, int64_t ld, int64_t row, int64_t col, int64_t rows,
                   int64_t cols) const {
     alignas(64) float widened[kMostRows * kMostCols];
@@ -173,7 +214,8 @@ class TileFinish {
   void* y_;
   int64_t ldy_;
   bool half_;
-  TileOperand bias_{}, add_{};  // data is null without one
+  TileOperand bias_{}, add_{}, mul_{};  // data is null without one
+  const Swish* swish_ = nullptr;        // null without one
   float low_ = -__builtin_inff(), high_ = __builtin_inff();
   Epilogue rest_{};
   TileOperand operands_[kMaxSteps]{};  // of the rest, by step

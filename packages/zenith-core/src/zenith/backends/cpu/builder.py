@@ -21,6 +21,7 @@ from zenith.backends.cpu.operand import (
     dtype_code,
     item_bytes,
 )
+from zenith.backends.cpu.parts import in_parts
 from zenith.backends.cpu.program import (
     NativeProgram,
     PackedConstant,
@@ -162,7 +163,8 @@ class PlanBuilder:
 
     def copy(self, source: Operand, target: Operand, why: str) -> None:
         """Append a copy between equal shapes."""
-        self.add_step("copy", [source], [target], {}, why)
+        batch = source.shape[0] if source.rank else 1
+        self.add_step("copy", [source], [target], {}, why, batch)
 
     def add_step(
         self,
@@ -171,6 +173,7 @@ class PlanBuilder:
         outputs: Sequence[Operand],
         params: dict[str, Any],
         why: str = "",
+        batch: Dim = 1,
     ) -> None:
         """Append one kernel call."""
         for operand in inputs:
@@ -178,7 +181,7 @@ class PlanBuilder:
                 self.guards.update(dict.fromkeys(operand.guards))
         isa = _native.kernel_isa(self.isa, kernel)
         self.steps.append(
-            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why)
+            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why, batch)
         )
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -211,6 +214,7 @@ class PlanBuilder:
                 self.copy(operand, target, "a result is row-major memory of its own")
                 operand = target
             final.append(operand)
+        self.steps = in_parts(self.steps, self.storages)
         plan, tensor_id = self._native_plan()
         return NativeProgram(
             plan=plan,
@@ -374,3 +378,14 @@ class NodeEmit:
         **params: Any,
     ) -> None:
         self._builder.add_step(kernel, inputs, outputs, params)
+
+    def batch_step(
+        self,
+        kernel: str,
+        inputs: Sequence[Operand | None],
+        outputs: Sequence[Operand],
+        **params: Any,
+    ) -> None:
+        shape = self.op.outputs[0].shape
+        batch = shape[0] if shape else 1
+        self._builder.add_step(kernel, inputs, outputs, params, batch=batch)

@@ -80,3 +80,14 @@ class Emit(Protocol):
     ) -> None:
         """Append one native kernel call. `params` are exactly the fields of the kernel's Params;
         integer fields may be symbolic."""
+
+    def batch_step(
+        self,
+        kernel: str,
+        inputs: Sequence[Operand | None],
+        outputs: Sequence[Operand],
+        **params: Dim | float | Sequence[Dim] | Sequence[float],
+    ) -> None:
+        """Append a call that treats each place of the first axis alone: given a part of that axis
+        of every operand but constants, it computes that part of the results, to the last bit (see
+        zenith.backends.cpu.parts). The first axis of the node's output 0 is the batch."""

@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_STEPS", "OPERAND_STEPS", "epilogue_codes", "epilogue_reason", "epilogue_steps"]
+from zenith import _native
+from zenith.runtime.op_view import OpView
+
+__all__ = [
+    "MAX_STEPS",
+    "OPERAND_STEPS",
+    "epilogue_codes",
+    "epilogue_note",
+    "epilogue_reason",
+    "epilogue_steps",
+]
 
 # Values are shared with StepCode in epilogue.h.
 _CODES = {
@@ -25,6 +35,7 @@ _CODES = {
 MAX_STEPS = 8
 RESULT_TYPES = frozenset({"float32"})  # last steps that name the type of the result
 OPERAND_STEPS = frozenset({"bias", "add", "mul"})
+_SHORT = frozenset({"gelu", "gelu_tanh", "silu"})  # see cpp/cpu/isa/short_functions.h
 
 
 def epilogue_steps(overload: str) -> tuple[str, ...]:
@@ -50,3 +61,16 @@ def epilogue_reason(overload: str, operands: int) -> str | None:
     if wanted != operands:
         return f"the epilogue takes {wanted} operands, the node has {operands}"
     return None
+
+
+def epilogue_note(op: OpView) -> str | None:
+    """What the epilogue of a product in bfloat16 approximates, for explain()."""
+    steps = epilogue_steps(op.overload)
+    steps = steps[:-1] if steps[-1:] == ("mul",) else steps
+    short = bool(steps) and steps[-1] in _SHORT and op.outputs[0].dtype == "bfloat16"
+    if not short or not _native.isas()[0].startswith(("amx", "avx512")):
+        return None
+    return (
+        "a GELU or SiLU that is rounded to bfloat16 at once is computed to 4e-4 of its value, a "
+        "tenth of the rounding"
+    )

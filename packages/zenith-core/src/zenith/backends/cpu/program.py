@@ -30,7 +30,11 @@ __all__ = ["BoundProgram", "NativeProgram", "PackedConstant", "Step", "Storage",
 @dataclass(frozen=True)
 class Step:
     """One kernel call. `node` is the index of the node it serves, -1 for the plan itself; `isa` is
-    the instruction set whose row runs, which may lie below the plan's."""
+    the instruction set whose row runs, which may lie below the plan's.
+
+    batch: size of the first axis, where what lies at each place of it is treated alone, else 1;
+    part: which of how many parts of it this step runs over.
+    """
 
     node: int
     kernel: str
@@ -39,6 +43,8 @@ class Step:
     outputs: tuple[Operand, ...]
     params: dict[str, Any]
     why: str = ""
+    batch: Dim = 1
+    part: tuple[int, int] = (1, 1)
 
 
 @dataclass
@@ -260,8 +266,19 @@ class NativeProgram:
     @property
     def copies(self) -> list[str]:
         """Layout changes the plan added, with the reason."""
-        copies = [s for s in self.steps if s.kernel == "copy" and s.why]
+        copies = [s for s in self.steps if s.kernel == "copy" and s.why and s.part[0] == 1]
         return [f"{_type_text(s.outputs[0])}: {s.why}" for s in copies]
+
+    @property
+    def notes(self) -> list[str]:
+        """What explain() says of the plan as a whole."""
+        parts = [s.part[1] for s in self.steps if s.part[1] > s.part[0] == 1]
+        if not parts:
+            return []
+        return [
+            f"the batch goes through {len(parts)} steps in 2 to {max(parts)} parts one after the "
+            "other, so that what passes between them stays in the caches"
+        ]
 
     @property
     def constant_bytes(self) -> int:
@@ -275,7 +292,9 @@ class NativeProgram:
             ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
             outs = ", ".join(self._text(o) for o in step.outputs)
             line = f"  {index:3d}  {step.kernel}_{step.isa}  ({ins}) -> {outs}"
-            lines.append(line + (f"    # {step.why}" if step.why else ""))
+            part = f"part {step.part[0]} of {step.part[1]}" if step.part[1] > 1 else ""
+            why = "; ".join(text for text in (step.why, part) if text)
+            lines.append(line + (f"    # {why}" if why else ""))
         return "\n".join(lines)
 
     def _text(self, operand: Operand) -> str:

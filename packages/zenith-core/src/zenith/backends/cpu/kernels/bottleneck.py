@@ -58,7 +58,7 @@ def _emit(kind: str) -> Callable[[Emit], None]:
             e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
             for index, step in enumerate(steps, _FIRST_OPERAND)
         ]
-        e.step(
+        e.batch_step(
             f"conv_bottleneck_{kind}",
             [
                 as_pixels(e.channels_last(0)),

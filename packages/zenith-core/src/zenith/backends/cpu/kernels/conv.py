@@ -17,6 +17,7 @@ from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
+    epilogue_note,
     epilogue_reason,
     epilogue_steps,
 )
@@ -197,7 +198,7 @@ def _emit(
             params["column_dilation"] = window.dilations[1]
         x = e.operand(0) if any_layout else e.channels_last(0)
         assert x is not None
-        e.step(
+        e.batch_step(
             kernel,
             [as_pixels(x), _packed(e, packer, **params), *_operands(e)],
             [output_pixels(e)],
@@ -222,7 +223,7 @@ def _emit_merged(e: Emit) -> None:
     for g in range(_group(op)):
         block, at = slice(g * rows, (g + 1) * rows), g % merge * per_group
         wide[block, at : at + per_group] = weights[block]
-    e.step(
+    e.batch_step(
         "conv_f32",
         [
             as_pixels(e.channels_last(0)),
@@ -261,7 +262,7 @@ def _emit_pixels(e: Emit) -> None:
         x = dense
     packed = e.packed(1, "ozaki_pack_f32", transposed=1)
     bias_or_pixels = [_matrix(operand) for operand in _operands(e)]
-    e.step(
+    e.batch_step(
         "linear_ozaki_f32",
         [_matrix(x), packed, *bias_or_pixels],
         [_matrix(y)],
@@ -296,7 +297,7 @@ def _padded(e: Emit, window: Window) -> Operand:
         )
     ]
     padded = e.temp("float32", (x.shape[0], *sizes, x.shape[1]))
-    e.step("pad", [as_pixels(x, 3), None], [padded], begin=[0, *window.begin, 0], mode=0)
+    e.batch_step("pad", [as_pixels(x, 3), None], [padded], begin=[0, *window.begin, 0], mode=0)
     return padded
 
 
@@ -308,7 +309,7 @@ def _emit_volume(e: Emit) -> None:
     joined = channels < _FEW_CHANNELS and window.kernel[2] > 1
     joined = joined and window.dilations[2] == 1 and _group(op) == 1 and not _crops(window)
     x = _padded(e, window) if joined else as_pixels(e.channels_last(0), 3)
-    e.step(
+    e.batch_step(
         "conv_volume_f32",
         [x, _packed(e, "conv_weights_f32", group=_group(op)), *_operands(e, 3)],
         [output_pixels(e, 3)],
@@ -330,7 +331,7 @@ def _crops(window: Window) -> bool:
 def _emit_transposed(e: Emit) -> None:
     op = e.op
     window = transposed_window_of(op, _weights(op).shape[2:])
-    e.step(
+    e.batch_step(
         "conv_transpose_f32",
         [
             as_pixels(e.channels_last(0), 3),
@@ -453,6 +454,7 @@ SPECS += [
         dtypes=dict.fromkeys(range(10), dtypes),
         supports=supports,
         cost=_cost,
+        note=epilogue_note,
         tags=tags,
     )
     for prefix, op in _OPS

@@ -18,6 +18,7 @@ from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
+    epilogue_note,
     epilogue_reason,
     epilogue_steps,
 )
@@ -386,6 +387,7 @@ SPECS: list[KernelSpec] = [
         dtypes=dict.fromkeys(range(8), BF16),
         supports=_linear_reason,
         cost=_matmul_cost,
+        note=epilogue_note,
         tags=_GAINS,
     ),
     KernelSpec(

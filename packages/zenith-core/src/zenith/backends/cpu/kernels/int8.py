@@ -220,7 +220,7 @@ def _emit_conv(kernel: str, packer: str) -> Callable[[Emit], None]:
         def pixels(index: int) -> Operand:
             return as_pixels(e.channels_last(index))
 
-        e.step(
+        e.batch_step(
             kernel,
             [
                 pixels(0),

@@ -59,7 +59,7 @@ def _params(op: OpView) -> dict[str, Any]:
 def _emit_window(kernel: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         x = as_pixels(e.channels_last(0), 3)
-        e.step(kernel, [x], [output_pixels(e, 3)], **_params(e.op))
+        e.batch_step(kernel, [x], [output_pixels(e, 3)], **_params(e.op))
 
     return emit
 
@@ -71,7 +71,9 @@ def _emit_max(e: Emit) -> None:
     if _indices_used(e.op):
         order = channels_last_order(e.op.outputs[1].rank)
         outputs.append(as_pixels(e.output(1, order=order), 3))
-    e.step(f"max_pool_{x.dtype}", [x], outputs, **_params(e.op))
+    # Indices count from the first image on.
+    step = e.batch_step if len(outputs) == 1 else e.step
+    step(f"max_pool_{x.dtype}", [x], outputs, **_params(e.op))
 
 
 def _global_reason(op: OpView) -> str | None:
@@ -95,7 +97,7 @@ def _emit_global(kernel: str) -> Callable[[Emit], None]:
     def emit(e: Emit) -> None:
         out = e.output(0, order=channels_last_order(e.op.outputs[0].rank))
         params = _GLOBAL | {"include_pad": 0, "p": int(e.op.attr("p", 2)), "column_major": 0}
-        e.step(kernel, [_flat(e.channels_last(0))], [_flat(out)], **params)
+        e.batch_step(kernel, [_flat(e.channels_last(0))], [_flat(out)], **params)
 
     return emit
 
@@ -117,7 +119,7 @@ def _emit_reduction(kernel: str) -> Callable[[Emit], None]:
         for axis in range(out.rank, rank):
             out = out.unsqueeze(axis)
         params = _GLOBAL | {"include_pad": 0, "p": 2, "column_major": 0}
-        e.step(kernel, [_flat(e.channels_last(0))], [_flat(out)], **params)
+        e.batch_step(kernel, [_flat(e.channels_last(0))], [_flat(out)], **params)
 
     return emit
 
