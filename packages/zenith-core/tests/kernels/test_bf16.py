@@ -118,8 +118,8 @@ def test_linear_gates(isa: str, steps: str, product: str | None) -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_gates_of_every_number(isa: str, gate: str) -> None:
     """What is rounded at once may be off by a tenth of the rounding; float32 results are exact."""
-    x = np.arange(1 << 16, dtype=np.uint16).view(BF16)
-    x = x[np.abs(x.astype(np.float64)) < 2.0**120]  # also drops NaN
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    x = codes[codes & 0x7FFF < 0x7B80].view(BF16)  # below 2^120
     left, w = np.zeros((x.size, 2), BF16), np.ones((2, 5), BF16)
     left[:, 0] = x
     with np.errstate(over="ignore", under="ignore"):
