@@ -1,4 +1,4 @@
-"""hoist_bias and lower_global_pool: what they take, what they leave, and the same numbers."""
+"""hoist_bias, sink_transpose, lower_global_pool: what they take and leave, and the same numbers."""
 
 from __future__ import annotations
 
@@ -67,3 +67,40 @@ def test_global_pools_are_reductions(op: str, function: Any) -> None:
     x = draw(3, 5, 6)
     got = zenith.compile(graph, fallback="error").run({"x": x})["y"]
     np.testing.assert_allclose(got, function(x, axis=2, keepdims=True), rtol=1e-6, atol=1e-6)
+
+
+# A block as of ConvNeXt: channels last inside, [N, C, S] outside.
+BLOCK = """
+    r = Sin (x) t = Transpose <perm = [0, 2, 1]> (r)
+    m = MatMul (t, w) a = Add (m, b) p = Transpose <perm = [0, 2, 1]> (a)
+    y = Add (r, p)
+"""
+
+
+@pytest.mark.parametrize("order", ["Add (r, p)", "Add (p, r)"])
+def test_a_sum_behind_a_transposed_product_comes_first(order: str) -> None:
+    w, b = draw(5, 5), draw(5, seed=1)
+    graph = graph_of(BLOCK.replace("Add (r, p)", order), w=w, b=b)
+    assert PassManager(["sink_transpose"], debug=True).run(graph).changed("sink_transpose") == 1
+    x = draw(3, 5, 6, seed=2)
+    compiled = zenith.compile(graph, fallback="error")
+    wanted = np.sin(x) + (np.sin(x).transpose(0, 2, 1) @ w + b).transpose(0, 2, 1)
+    np.testing.assert_allclose(compiled.run({"x": x})["y"], wanted, rtol=1e-5, atol=1e-5)
+    assert any(n.op == "zenith:Linear.bias.add" for n in compiled.explain().nodes)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (BLOCK.replace("Add (r, p)", "Mul (r, p)"), "it is no sum"),
+        (BLOCK.replace("MatMul (t, w)", "MatMul (t, q)"), "the weights are computed"),
+        (BLOCK.replace("y = Add (r, p)", "z = Add (r, p) y = Mul (z, p)"), "p has another user"),
+        (BLOCK.replace("Add (r, p)", "Add (c, p)"), "a constant is no residual"),
+        (BLOCK.replace("MatMul (t, w)", "Tanh (t)"), "there is no product"),
+        (BLOCK.replace("Add (r, p)", "Add (s, p)"), "the other term is smaller"),
+    ],
+)
+def test_other_sums_stay(body: str, why: str) -> None:
+    others = "s = ReduceMax <keepdims = 1> (x) q = Sin (w) "
+    graph = graph_of(others + body, w=draw(5, 5), b=draw(5), c=draw(1, 5, 6))
+    assert PassManager(["sink_transpose"]).run(graph).changed("sink_transpose") == 0, why

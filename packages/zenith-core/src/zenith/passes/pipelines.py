@@ -17,6 +17,7 @@ _PATTERNS = (
     "fold_pad",
     "fold_channels",
     "fold_scale",
+    "sink_transpose",
     "fuse_clip",
     "fuse_hard_sigmoid",
     "fuse_gelu",

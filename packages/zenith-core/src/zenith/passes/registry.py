@@ -46,6 +46,7 @@ PASSES: dict[str, str] = {
     "lower_precision": "lower_precision:LowerPrecision",
     "lower_quantized_moves": "lower_quantized_moves:LowerQuantizedMoves",
     "merge_qkv": "merge_qkv:MergeQkv",
+    "sink_transpose": "sink_transpose:SinkTranspose",
     "unflatten_linear": "unflatten_linear:UnflattenLinear",
 }
 _ADDED: dict[str, Pass] = {}
