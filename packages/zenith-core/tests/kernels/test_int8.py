@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -139,7 +140,14 @@ def operands(overload: str, n: int, shape: tuple[int, ...]) -> tuple[dict[str, A
     return found, fed
 
 
-@pytest.mark.parametrize("result", ["float32", "uint8", "int8"])
+def off_by_roundings(got: Array, want: Array) -> bool:
+    """bfloat16 nearest to numbers that are near `want`."""
+    assert got.dtype == ml_dtypes.bfloat16
+    error = np.abs(got.astype(np.float64) - want)
+    return bool(np.all(error <= 2**-8 * np.abs(want) + 1e-5 * np.max(np.abs(want))))
+
+
+@pytest.mark.parametrize("result", ["float32", "bfloat16", "uint8", "int8"])
 @pytest.mark.parametrize("overload", EPILOGUES)
 def test_epilogues(overload: str, result: str) -> None:
     m, k, n = 37, 24, 51
@@ -150,8 +158,8 @@ def test_epilogues(overload: str, result: str) -> None:
     }  # fmt: skip
     more, fed = operands(overload, n, (2, m, n))
     inputs |= more
-    name = overload
-    if result != "float32":
+    name = overload + (".bfloat16" if result == "bfloat16" else "")
+    if result.endswith("int8"):
         inputs |= {"ys": scalar("float32", 0.125), "yz": scalar(result, 3)}
         name += ".quantize"
     graph = node_of("QuantizedLinear", name, inputs, {"x"} | fed)
@@ -162,6 +170,10 @@ def test_epilogues(overload: str, result: str) -> None:
         got, _ = run(graph, {k: v for k, v in inputs.items() if k in {"x"} | fed}, isa, threads)
         if result == "float32":
             assert np.max(np.abs(got - want)) <= (0 if exact else 1e-5 * np.max(np.abs(want)))
+            continue
+        if result == "bfloat16":
+            nearest = want.astype(np.float32).astype(ml_dtypes.bfloat16)
+            assert np.array_equal(got, nearest) if exact else off_by_roundings(got, want), isa
             continue
         info = np.iinfo(result)
         q = np.clip(np.rint(want / 0.125) + 3, info.min, info.max)
@@ -276,6 +288,24 @@ def test_conv_keeps_integers_and_adds_some(group: int) -> None:
     for isa, threads in OF_ALL:
         got, _ = run(graph, {"x": x, "r": r}, isa, threads)
         np.testing.assert_array_equal(got, want.astype(np.uint8), err_msg=isa)
+
+
+@pytest.mark.parametrize("group", [1, 3, 24])
+def test_conv_writes_bfloat16(group: int) -> None:
+    x, w = integers("uint8", 2, 24, 7, 9), integers("int8", 24, 24 // group, 3, 3, seed=1)
+    inputs = {
+        "x": x, "xs": scalar("float32", 2**-6), "xz": scalar("uint8", 20), "w": w,
+        "ws": per_channel(24), "b": np.arange(24).astype(np.float32),
+    }  # fmt: skip
+    attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": group}
+    graph = node_of("QuantizedConv", "bias.relu.bfloat16", inputs, {"x"}, **attributes)
+    value = convolved(x.astype(np.int64) - 20, w, group, 1, 1, 1) * 2.0**-6
+    value = value * per_channel(24).reshape(-1, 1, 1) + inputs["b"].reshape(-1, 1, 1)
+    want = np.maximum(value, 0).astype(np.float32).astype(ml_dtypes.bfloat16)
+    for isa, threads in OF_ALL:
+        got, _ = run(graph, {"x": x}, isa, threads)
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want, err_msg=isa)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0)])

@@ -145,6 +145,21 @@ def test_half_precision(make_row: Any, name: str) -> None:
     check(narrow, [(difference * scale[:, None].astype(np.float32)).astype(dtype)])
 
 
+@pytest.mark.parametrize("integers", ["uint8", "int8", "int16"])
+@pytest.mark.parametrize("size", [1, 15, 33, 1200])
+def test_bfloat16_by_a_scale_of_float32(make_row: Any, size: int, integers: str) -> None:
+    """As if the numbers were float32: neither they nor the quotients are rounded once more."""
+    rng = np.random.default_rng([size, 7])
+    x = (rng.standard_normal(size) * 30).astype(ml_dtypes.bfloat16)
+    x[: size // 4] = (rng.integers(-90, 90, size // 4) + 0.5) / 4  # ties
+    x[-1] = np.inf
+    scale, zero = np.array(0.25, np.float32), np.array(5, integers)
+    for by in (scale, np.array(0.173, np.float32), np.array(3e-30, np.float32)):
+        quotient = np.clip(x.astype(np.float32) / by, -1e6, 1e6)
+        row = make_row(SPECS, "QuantizeLinear", [x, by, zero])
+        check(row, [quantized(quotient, np.float32(1), 5, integers)])
+
+
 def test_precision_of_the_division(make_row: Any) -> None:
     rng = np.random.default_rng(6)
     x = rng.uniform(-40, 40, 500).astype(np.float32)

@@ -1,20 +1,23 @@
-"""rotary_f32 against float64."""
+"""rotary_f32 and rotary_bf16 against float64."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from zenith import _native
 
+BF16 = np.dtype(ml_dtypes.bfloat16)
+TYPES = [np.dtype(np.float32), BF16]
 ISAS = _native.complete_isas()
 Array = np.ndarray[Any, Any]
 
 
-def draw(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+def draw(seed: int, *shape: int, dtype: Any = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def reference(x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
@@ -36,22 +39,31 @@ def reference(x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
 def run(
     isa: str, x: Array, cos: Array, sin: Array, ids: Array | None, interleaved: int, **how: Any
 ) -> Array:
-    y = np.full(x.shape, 9, np.float32)
+    y = np.full(x.shape, 9, x.dtype)
     if ids is None:
         shape = (x.shape[0], x.shape[2], cos.shape[2])
         inputs = [x, np.broadcast_to(cos, shape), np.broadcast_to(sin, shape)]
     else:
         inputs = [x, cos, sin, np.broadcast_to(ids, (x.shape[0], x.shape[2]))]
     params = {"dim": 2 * cos.shape[-1], "interleaved": interleaved}
-    _native.call(isa, "rotary_f32", inputs, [y], params, **how)
+    halves = x.dtype == BF16
+    tensors = [a.view(np.uint16) if a.dtype == BF16 else a for a in (*inputs, y)]
+    name = "rotary_bf16" if halves else "rotary_f32"
+    _native.call(isa, name, tensors[:-1], tensors[-1:], params, **how)
     return y
 
 
 def check(got: Array, want: Array) -> None:
+    """want: of float64; a bfloat16 is the nearest to it, or beside a float32 that is near it."""
+    if got.dtype == BF16:
+        error = np.abs(got.astype(np.float64) - want)
+        assert np.all(error <= 2**-8 * np.abs(want) * (1 + 1e-4) + 1e-6)
+        return
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("interleaved", [0, 1])
 @pytest.mark.parametrize("batch_of_caches", [0, 1])
 @pytest.mark.parametrize("threads", [1, 3])
@@ -69,23 +81,26 @@ def check(got: Array, want: Array) -> None:
 )
 def test_rotation(
     isa: str,
+    dtype: Any,
     interleaved: int,
     batch_of_caches: int,
     threads: int,
     shape: tuple[int, ...],
     half: int,
 ) -> None:
-    x = draw(1, *shape)
+    x = draw(1, *shape, dtype=dtype)
     batch = shape[0] if batch_of_caches else 1
-    cos, sin = (draw(i, batch, shape[2], half) for i in (2, 3))
+    cos, sin = (draw(i, batch, shape[2], half, dtype=dtype) for i in (2, 3))
     got = run(isa, x, cos, sin, None, interleaved, threads=threads)
     check(got, reference(x, cos, sin, interleaved))
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("interleaved", [0, 1])
-def test_position_ids(isa: str, interleaved: int) -> None:
-    x, cos, sin = draw(1, 2, 3, 7, 20), draw(2, 50, 8), draw(3, 50, 8)
+def test_position_ids(isa: str, dtype: Any, interleaved: int) -> None:
+    shapes = ((2, 3, 7, 20), (50, 8), (50, 8))
+    x, cos, sin = (draw(i, *shape, dtype=dtype) for i, shape in enumerate(shapes))
     ids = np.random.default_rng(4).integers(0, 50, (2, 7))
     for chosen in (ids, ids[:1], ids[:, ::-1]):
         want = reference(x, cos[chosen], sin[chosen], interleaved)
@@ -103,10 +118,11 @@ def test_position_outside_the_caches(isa: str, bad: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("interleaved", [0, 1])
-def test_views_of_one_fused_projection(isa: str, interleaved: int) -> None:
-    fused = draw(1, 2, 11, 3, 4, 32)
-    cos, sin = draw(2, 1, 11, 40)[..., 3:19], draw(3, 1, 11, 16)
+def test_views_of_one_fused_projection(isa: str, dtype: Any, interleaved: int) -> None:
+    fused = draw(1, 2, 11, 3, 4, 32, dtype=dtype)
+    cos, sin = draw(2, 1, 11, 40, dtype=dtype)[..., 3:19], draw(3, 1, 11, 16, dtype=dtype)
     for i in range(2):
         x = fused[:, :, i].transpose(0, 2, 1, 3)
         check(run(isa, x, cos, sin, None, interleaved), reference(x, cos, sin, interleaved))

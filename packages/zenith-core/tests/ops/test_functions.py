@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -34,6 +35,7 @@ NUMPY = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "float32": lambda x: x.astype(np.float32),
+    "bfloat16": lambda x: x.astype(ml_dtypes.bfloat16),
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
@@ -86,7 +88,10 @@ def test_linear(overload: str, dtype: type) -> None:
         want = NUMPY[step.name](want, *more)
         operands += more
     (got,) = evaluate("Linear", overload, [3 * x, w, *operands])
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    if overload in ("float32", "bfloat16"):
+        assert got.dtype.name == overload
+    rtol = 2**-7 if overload.endswith("bfloat16") else 1e-4
+    np.testing.assert_allclose(got.astype(float), want.astype(float), rtol=rtol, atol=1e-5)
 
 
 @pytest.mark.parametrize("overload", ["", "bias", "bias.relu", "bias.add.relu", "relu", "add"])

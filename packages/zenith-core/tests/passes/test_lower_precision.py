@@ -6,8 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from zenith.ir import GraphIR
 from zenith.passes import PassManager
 from zenith.passes.lower_precision import GAINS, LowerPrecision
+from zenith.passes.rewrite import FLOAT_KEY
 
 NORM = "LayerNormalization"
 
@@ -170,3 +172,134 @@ def test_data_follow_the_scale_of_an_rms_norm(check) -> None:
         able=("RMSNormalization",),
     )
     assert "RMSNormalization(bfloat16, bfloat16) -> bfloat16" in text(graph)
+
+
+PRODUCTS = """
+    w = DequantizeLinear<axis = 1>(wi, ws) xf = DequantizeLinear(x, xs, xz)
+    q = MatMul(xf, w) k = MatMul(xf, w) v = MatMul(xf, w)
+"""
+HEADS = """
+    qr = Reshape(q, heads) kr = Reshape(k, heads) vr = Reshape(v, heads)
+    qt = Transpose<perm = [0, 2, 1, 3]>(qr) kt = Transpose<perm = [0, 2, 1, 3]>(kr)
+    vt = Transpose<perm = [0, 2, 1, 3]>(vr)
+"""
+END = """
+    at = Transpose<perm = [0, 2, 1, 3]>(a) ar = Reshape(at, flat)
+    y = QuantizeLinear(ar, xs, xz)
+"""
+VIEWS = ("Reshape", "Transpose")
+
+
+def integers() -> dict[str, np.ndarray]:
+    return {
+        "wi": np.ones((8, 8), np.int8), "ws": np.ones(8, np.float32),
+        "xs": np.float32(0.1).reshape(()), "xz": np.uint8(3).reshape(()),
+        "heads": np.array([0, 0, 2, 4]), "flat": np.array([0, 0, 8]),
+    }  # fmt: skip
+
+
+def beside(
+    check, signature: str, body: str, able=VIEWS, against: str | None = None
+) -> tuple[GraphIR, list[str]]:
+    """The graph after the pass beside products of integers, and why nodes stay float32."""
+
+    def ask(node: ir.Node) -> frozenset[str] | None:
+        low = any(v is not None and v.dtype == ir.DataType.BFLOAT16 for v in node.inputs)
+        if node.op_type == "QuantizedLinear":
+            return None if low else frozenset()
+        if not low or node.op_type in (*able, "QuantizeLinear"):
+            return frozenset()
+        return frozenset({GAINS}) if node.op_type == "Attention" else None
+
+    graph = check.build(signature, body, integers())
+    steps = ["fuse_quantized", LowerPrecision(ask, lambda node: against), "infer_shapes", "dce"]
+    PassManager(steps, debug=True).run(graph)
+    said = [n.metadata_props[FLOAT_KEY] for n in graph.nodes if FLOAT_KEY in n.metadata_props]
+    return graph, said
+
+
+def test_attention_between_products_of_integers_needs_no_conversion(check) -> None:
+    graph, said = beside(
+        check,
+        "(uint8[B,S,8] x) => (uint8[B,S,8] y)",
+        f"{PRODUCTS} {HEADS} a = Attention(qt, kt, vt) {END}",
+    )
+    lines = text(graph)
+    written = "QuantizedLinear:bfloat16(uint8, float, uint8, int8, float) -> bfloat16"
+    assert lines.count(written) == 3
+    assert lines[-4:] == [
+        "Attention(bfloat16, bfloat16, bfloat16) -> bfloat16",
+        "Transpose(bfloat16) -> bfloat16",
+        "Reshape(bfloat16, int64) -> bfloat16",
+        "QuantizeLinear(bfloat16, float, uint8) -> uint8",
+    ]
+    assert not any(line.startswith("Cast") for line in lines) and not said
+
+
+@pytest.mark.parametrize(
+    "signature, body, why",
+    [
+        # a cache of keys
+        (
+            "(uint8[B,S,8] x, float[B,2,S,4] kt) => (uint8[B,S,8] y)",
+            f"{PRODUCTS} {HEADS.replace('kt =', 'unused =')} a = Attention(qt, kt, vt) {END}",
+            "bfloat16 would have to be made of 'kt'",
+        ),
+        # keys that are a result, too
+        (
+            "(uint8[B,S,8] x) => (uint8[B,S,8] y, float[B,2,S,4] kt)",
+            f"{PRODUCTS} {HEADS} a = Attention(qt, kt, vt) {END}",
+            "bfloat16 would have to be made of 'kt'",
+        ),
+        # values that somebody reads in float32
+        (
+            "(uint8[B,S,8] x) => (uint8[B,S,8] y, float[B,S,8] e)",
+            f"{PRODUCTS} {HEADS} a = Attention(qt, kt, vt) e = Exp(v) {END}",
+            "bfloat16 would have to be made of 'vt'",
+        ),
+    ],
+)
+def test_attention_stays_float32_where_operands_are(check, signature, body, why) -> None:
+    graph, said = beside(check, signature, body)
+    assert "Attention(float, float, float) -> float" in text(graph) and said == [why]
+    assert not any("bfloat16" in line for line in text(graph))
+
+
+def test_attention_stays_float32_where_it_does_not_gain(check) -> None:
+    graph, said = beside(
+        check,
+        "(uint8[B,S,8] x) => (uint8[B,S,8] y)",
+        f"{PRODUCTS} {HEADS} a = Attention(qt, kt, vt) {END}",
+        against="no tiles here",
+    )
+    assert not any("bfloat16" in line for line in text(graph)) and said == ["no tiles here"]
+
+
+def test_angles_are_converted_once(check) -> None:
+    turned = "qo = RotaryEmbedding(qt, c, s) ko = RotaryEmbedding(kt, c, s)"
+    graph, said = beside(
+        check,
+        "(uint8[B,S,8] x, float[B,S,2] c, float[B,S,2] s) => (uint8[B,S,8] y)",
+        f"{PRODUCTS} {HEADS} {turned} a = Attention(qo, ko, vt) {END}",
+        able=(*VIEWS, "RotaryEmbedding"),
+    )
+    lines = text(graph)
+    assert lines.count("RotaryEmbedding(bfloat16, bfloat16, bfloat16) -> bfloat16") == 2
+    assert lines.count("Cast(float) -> bfloat16") == 2, "the angles, not what is turned"
+    assert "Cast(bfloat16) -> float" not in lines and not said
+
+
+def test_what_is_read_in_float32_behind_attention_is_converted_back(check) -> None:
+    graph, _ = beside(
+        check,
+        "(uint8[B,S,8] x) => (float[B,S,8] y)",
+        f"{PRODUCTS} {HEADS} a = Attention(qt, kt, vt) {END.replace('y = Quant', 'z = Quant')} "
+        "y = Exp(ar)",
+    )
+    assert text(graph)[-5:] == [
+        "Attention(bfloat16, bfloat16, bfloat16) -> bfloat16",
+        "Cast(bfloat16) -> float",
+        "Transpose(float) -> float",
+        "Reshape(float, int64) -> float",
+        "Exp(float) -> float",
+    ]

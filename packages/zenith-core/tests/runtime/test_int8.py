@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import zenith
+from zenith import _native
+from zenith.backends.cpu.kernels import attention
 from zenith.config import CompileConfig
 from zenith.errors import CompilationError, ConfigurationError, PrecisionError
 from zenith.runtime.calibration import MinMax
@@ -103,6 +111,110 @@ def test_what_stays_float32_is_named(mlp: Any, array: Any) -> None:
     assert kept == {
         "ai.onnx:LayerNormalization": kept["ai.onnx:LayerNormalization"],
     } and kept["ai.onnx:LayerNormalization"].endswith("float32: no kernel over integers")
+
+
+ATTENTION = """
+    q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+    qr = Reshape(q, heads) kr = Reshape(k, heads) vr = Reshape(v, heads)
+    qt = Transpose<perm = [0, 2, 1, 3]>(qr) kt = Transpose<perm = [0, 2, 1, 3]>(kr)
+    vt = Transpose<perm = [0, 2, 1, 3]>(vr)
+    a = Attention(qt, kt, vt)
+    at = Transpose<perm = [0, 2, 1, 3]>(a) ar = Reshape(at, flat) o = MatMul(ar, wo) y = Add(o, x)
+"""
+TILES = pytest.mark.skipif(_native.isas()[0] != "amx", reason="no tiles of bfloat16")
+
+
+@pytest.fixture
+def make_block(graph_of: Any) -> Any:
+    """Attention of 2 heads of 32 on so many rows, with its products."""
+    weights = {f"w{name}": draw(64, 64, seed=i) for i, name in enumerate("qkvo")}
+    weights["wq"] *= 4  # scores that differ
+    weights |= {"heads": np.array([0, 0, 2, 32]), "flat": np.array([0, 0, 64])}
+    return lambda rows: graph_of(
+        f"(float[B,{rows},64] x) => (float[B,{rows},64] y)", ATTENTION, weights
+    )
+
+
+@pytest.fixture
+def block(make_block: Any) -> Any:
+    return make_block("S")
+
+
+def rows_of(count: int) -> list[tuple[Array]]:
+    draws = [np.random.default_rng(i).standard_normal((2, 40, 64)) for i in range(count)]
+    return [(a.astype(np.float32),) for a in draws]
+
+
+@TILES
+def test_attention_between_integers_is_bfloat16_without_conversions(block: Any) -> None:
+    fast = zenith.compile(block, precision="int8", calibration_data=rows_of(4), fallback="error")
+    nodes = fast.explain().nodes
+    (found,) = (n for n in nodes if n.op == "ai.onnx:Attention")
+    assert found.kernel == "attention_bf16_amx" and found.dtype == "bfloat16"
+    assert found.why.endswith("bfloat16: between products of integers")
+    assert not any("Cast" in n.op or "Pointwise" in n.op for n in nodes)
+    products = [(n.op.partition(":")[2], n.dtype) for n in nodes if "Quantized" in n.op]
+    assert products == [("QuantizedLinear.bfloat16", "bfloat16")] * 3 + [
+        ("QuantizedLinear.add", "float32")
+    ]
+    before = next(i for i, n in enumerate(nodes) if n.op == "ai.onnx:Attention")
+    ends = [n for n in nodes[before:] if n.op == "ai.onnx:QuantizeLinear"]
+    assert len(ends) == 1, "it reads what attention gives"
+    notes = [note for note in fast.explain().notes if "bfloat16" in note]
+    assert len(notes) == 1 and notes[0].startswith("9 nodes between products of integers")
+
+
+@TILES
+def test_attention_in_bfloat16_costs_no_accuracy(
+    block: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next to the same model with attention in float32: errors of 8 bits hide those of bfloat16."""
+    samples = rows_of(12)
+
+    def errors() -> Array:
+        fast = zenith.compile(block, precision="int8", calibration_data=samples[:4])
+        wanted = [evaluate_float64(block, {"x": x})["y"] for (x,) in samples]
+        pairs = zip(samples, wanted, strict=True)
+        return np.array([np.sqrt(np.mean((fast(x) - w) ** 2)) for (x,), w in pairs])
+
+    low = errors()
+    rows = [replace(r, beside_int8=lambda op: "not now") for r in attention.SPECS]
+    monkeypatch.setattr(attention, "SPECS", rows)
+    high = errors()
+    assert not np.array_equal(low, high)
+    assert np.mean(low) < 1.05 * np.mean(high) and np.all(low < 1.1 * high)
+
+
+@TILES
+def test_attention_of_one_query_row_stays_float32(make_block: Any) -> None:
+    one = [(x[:, :1],) for (x,) in rows_of(2)]
+    fast = zenith.compile(make_block("1"), precision="int8", calibration_data=one)
+    (found,) = (n for n in fast.explain().nodes if n.op == "ai.onnx:Attention")
+    assert found.dtype == "float32" and "1 query rows fill little of a tile" in found.why
+
+
+FORCED = """
+import json, sys
+import numpy as np, onnx, zenith
+from zenith.ir import GraphIR
+data = [(np.random.default_rng(i).standard_normal((2, 8, 64)).astype(np.float32),) for i in (0, 1)]
+graph = GraphIR.from_onnx(onnx.load(sys.argv[1])).infer_shapes()
+model = zenith.compile(graph, precision="int8", calibration_data=data)
+nodes = [n for n in model.explain().nodes if "Attention" in n.op or n.dtype == "bfloat16"]
+print(json.dumps([(n.kernel, n.dtype, n.why) for n in nodes]))
+"""
+
+
+def test_without_tiles_attention_stays_float32_and_says_so(block: Any, tmp_path: Any) -> None:
+    onnx.save(block.to_onnx(), tmp_path / "block.onnx")
+    isa = _native.complete_isas()[0]
+    run = subprocess.run(
+        [sys.executable, "-c", FORCED, tmp_path / "block.onnx"],
+        env={**os.environ, "ZENITH_ISA": isa}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ((kernel, dtype, why),) = json.loads(run.stdout)
+    assert kernel == f"attention_f32_{isa}" and dtype == "float32"
+    assert why.endswith("float32: no kernel over integers; no tiles of bfloat16 here (AMX)")
 
 
 def test_a_product_that_is_not_quantized_says_why(graph_of: Any, array: Any) -> None:

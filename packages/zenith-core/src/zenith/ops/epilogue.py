@@ -27,8 +27,8 @@ class Step:
 
 # "bias" adds one number per output channel ([N]); "add" and "mul" take a tensor of the output's
 # shape. "addq" takes a quantized tensor with its scale and zero point; "quantize" a scale and a
-# zero point, and comes last. The clip bounds are cast to the running dtype so one body serves every
-# precision.
+# zero point. What says the type of the result comes last. The clip bounds are cast to the running
+# dtype so one body serves every precision.
 _RELU6 = (
     "{y}_0 = Constant <value = float {{0}}> () "
     "{y}_6 = Constant <value = float {{6}}> () "
@@ -52,14 +52,18 @@ STEPS: dict[str, Step] = {
         Step("gelu", "{y} = Gelu ({x})"),
         Step("gelu_tanh", '{y} = Gelu <approximate = "tanh"> ({x})'),
         Step("silu", "{y} = Swish ({x})"),
-        # Of a product of a narrower type, whose sums are float32 anyway. Comes last.
+        # Of a product of narrower types, whose sums are float32 or become it.
         Step("float32", "{y} = Cast <to = 1> ({x})"),
+        Step("bfloat16", "{y} = Cast <to = 16> ({x})"),
         Step("tanh", "{y} = Tanh ({x})"),
         Step("sigmoid", "{y} = Sigmoid ({x})"),
         Step("hardswish", "{y} = HardSwish ({x})"),
         Step("hardsigmoid", "{y} = HardSigmoid <alpha = 0.16666667, beta = 0.5> ({x})"),
     )
 }
+
+
+_LAST = ("quantize", "float32", "bfloat16")
 
 
 @functools.cache
@@ -74,8 +78,9 @@ def parse(epilogue: str) -> tuple[Step, ...]:
         )
     if "bias" in names[1:]:
         raise ValidationError(f"'{epilogue}' is not an epilogue: bias comes first")
-    if "quantize" in names[:-1]:
-        raise ValidationError(f"'{epilogue}' is not an epilogue: quantize comes last")
+    for name in _LAST:
+        if name in names[:-1]:
+            raise ValidationError(f"'{epilogue}' is not an epilogue: {name} comes last")
     return tuple(STEPS[n] for n in names)
 
 

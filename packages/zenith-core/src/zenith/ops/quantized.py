@@ -3,7 +3,8 @@
 
 (x, x_scale, x_zero, w, w_scale, operands...) -> y: x is uint8 or int8 with one scale and zero
 point, w int8 with a scale per output channel (or one), its zero points 0. The overload is the
-epilogue (`zenith.ops.epilogue`); one that ends in "quantize" gives 8-bit integers again.
+epilogue (`zenith.ops.epilogue`); one that ends in "quantize" gives 8-bit integers again, one in
+"bfloat16" that type instead of float32.
 """
 
 from __future__ import annotations

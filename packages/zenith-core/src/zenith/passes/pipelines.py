@@ -67,7 +67,7 @@ _FUSE = (
 )
 
 LOWER_CPU: tuple[tuple[str, ...], ...] = (
-    ("lower_precision", *_QUANTIZED),
+    (*_QUANTIZED, "lower_precision"),
     _FUSE,
     _FUSE,
     _FUSE,

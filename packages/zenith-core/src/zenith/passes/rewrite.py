@@ -42,7 +42,7 @@ __all__ = [
     "transposed",
 ]
 
-# Metadata of a node: why it computes in float32 in a model that was asked for in int8.
+# Metadata of a node: why it computes in floats in a model that was asked for in int8.
 FLOAT_KEY = "zenith.float32"
 # What new nodes take over from all that they replace.
 MERGED_KEYS = (SOURCE_KEY, FLOAT_KEY)

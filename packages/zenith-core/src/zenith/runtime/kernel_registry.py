@@ -38,6 +38,10 @@ def _silent(op: OpView) -> str | None:
     return None
 
 
+def _not_beside_int8(op: OpView) -> str | None:
+    return "its bfloat16 is left to precision='bf16'"
+
+
 def no_cost(op: OpView) -> Cost:
     """Of what moves nothing, or nobody knows how much before it runs."""
     return Cost()
@@ -77,6 +81,8 @@ class KernelSpec:
         opt_level <= 1, "strassen" only at opt_level 3.
         Of a row for bfloat16, "bf16" says that converting operands to it pays: where
         ``precision="bf16"`` begins.
+    beside_int8: of a row with that tag, None where it is faster than the float32 row between
+        products of 8-bit integers, so that ``precision="int8"`` begins there too; else why not.
     quantizes: of a kernel over 8-bit integers: standard operators by key that become its own when
         their operands are quantized, with how they are (`Form`), or the reason why this node not.
     """
@@ -92,6 +98,7 @@ class KernelSpec:
     call: bool = False
     tensors_only: bool = True
     tags: frozenset[str] = frozenset()
+    beside_int8: Callable[[OpView], str | None] = _not_beside_int8
     quantizes: dict[str, Callable[[OpView], Form | str]] = field(default_factory=dict)
 
     def reason_against(self, op: OpView) -> str | None:

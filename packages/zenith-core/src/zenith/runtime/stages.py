@@ -99,6 +99,7 @@ class Stages:
         self.copies: list[str] = []
         self.quantizer: Quantizer | None = None
         self._lowered = 0  # nodes in the precision that was asked for
+        self._beside = 0  # nodes in bfloat16 between those in int8
 
     def assign(self, graph: GraphIR, where: str = "") -> Unit:
         """Canonicalize, and choose a backend for every node, bodies included."""
@@ -295,21 +296,35 @@ class Stages:
             return
         steps = [self._pass(name, part) for name in names]
         report = PassManager(steps).run(part.graph)
-        self._lowered += report.changed(LowerPrecision.name)
+        lowered = report.changed(LowerPrecision.name)
+        if self._config.precision == "int8":
+            self._beside += lowered
+        else:
+            self._lowered += lowered
         _inline_unclaimed(part.graph, (part.backend,), self._dispatcher)
         self.passes += [f"{where}{part.backend}: {record}" for record in report.records]
 
     def _pass(self, name: str, part: Partition) -> str | Pass:
         """The pass of this name, told what it has to know of this compilation."""
-        if name != LowerPrecision.name or self._config.precision != "bf16":
+        precision = self._config.precision
+        if name != LowerPrecision.name or precision not in ("bf16", "int8"):
             found: str | Pass = self._plugins.passes.get(name, name)
             return found
 
-        def ask(node: ir.Node) -> frozenset[str] | None:
+        def select(node: ir.Node) -> Selection | None:
             answer = self._dispatcher.select(part.backend, op_view(part.graph, node))
-            return answer.spec.tags if isinstance(answer, Selection) else None
+            return answer if isinstance(answer, Selection) else None
 
-        return LowerPrecision(ask)
+        def ask(node: ir.Node) -> frozenset[str] | None:
+            found = select(node)
+            return None if found is None else found.spec.tags
+
+        def beside_int8(node: ir.Node) -> str | None:
+            found = select(node)
+            assert found is not None, "its tags were asked for before"
+            return found.spec.beside_int8(found.op)
+
+        return LowerPrecision(ask, beside_int8 if precision == "int8" else None)
 
     @property
     def notes(self) -> list[str]:
@@ -320,6 +335,11 @@ class Stages:
             notes.append(
                 f"precision={precision!r}: {self._lowered} of {len(self.reports)} nodes compute in "
                 "it or move such values; the others stay as the model declares them"
+            )
+        if self._beside:
+            notes.append(
+                f"{self._beside} nodes between products of integers compute in bfloat16 or move "
+                "such values: faster than float32 here, and finer than 8 bits"
             )
         notes += [f"{note} (nodes: {n})" for note, n in self._kernel_notes.items()]
         return notes + self._program_notes
@@ -451,9 +471,12 @@ def _cost(selection: Selection) -> Cost:
 
 
 def _why(selection: Selection) -> str:
-    """Why this kernel; and in a quantized model, why the node computes in float32."""
+    """Why this kernel; and in a quantized model, why the node computes in a type of floats."""
     kept = selection.op.node.metadata_props.get(FLOAT_KEY)
-    return selection.why if kept is None else f"{selection.why}; float32: {kept}"
+    if kept is None:
+        return selection.why
+    halves = any(v.dtype == "bfloat16" for v in selection.op.outputs)
+    return f"{selection.why}; {'bfloat16' if halves else 'float32'}: {kept}"
 
 
 class _Owned:

@@ -1,9 +1,10 @@
 // What becomes of the exact sums of the int8 family:
 //   value = (sum + offset[n]) * scale[n] + bias[n] [+ (q - add_zero) * add_scale]   then steps,
-//   y     = value, or the 8-bit integer rint(value / y_scale) + y_zero.
+//   y     = value (float32 or bfloat16), or the 8-bit integer rint(value / y_scale) + y_zero.
 // `offset` takes off the zero point of the left side: -x_zero * (sum of the weights of column n).
 #pragma once
 
+#include "cpu/isa/bf16.h"
 #include "cpu/isa/epilogue.h"
 #include "cpu/kernels/int8/round.h"
 #include "zenith/kernel.h"
@@ -59,7 +60,7 @@ struct Finish {
   float lo, hi;      // of a relu or relu6; part of the rounding where y is integers
   bool short_gelu;
   Epilogue rest;
-  bool integers;
+  bool integers, halves;  // the type of y; float32 if neither
   Rounding rounding;
   char* y;
   int64_t ldy;
@@ -93,7 +94,8 @@ struct Finish {
         hi(__builtin_inff()),
         short_gelu(false),
         rest{},
-        integers(call.out[0].dtype != DType::kF32),
+        integers(item_size(call.out[0].dtype) == 1),
+        halves(call.out[0].dtype == DType::kBF16),
         rounding(call.out[0].dtype, p.y_inverse, p.y_zero),
         y(static_cast<char*>(call.out[0].data)),
         ldy(row_stride(call.out[0])) {
@@ -130,7 +132,7 @@ struct Finish {
   // Begins to fetch what tile() will write, and the integers it adds, of `rows` rows near (row,
   // col).
   void fetch(int64_t row, int64_t col, int64_t rows) const {
-    const int64_t item = integers ? 1 : 4;
+    const int64_t item = integers ? 1 : halves ? 2 : 4;
     const char* to = y + (row * ldy + col) * item;
     for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(to + r * ldy * item, 1, 3);
     if (add8 == nullptr) return;
@@ -144,18 +146,22 @@ struct Finish {
   void tile(int32_t* sums, int64_t g, int64_t channel, int64_t row, int64_t col, int64_t rows,
             int64_t cols) const {
     const Span span{row, col, rows, cols, g * group_stride + channel};
-    if (integers && rest.n == 0) return run<kLd, Last::kBytes>(sums, span, nullptr, 0);
-    if (integers && short_gelu) return run<kLd, Last::kGeluBytes>(sums, span, nullptr, 0);
-    float* to = reinterpret_cast<float*>(y) + row * ldy + col;
-    int64_t to_row = ldy;
-    if (integers) {
-      to = reinterpret_cast<float*>(sums);
-      to_row = kLd;
-    }
+    float* none = nullptr;
+    if (integers && rest.n == 0) return run<kLd, Last::kBytes>(sums, span, none, 0);
+    if (integers && short_gelu) return run<kLd, Last::kGeluBytes>(sums, span, none, 0);
+    if (halves && rest.n == 0) return run<kLd, Last::kFloats>(sums, span, halves_at(row, col), ldy);
+    const bool floats = !integers && !halves;
+    float* to =
+        floats ? reinterpret_cast<float*>(y) + row * ldy + col : reinterpret_cast<float*>(sums);
+    const int64_t to_row = floats ? ldy : kLd;
     run<kLd, Last::kFloats>(sums, span, to, to_row);
     apply_epilogue(rest, row, col, rows, cols, to, to_row);
-    if (!integers) return;
+    if (floats) return;
     for (int64_t i = 0; i < rows; ++i) {
+      if (halves) {
+        convert_row(to + i * kLd, cols, halves_at(row + i, col));
+        continue;
+      }
       for (int64_t j = 0; j < cols; j += kLanes) {
         const int n = static_cast<int>(cols - j < kLanes ? cols - j : kLanes);
         rounding.store(load(to + i * kLd + j), bytes_at(row + i, col + j), n);
@@ -164,7 +170,6 @@ struct Finish {
   }
 
  private:
-  typedef uint32_t vu __attribute__((vector_size(ZENITH_VEC_BYTES)));
   enum class Last { kFloats, kBytes, kGeluBytes };
   // Elements of y, and where their channels are among the constants.
   struct Span {
@@ -175,8 +180,13 @@ struct Finish {
     return reinterpret_cast<uint8_t*>(y) + row * ldy + col;
   }
 
-  template <int kLd, Last kLast>
-  void run(const int32_t* sums, const Span& span, float* to, int64_t to_row) const {
+  bf16* halves_at(int64_t row, int64_t col) const {
+    return reinterpret_cast<bf16*>(y) + row * ldy + col;
+  }
+
+  // to: where kFloats go, float or bf16.
+  template <int kLd, Last kLast, typename T>
+  void run(const int32_t* sums, const Span& span, T* to, int64_t to_row) const {
     int64_t j = 0;
     if constexpr (kPacksRows && kLast == Last::kBytes)
       j = packed_columns<RowPacker, kLd>(sums, span);
@@ -260,9 +270,9 @@ struct Finish {
   }
 
   // n neighbouring columns from j on, of all rows.
-  template <int kLd, Last kLast, bool kAdds>
-  [[gnu::always_inline]] void column(const int32_t* sums, const Span& span, int64_t j, int n,
-                                     float* to, int64_t to_row) const {
+  template <int kLd, Last kLast, bool kAdds, typename T>
+  [[gnu::always_inline]] void column(const int32_t* sums, const Span& span, int64_t j, int n, T* to,
+                                     int64_t to_row) const {
     const int64_t at = span.channel + j;
     // Copies: as far as the compiler can tell, bytes that are stored may be this object's.
     const Rounding round = rounding;

@@ -50,24 +50,68 @@ float rounded_to(float x) {
 // With one scale: the quotient without a division. The residual of a first guess, taken exactly,
 // corrects it to the number nearest to x / scale (Markstein, "Computation of elementary functions
 // on the IBM RISC System/6000 processor", 1990). A guess beyond the range of every integer type is
-// cut, so that infinities stay. False, with nothing done, where the steps could leave the normal
-// numbers.
-bool divide_run([[maybe_unused]] float* x, [[maybe_unused]] int64_t n,
-                [[maybe_unused]] float scale) {
+// cut, so that infinities stay. Only where the steps do not leave the normal numbers.
 #ifdef __FMA__
-  constexpr float kBeyond = 1e6f, kLeast = 1e-20f, kMost = 1e20f;
-  if (!(scale > kLeast && scale < kMost)) return false;
-  const float inverse = 1.0f / scale;
-  for (int64_t i = 0; i < n; ++i) {
-    float guess = x[i] * inverse;
-    guess = guess > -kBeyond ? guess : -kBeyond;
-    guess = guess < kBeyond ? guess : kBeyond;
-    x[i] = __builtin_fmaf(__builtin_fmaf(-guess, scale, x[i]), inverse, guess);
+bool divides(float scale) { return scale > 1e-20f && scale < 1e20f; }
+#else
+bool divides(float) { return false; }
+#endif
+[[gnu::always_inline]] inline vf quotient(vf x, vf scale, vf inverse) {
+  constexpr float kBeyond = 1e6f;
+  vf guess = vmin(vmax(x * inverse, splat(-kBeyond)), splat(kBeyond)), rest = x;
+  multiply_add(rest, -guess, scale);
+  multiply_add(guess, rest, inverse);
+  return guess;
+}
+void divide_run(float* x, int64_t n, float scale) {
+  const vf by = splat(scale), inverse = splat(1.0f / scale);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, quotient(load(x + i), by, inverse));
+  if (i < n) {
+    const int some = static_cast<int>(n - i);
+    store_n(x + i, quotient(load_n(x + i, some), by, inverse), some);
+  }
+}
+
+// Bytes with one scale and zero point, in one pass; as quantize_run computes them.
+template <typename T>
+void quantize_bytes(const T* x, int64_t n, float scale, float zero, Range range, uint8_t* y) {
+  typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
+  // Adding this rounds to the nearest integer, which the last bits of the sum then are.
+  constexpr float kRound = 12582912.0f;
+  const vf by = splat(scale), inverse = splat(1.0f / scale);
+  const vf low = splat(range.low - zero), high = splat(range.high - zero);
+  const vi shift = splat_i(static_cast<int32_t>(zero));
+  const auto bytes = [&](vf v) {
+    const vf steps = vmin(vmax(quotient(v, by, inverse), low), high);  // NaN becomes the lowest
+    return __builtin_convertvector((vi)(steps + kRound) + shift, vu8);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const vu8 some = bytes(load(x + i));
+    std::memcpy(y + i, &some, sizeof(some));
+  }
+  if (i < n) {
+    const vu8 some = bytes(load_n(x + i, static_cast<int>(n - i)));
+    std::memcpy(y + i, &some, static_cast<size_t>(n - i));
+  }
+}
+
+// Elements [at, at + n) where that can be done; false where not.
+bool quantize_bytes(const TensorRef& x, const TensorRef& y, const LinearParams& p, int64_t at,
+                    int64_t n, float scale, float zero) {
+  const bool bytes = p.y_type == code_of(DType::kU8) || p.y_type == code_of(DType::kI8);
+  if (!bytes || p.precision != 0 || !divides(scale)) return false;
+  const Range range = range_of(p.y_type);
+  uint8_t* to = static_cast<uint8_t*>(y.data) + at;
+  if (p.x_type == code_of(DType::kF32)) {
+    quantize_bytes(static_cast<const float*>(x.data) + at, n, scale, zero, range, to);
+  } else if (p.x_type == code_of(DType::kBF16)) {
+    quantize_bytes(static_cast<const bf16*>(x.data) + at, n, scale, zero, range, to);
+  } else {
+    return false;
   }
   return true;
-#else
-  return false;
-#endif
 }
 
 // kScaleStep and kZeroStep: 0 for one value per run, 1 for one per element.
@@ -83,7 +127,9 @@ void quantize_run(float* x, int64_t n, const float* scale, const float* zero, Ra
     for (int64_t i = 0; i < n; ++i) {
       x[i] = rounded(rounded(x[i]) / rounded(scale[i * kScaleStep]));
     }
-  } else if (kScaleStep != 0 || !whole || !divide_run(x, n, s0)) {
+  } else if (kScaleStep == 0 && whole && divides(s0)) {
+    divide_run(x, n, s0);
+  } else {
     for (int64_t i = 0; i < n; ++i) x[i] = x[i] / (kScaleStep != 0 ? scale[i] : s0);
   }
   if (!whole) {
@@ -130,6 +176,14 @@ const char* run_linear(const Call& call) {
     const int64_t begin = inner * piece / pieces, end = inner * (piece + 1) / pieces;
     for (int64_t row = first; row < last; ++row) {
       const int64_t o = row / axis, a = row % axis / p.block;
+      if constexpr (kQuantize) {
+        if (scale.step() + zero.step() == 0 &&
+            quantize_bytes(x, y, p, row * inner + begin, end - begin,
+                           *scale.read(o, a, begin, 1, scales),
+                           *zero.read(o, a, begin, 1, zeros))) {
+          continue;
+        }
+      }
       for (int64_t i = begin; i < end; i += kRun) {
         const int64_t n = end - i < kRun ? end - i : kRun;
         const float* s = scale.read(o, a, i, n, scales);

@@ -1,6 +1,7 @@
 // Elements of any type the family takes, to and from runs of float32.
 #pragma once
 
+#include "cpu/isa/bf16.h"
 #include "cpu/kernels/pointwise/small_floats.h"
 #include "zenith/tensor.h"
 
@@ -69,6 +70,7 @@ void read_bits(const void* from, int64_t n, int64_t stride, int mask, int sign, 
     case code_of(DType::kF16):
       return read_codes<Half>(from, n, stride, to);
     case code_of(DType::kBF16):
+      if (stride == 1) return convert_row(reinterpret_cast<const bf16*>(from), n, to);
       return read_codes<BFloat>(from, n, stride, to);
     case kE4M3FNCode:
       return read_codes<E4M3FN>(from, n, stride, to);

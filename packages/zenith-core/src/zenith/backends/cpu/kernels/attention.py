@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zenith import _native
 from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.ir.dims import Dim
@@ -11,6 +12,7 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS"]
 
 _FLOAT = 1  # TensorProto.FLOAT
+_TILE_ROWS = 4  # from so many query rows on, products on tiles are faster than in float32
 
 
 def _used(op: OpView, index: int) -> bool:
@@ -139,19 +141,36 @@ def _emit(e: Emit) -> None:
     )
 
 
-def _row(name: str, kind: frozenset[str], tags: frozenset[str]) -> KernelSpec:
-    return KernelSpec(
-        name,
-        "ai.onnx:Attention",
-        _emit,
-        dtypes={**dict.fromkeys((0, 1, 2, 4, 5), kind), 6: frozenset({"int64"})},
-        supports=_supports,
-        cost=_cost,
-        tags=tags,
-    )
+def _beside_int8(op: OpView) -> str | None:
+    """Without tiles the kernel of bfloat16 widens its operands and computes in float32."""
+    if _native.isas()[0] != "amx":
+        return "no tiles of bfloat16 here (AMX)"
+    rows = _sizes(op)[0]
+    few = isinstance(rows, int) and rows < _TILE_ROWS
+    return f"{rows} query rows fill little of a tile of bfloat16" if few else None
+
+
+def _dtypes(kind: frozenset[str]) -> dict[int, frozenset[str]]:
+    return {**dict.fromkeys((0, 1, 2, 4, 5), kind), 6: frozenset({"int64"})}
 
 
 SPECS = [
-    _row("attention_f32", F32, frozenset()),
-    _row("attention_bf16", BF16, frozenset({"bf16"})),
+    KernelSpec(
+        "attention_f32",
+        "ai.onnx:Attention",
+        _emit,
+        dtypes=_dtypes(F32),
+        supports=_supports,
+        cost=_cost,
+    ),
+    KernelSpec(
+        "attention_bf16",
+        "ai.onnx:Attention",
+        _emit,
+        dtypes=_dtypes(BF16),
+        supports=_supports,
+        cost=_cost,
+        tags=frozenset({"bf16"}),
+        beside_int8=_beside_int8,
+    ),
 ]

@@ -28,6 +28,7 @@ __all__ = ["SPECS"]
 
 _BYTES = frozenset({"uint8", "int8"})
 _DTYPES = {0: _BYTES, 1: frozenset({"float32"}), 3: frozenset({"int8"}), 4: frozenset({"float32"})}
+_SPECIAL = ("addq", "quantize", "bfloat16")  # steps of finish.h's own
 _LEAST_GELU_STEP = 1e-3  # kLeastGeluStep of finish.h
 _PADDING = 64  # elements behind a row of constants: kPadding of finish.h
 
@@ -52,8 +53,7 @@ def _tail(op: OpView) -> _Tail:
     operands: list[int] = []
     at = OPERANDS
     for index, step in enumerate(epilogue.parse(op.overload)):
-        special = step.name in ("addq", "quantize") or (step.name == "bias" and index == 0)
-        if special:
+        if step.name in _SPECIAL or (step.name == "bias" and index == 0):
             places[step.name] = at
         else:
             steps.append(step.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.ir.dims import exactly
 from zenith.runtime.kernel_registry import Cost, KernelSpec
@@ -69,16 +69,18 @@ def _emit(e: Emit) -> None:
         inputs[1:] = [cos.expand([batch, rows, half]), sin.expand([batch, rows, half])]
     else:
         inputs.append(ids.expand([batch, rows]))
-    e.step("rotary_f32", inputs, [y], dim=dim, interleaved=op.attr("interleaved", 0))
+    kernel = "rotary_f32" if x.dtype == "float32" else "rotary_bf16"
+    e.step(kernel, inputs, [y], dim=dim, interleaved=op.attr("interleaved", 0))
 
 
 SPECS = [
     KernelSpec(
-        "rotary_f32",
+        name,
         "ai.onnx:RotaryEmbedding",
         _emit,
-        dtypes={0: F32, 1: F32, 2: F32, 3: frozenset({"int64"})},
+        dtypes={**dict.fromkeys(range(3), kind), 3: frozenset({"int64"})},
         supports=_supports,
         cost=_cost,
     )
+    for name, kind in (("rotary_f32", F32), ("rotary_bf16", BF16))
 ]
