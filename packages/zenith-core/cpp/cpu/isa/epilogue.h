@@ -7,7 +7,7 @@
 #include "cpu/isa/simd.h"
 #include "zenith/kernel.h"
 
-namespace zenith::ZENITH_ISA {
+namespace zenith {
 
 // Values are shared with Python. Steps up to kMul take one operand each.
 enum StepCode : int64_t {
@@ -41,11 +41,15 @@ struct Epilogue {
   StepOperand operands[kMaxSteps];  // by step; unused for steps without operand
 };
 
+namespace ZENITH_BASE {
 // Applies all steps to tile[rows][cols] (row stride `stride`), which holds the output elements from
 // (row, col) on: operands are read there. An operand step and a function after it are one pass.
 void apply_epilogue(const Epilogue& e, int64_t row, int64_t col, int64_t rows, int64_t cols,
                     float* tile, int64_t stride);
+}  // namespace ZENITH_BASE
 
+namespace ZENITH_ISA {
+using ZENITH_BASE::apply_epilogue;
 namespace {
 
 // The last two axes of t as an operand; rank 1 is a row vector. Axes of size 1 repeat.
@@ -68,4 +72,5 @@ inline Epilogue make_epilogue(const StepCodes& codes, const TensorRef* operands)
 }
 
 }  // namespace
-}  // namespace zenith::ZENITH_ISA
+}  // namespace ZENITH_ISA
+}  // namespace zenith

@@ -1,11 +1,12 @@
-// The register tile of depthwise convolution, compiled once per instruction set.
+// The register tile of depthwise convolution; overlays have their base's (Note [Overlays]).
 #pragma once
 
 #include "cpu/kernels/conv/tile.h"
 
-namespace zenith::ZENITH_ISA {
-
+namespace zenith {
+namespace ZENITH_ISA {
 constexpr int kPixels = kLanes == 16 ? 7 : 6;
+}
 
 // One tile: where its taps are, and where its results go.
 struct DepthwiseTile {
@@ -19,7 +20,12 @@ struct DepthwiseTile {
   int64_t ldy;
 };
 
+namespace ZENITH_BASE {
 // `count` results, at most kPixels, of channels [0, channels).
 void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels);
+}  // namespace ZENITH_BASE
+namespace ZENITH_ISA {
+using ZENITH_BASE::run_depthwise;
+}
 
-}  // namespace zenith::ZENITH_ISA
+}  // namespace zenith

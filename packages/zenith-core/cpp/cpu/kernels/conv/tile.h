@@ -5,7 +5,17 @@
 
 #include "cpu/kernels/conv/conv.h"
 
-namespace zenith::ZENITH_ISA {
+namespace zenith {
+
+// How a tile ends.
+struct TileEnd {
+  const float* bias;  // whole vectors
+  const float* add;   // at the tile's first element, or null
+  int64_t add_row;
+  float lo, hi;
+};
+
+namespace ZENITH_ISA {
 
 // The left side of one tile: `count` pieces of `length` values. Piece s of row r starts at
 // rows[s * tile rows + r] and multiplies the weights from depth ids[s] * length on.
@@ -15,13 +25,6 @@ struct Pieces {
   int64_t count;
   int64_t length;
   const float* ahead;  // a slice of what comes next
-};
-
-struct TileEnd {
-  const float* bias;  // whole vectors
-  const float* add;   // at the tile's first element, or null
-  int64_t add_row;
-  float lo, hi;
 };
 
 using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int64_t, int64_t);
@@ -117,4 +120,5 @@ struct Taps {
 }
 
 }  // namespace
-}  // namespace zenith::ZENITH_ISA
+}  // namespace ZENITH_ISA
+}  // namespace zenith
