@@ -37,6 +37,17 @@ typedef int32_t vi_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), m
 #endif
 }
 
+// A product as a number of its own, rounded: not part of a multiply-add in one function and rounded
+// in another.
+[[gnu::always_inline]] inline vf as_rounded(vf product) {
+#if (defined(__FMA__) && ZENITH_VEC_BYTES == 32) || (defined(__AVX512F__) && ZENITH_VEC_BYTES == 64)
+  asm("" : "+v"(product));
+#else
+  asm("" : "+m"(product));
+#endif
+  return product;
+}
+
 // The first n lanes, 0 < n < kLanes; the other lanes read as zero and are not written.
 [[gnu::always_inline]] inline vf load_n(const float* p, int n) {
   vf v{};

@@ -276,7 +276,7 @@ class NativeProgram:
         if not parts:
             return []
         return [
-            f"the batch goes through {len(parts)} steps in 2 to {max(parts)} parts one after the "
+            f"the batch goes through {len(parts)} steps in up to {max(parts)} parts one after the "
             "other, so that what passes between them stays in the caches"
         ]
 
