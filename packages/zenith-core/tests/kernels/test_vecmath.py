@@ -135,3 +135,17 @@ def test_exp_overflows_and_underflows_where_it_should(isa: str) -> None:
     with np.errstate(over="ignore"):
         expected = np.exp(x.astype(np.float64)).astype(np.float32)
     np.testing.assert_allclose(apply(isa, "exp", x), expected, rtol=2e-7, atol=1.5e-45)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", sorted({*RELATIVE, *ABSOLUTE}))
+def test_a_lane_changes_no_bit_of_its_neighbours(isa: str, op: str) -> None:
+    """Alone, among others, and beside numbers that take another way."""
+    x = np.abs(np.random.default_rng(8).standard_normal(31).astype(np.float32))
+    wanted = np.concatenate([apply(isa, op, x[i : i + 1]) for i in range(x.size)])
+    np.testing.assert_array_equal(apply(isa, op, x), wanted)
+    for other in (np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0):
+        mixed = np.full(2 * x.size, other, np.float32)
+        mixed[::2] = x
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(apply(isa, op, mixed)[::2], wanted)
