@@ -87,8 +87,8 @@ using SumFn = void (*)(const Taps&, int64_t, const float*, float*);
 SumFn sum_fn(const ConvShape& s) {
   if (s.dw != 1 || s.sw > 2) return sum_pixels<0, 0>;
   if (s.kw == 3) return s.sw == 1 ? sum_pixels<3, 1> : sum_pixels<3, 2>;
-  if (s.kw == 7 && s.sw == 1) return sum_pixels<7, 1>;
   if (s.kw == 5) return s.sw == 1 ? sum_pixels<5, 1> : sum_pixels<5, 2>;
+  if (s.kw == 7 && s.sw == 1) return sum_pixels<7, 1>;
   return sum_pixels<0, 0>;
 }
 

@@ -55,19 +55,12 @@ def in_parts(steps: Sequence[Step], storages: list[Storage]) -> list[Step]:
         if segment.parts == 1:
             result += segment.steps
             continue
-        inner = {
-            o.storage: o
-            for o in segment.operands()
-            if storages[o.storage].place == "arena" and len(users[o.storage]) == 1
-        }
+        used = dict.fromkeys(o.storage for o in segment.operands())
+        inner = [s for s in used if storages[s].place == "arena" and len(users[s]) == 1]
         for part in range(segment.parts):
-            own = {}
-            for storage in inner:
-                own[storage] = len(storages)
-                size = storages[storage].bytes // segment.parts
-                storages.append(Storage("arena", -1, size))
-            for step in segment.steps:
-                result.append(_part_of(step, part, segment.parts, own, storages))
+            own = {storage: len(storages) + i for i, storage in enumerate(inner)}
+            storages += [Storage("arena", -1, storages[s].bytes // segment.parts) for s in inner]
+            result += [_part_of(step, part, segment.parts, own, storages) for step in segment.steps]
     return result
 
 
