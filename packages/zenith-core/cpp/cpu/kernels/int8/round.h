@@ -1,7 +1,7 @@
 // Bytes in memory and numbers in registers: from one to the other.
 #pragma once
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/bytes.h"
 #include "zenith/tensor.h"
 
 #ifdef __AVX512BW__
@@ -10,29 +10,6 @@
 
 namespace zenith::ZENITH_ISA {
 namespace {
-
-typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
-
-// Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
-// which GCC 12 does not make of a conversion of vectors.
-[[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
-  typedef char v16 __attribute__((vector_size(16), unused));
-  typedef uint8_t v16u __attribute__((vector_size(16)));
-  v16u bytes{};
-  std::memcpy(&bytes, p, static_cast<size_t>(n));
-  bytes ^= flip;
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  return (vi)__builtin_ia32_pmovzxbd512_mask((v16)bytes, vi{}, 0xffff);
-#elif defined(__AVX2__) && ZENITH_VEC_BYTES == 32
-  return (vi)__builtin_ia32_pmovzxbd256((v16)bytes);
-#elif defined(__SSE4_1__) && ZENITH_VEC_BYTES == 16
-  return (vi)__builtin_ia32_pmovzxbd128((v16)bytes);
-#else
-  vu8 some;
-  std::memcpy(&some, &bytes, kLanes);
-  return __builtin_convertvector(some, vi);
-#endif
-}
 
 // Numbers to 8-bit integers. NaN becomes the lowest.
 struct Rounding {
@@ -60,12 +37,8 @@ struct Rounding {
   }
   // Of numbers that are multiples of a step already.
   [[gnu::always_inline]] void store_steps(vf v, uint8_t* to, int n) const {
-    // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are:
-    // the last byte is that of the sum, as the other has zeros there.
-    constexpr float kRound = 12582912.0f;
-    v = vmin(vmax(v, splat(low)), splat(high));
-    const vi rounded = (vi)(v + kRound) + splat_i(static_cast<int32_t>(zero));
-    const vu8 bytes = __builtin_convertvector(rounded, vu8);
+    const vi shift = splat_i(static_cast<int32_t>(zero));
+    const vu8 bytes = rounded_bytes(v, splat(low), splat(high), shift);
     std::memcpy(to, &bytes, static_cast<size_t>(n));
   }
 };
