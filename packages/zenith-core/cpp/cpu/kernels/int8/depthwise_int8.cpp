@@ -58,23 +58,28 @@ struct Row {
   int64_t step;
 };
 
-// One vector of channels of a column, n of them.
-template <int kRows>
-[[gnu::always_inline]] inline vi stack(const Row* rows, int64_t column, int64_t at, int n,
-                                       uint8_t flip) {
-  vi all = wide_bytes(rows[0].at + column * rows[0].step + at, n, flip);
-#pragma GCC unroll 4
-  for (int r = 1; r < kRows; ++r) {
-    all |= wide_bytes(rows[r].at + column * rows[r].step + at, n, flip) << (r * kBits);
-  }
-  return all;
+// `flip` (conv.h) of all bytes of a stack.
+vi flip_of_stacks(uint8_t flip) {
+  return splat_i(static_cast<int32_t>(flip * (kStack == 4 ? 0x01010101u : 0x00010001u)));
 }
 
-#if defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
+// One vector of channels of a column, n of them.
+template <int kRows>
+[[gnu::always_inline]] inline void stack(const Row* rows, int64_t column, int64_t at, int n,
+                                         vi flip, int32_t* to) {
+  vi all = wide_bytes(rows[0].at + column * rows[0].step + at, n, 0);
+#pragma GCC unroll 4
+  for (int r = 1; r < kRows; ++r) {
+    all |= wide_bytes(rows[r].at + column * rows[r].step + at, n, 0) << (r * kBits);
+  }
+  *reinterpret_cast<vi_u*>(to + at) = all ^ flip;
+}
+
 // Four vectors of channels of a column.
 template <int kRows>
-[[gnu::always_inline]] inline void stack_block(const Row* rows, int64_t column, uint8_t flip,
+[[gnu::always_inline]] inline void stack_block(const Row* rows, int64_t column, vi flip,
                                                int32_t* to) {
+#if defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
   // Bytes and pairs are interleaved within 16 bytes: four neighbours of every vector go there.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i row[4];
@@ -82,55 +87,40 @@ template <int kRows>
   for (int r = 0; r < 4; ++r) {
     const Row& from = rows[r < kRows ? r : kRows - 1];
     const __m512i bytes = _mm512_loadu_si512(from.at + column * from.step);
-    row[r] = _mm512_maskz_permutexvar_epi32(
-        0xffff, order, _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip))));
+    row[r] = _mm512_maskz_permutexvar_epi32(0xffff, order, bytes);
   }
   const __m512i low[2] = {_mm512_unpacklo_epi8(row[0], row[1]),
                           _mm512_unpacklo_epi8(row[2], row[3])};
   const __m512i high[2] = {_mm512_unpackhi_epi8(row[0], row[1]),
                            _mm512_unpackhi_epi8(row[2], row[3])};
-  _mm512_storeu_si512(to, _mm512_unpacklo_epi16(low[0], low[1]));
-  _mm512_storeu_si512(to + kLanes, _mm512_unpackhi_epi16(low[0], low[1]));
-  _mm512_storeu_si512(to + 2 * kLanes, _mm512_unpacklo_epi16(high[0], high[1]));
-  _mm512_storeu_si512(to + 3 * kLanes, _mm512_unpackhi_epi16(high[0], high[1]));
-}
-#else
-template <int kRows>
-[[gnu::always_inline]] inline void stack_block(const Row* rows, int64_t column, uint8_t flip,
-                                               int32_t* to) {
+  const vi stacks[4] = {
+      (vi)_mm512_unpacklo_epi16(low[0], low[1]), (vi)_mm512_unpackhi_epi16(low[0], low[1]),
+      (vi)_mm512_unpacklo_epi16(high[0], high[1]), (vi)_mm512_unpackhi_epi16(high[0], high[1])};
 #pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
-    *reinterpret_cast<vi_u*>(to + v * kLanes) =
-        stack<kRows>(rows, column, v * kLanes, kLanes, flip);
-  }
-}
+  for (int v = 0; v < 4; ++v) *reinterpret_cast<vi_u*>(to + v * kLanes) = stacks[v] ^ flip;
+#else
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) stack<kRows>(rows, column, v * kLanes, kLanes, flip, to);
 #endif
+}
 
 // The first `channels` of a block in `count` columns.
 template <int kRows>
-void stack_columns(const Row* rows, int64_t count, int64_t channels, uint8_t flip, int32_t* to) {
+void stack_columns(const Row* rows, int64_t count, int64_t channels, vi flip, int32_t* to) {
   if (channels == kBlock) {
     for (int64_t i = 0; i < count; ++i) stack_block<kRows>(rows, i, flip, to + i * kBlock);
     return;
   }
   for (int64_t i = 0; i < count; ++i, to += kBlock) {
     int64_t c = 0;
-    for (; c + kLanes <= channels; c += kLanes) {
-      *reinterpret_cast<vi_u*>(to + c) = stack<kRows>(rows, i, c, kLanes, flip);
-    }
-    if (c < channels) {
-      *reinterpret_cast<vi_u*>(to + c) =
-          stack<kRows>(rows, i, c, static_cast<int>(channels - c), flip);
-    }
+    for (; c + kLanes <= channels; c += kLanes) stack<kRows>(rows, i, c, kLanes, flip, to);
+    if (c < channels) stack<kRows>(rows, i, c, static_cast<int>(channels - c), flip, to);
   }
 }
-using StackFn = void (*)(const Row*, int64_t, int64_t, uint8_t, int32_t*);
-#if defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
-constexpr StackFn kStackFns[] = {stack_columns<1>, stack_columns<2>, stack_columns<3>,
-                                 stack_columns<4>};
-#else
-constexpr StackFn kStackFns[] = {stack_columns<1>, stack_columns<2>};
-#endif
+using StackFn = void (*)(const Row*, int64_t, int64_t, vi, int32_t*);
+// By rows; a stack of two has the first ones only.
+constexpr StackFn kStackFns[] = {stack_columns<1>, stack_columns<2>, stack_columns<kStack - 1>,
+                                 stack_columns<kStack>};
 
 // Stacks [groups][columns][kBlock] and what they are multiplied by.
 struct Stacks {
@@ -196,6 +186,7 @@ void make_stacks(const Work& w, const Place& place, int64_t height, int64_t coun
   const ConvShape& s = w.s;
   const int64_t from = least(count, most(0, s.pw - place.left));
   const int64_t until = most(from, least(count, s.w + s.pw - place.left));
+  const vi flip = flip_of_stacks(s.flip);
   for (int64_t q = 0; q < w.groups; ++q, to += w.columns * kBlock) {
     const int64_t used = least(kStack, height - q * kStack);
     Row rows[kStack], none[kStack];
@@ -207,9 +198,9 @@ void make_stacks(const Work& w, const Place& place, int64_t height, int64_t coun
       }
     }
     const StackFn make = kStackFns[used - 1];
-    make(none, from, channels, s.flip, to);
-    make(rows, until - from, channels, s.flip, to + from * kBlock);
-    make(none, count - until, channels, s.flip, to + until * kBlock);
+    make(none, from, channels, flip, to);
+    make(rows, until - from, channels, flip, to + from * kBlock);
+    make(none, count - until, channels, flip, to + until * kBlock);
   }
 }
 
