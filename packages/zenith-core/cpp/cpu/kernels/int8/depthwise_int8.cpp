@@ -40,7 +40,7 @@ struct Work {
     together = s.kh < kStack && s.sh * s.dh == 1 ? 2 : 1;
     columns = (kPiece - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     const int64_t units = ceil_div(s.c, 64), wanted = threads == 1 ? 1 : 4 * threads;
-    // Few lines are not cut into ranges of one size.
+    // Ranges of few lines are uneven: then chunks of channels are tasks, too.
     chunks = lines < wanted * s.kh ? least(units, wanted) : 1;
     chunk = ceil_div(units, chunks) * 64;
     chunks = ceil_div(s.c, chunk);
