@@ -205,6 +205,8 @@ DEPTHWISE = {
     "3x3": Conv((2, 35, 9, 23), 35, (3, 3), pads=(1,) * 4, group=35, epilogue="bias.relu6"),
     "3x3 stride 2": Conv((1, 16, 15, 14), 16, (3, 3), (2, 2), (1, 1, 1, 1), group=16),
     "3x3 wide": Conv((1, 100, 30, 30), 100, (3, 3), pads=(1,) * 4, group=100),
+    "3x3 segments": Conv((1, 270, 4, 45), 270, (3, 3), pads=(1,) * 4, group=270, epilogue="gelu"),
+    "segments of stride 2": Conv((2, 66, 5, 150), 66, (3, 5), (2, 2), (1, 2, 2, 1), group=66),
     "5x5": Conv((1, 24, 7, 7), 24, (5, 5), pads=(2,) * 4, group=24, epilogue="bias.hardswish"),
     "5x5 stride 2": Conv((1, 40, 9, 11), 40, (5, 5), (2, 2), (2, 2, 2, 2), group=40),
     "7x7": Conv((1, 200, 14, 13), 200, (7, 7), pads=(3, 3, 3, 3), group=200),
