@@ -1,4 +1,4 @@
-"""hoist_bias, hoist_activation, sink_transpose, lower_global_pool: what they take and leave, and the same numbers."""
+"""The passes that hoist and sink, lower_global_pool: what they take and leave, the same numbers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_activation_goes_before_moves(body: str, first: list[str]) -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("m = Conv (x, w) t = Transpose (m) r = Relu (t) y = Add (t, r)", "the moves have two users"),
+        ("m = Conv (x, w) t = Transpose (m) r = Relu (t) y = Add (t, r)", "moves with two users"),
         ("m = Conv (x, w) t = Transpose (m) u = Transpose (m) r = Relu (t) y = Add (u, r)",
          "so has the product"),
         ("m = Sin (x) t = Transpose (m) y = Relu (t)", "there is no product"),
