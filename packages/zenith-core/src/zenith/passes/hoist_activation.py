@@ -66,14 +66,14 @@ def _hoist(rw: Rewriter, node: ir.Node) -> bool:
 
 def _is_product(value: ir.Value) -> bool:
     """Whether it is one with constant weights, perhaps with a constant added."""
-    node = value.producer()
-    if is_op(node, "Add") and node is not None:
+    node = produced_by(value, "Conv", "MatMul", "Gemm", "Add")
+    if node is not None and is_op(node, "Add"):
         for summand, other in commuted(node):
             if (
                 summand is not None
                 and const_shape(other) is not None
                 and sole_user(summand) is node
             ):
-                node = summand.producer()
+                node = produced_by(summand, "Conv", "MatMul", "Gemm")
                 break
-    return is_op(node, "Conv", "MatMul", "Gemm") and const_shape(node.inputs[1]) is not None
+    return node is not None and node.op_type != "Add" and const_shape(node.inputs[1]) is not None

@@ -54,12 +54,14 @@ _QUANTIZED = ("lower_quantized_moves", "fuse_quantized")
 
 _FUSE = (
     "unflatten_linear",
+    "share_concat",
     *_QUANTIZED,
     "fold_dequantized",
     "fuse_conv",
     "fuse_linear",
     "merge_qkv",
     "fuse_add_norm",
+    "lower_batch_norm",
     "lower_precision",
     "fuse_bottleneck",
     "fuse_pointwise",
