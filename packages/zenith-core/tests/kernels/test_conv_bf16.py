@@ -11,11 +11,13 @@ import pytest
 
 from zenith import _native
 from zenith.backends.cpu.epilogue import epilogue_codes, epilogue_steps
+from zenith.backends.cpu.kernels import conv as rows
 
 torch = pytest.importorskip("torch", reason="torch is the oracle here")
 
 Array = np.ndarray[Any, Any]
 ISAS = _native.isas()
+CONV = {spec.name: spec for spec in rows.SPECS}
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FUNCTIONS = {
     "relu": torch.relu,
@@ -205,6 +207,8 @@ DEPTHWISE = {
     "3x3": Conv((2, 35, 9, 23), 35, (3, 3), pads=(1,) * 4, group=35, epilogue="bias.relu6"),
     "3x3 stride 2": Conv((1, 16, 15, 14), 16, (3, 3), (2, 2), (1, 1, 1, 1), group=16),
     "3x3 wide": Conv((1, 100, 30, 30), 100, (3, 3), pads=(1,) * 4, group=100),
+    "3x3 segments": Conv((1, 270, 4, 45), 270, (3, 3), pads=(1,) * 4, group=270, epilogue="gelu"),
+    "segments of stride 2": Conv((2, 66, 5, 150), 66, (3, 5), (2, 2), (1, 2, 2, 1), group=66),
     "5x5": Conv((1, 24, 7, 7), 24, (5, 5), pads=(2,) * 4, group=24, epilogue="bias.hardswish"),
     "5x5 stride 2": Conv((1, 40, 9, 11), 40, (5, 5), (2, 2), (2, 2, 2, 2), group=40),
     "7x7": Conv((1, 200, 14, 13), 200, (7, 7), pads=(3, 3, 3, 3), group=200),
@@ -227,6 +231,62 @@ def test_depthwise(isa: str, name: str) -> None:
     back = np.empty_like(conv.w)
     _native.unpack(isa, "conv_depthwise_weights_bf16", weights, back.view(np.uint16), {})
     np.testing.assert_array_equal(back.view(np.uint16), conv.w.view(np.uint16))
+
+
+TRANSPOSED = {
+    "2x2": ((2, 40, 5, 7), (40, 33, 2, 2), [2, 2]),
+    "2x2 many pixels": ((1, 64, 40, 33), (64, 32, 2, 2), [2, 2]),
+    "copied pixels": ((3, 19, 6, 5), (19, 9, 3, 2), [3, 2]),
+    "few channels": ((2, 3, 6, 5), (3, 8, 1, 4), [1, 4]),
+    "lines of one pixel": ((2, 16, 5, 1), (16, 8, 2, 1), [2, 1]),
+    "one pixel": ((2, 16, 1, 1), (16, 8, 4, 4), [4, 4]),
+    "signal": ((2, 32, 9), (32, 5, 4), [4]),
+    "empty": ((0, 4, 3, 3), (4, 5, 2, 2), [2, 2]),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+@pytest.mark.parametrize("bias", [False, True])
+def test_transposed(make_row: Any, isa: str, name: str, bias: bool) -> None:
+    shape, weights, strides = TRANSPOSED[name]
+    x, w, b = draw(*shape), draw(*weights), draw(weights[1])
+    size = ["N", shape[1], *(f"S{i}" for i in range(len(shape) - 2))]
+    function = {3: "conv_transpose1d", 4: "conv_transpose2d"}[len(shape)]
+    wide = [torch.from_numpy(a.astype(np.float64)) for a in (x, w, b)]
+    wanted = getattr(torch.nn.functional, function)(
+        wide[0], wide[1], wide[2] if bias else None, stride=strides
+    ).numpy()
+    for dynamic in ({}, {0: size}):
+        inputs = [x, w, b] if bias else [x, w]
+        specs = [CONV["conv_transpose_bf16"]]
+        row = make_row(
+            specs, "ConvTranspose", inputs, constant=(1, 2), dynamic=dynamic, strides=strides
+        )
+        for threads in (1, 2):
+            (y,), kernels = row.run(isa, threads)
+            assert kernels.count("conv_bf16") == (weights[2] if len(weights) == 4 else 1)
+            error = np.abs(y.astype(np.float64) - wanted)
+            assert np.all(error <= 2.0**-8 * 1.01 * np.abs(wanted) + 1e-4)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [2, 1]},
+        {"strides": [2, 2], "pads": [1, 0, 0, 0]},
+        {"strides": [2, 2], "output_padding": [1, 0]},
+        {"strides": [2, 2], "dilations": [2, 1]},
+        {"strides": [2, 2], "group": 2},
+        {"strides": [2, 2], "output_shape": [9, 10]},
+    ],
+)
+def test_only_kernels_side_by_side(make_row: Any, attributes: dict[str, Any]) -> None:
+    inputs = [draw(1, 8, 5, 5), draw(8, 8, 2, 2)]
+    row = make_row(
+        [CONV["conv_transpose_bf16"]], "ConvTranspose", inputs, constant=(1,), **attributes
+    )
+    assert row.reason() == "kernels overlap, or leave gaps"
 
 
 @pytest.mark.parametrize("isa", _native.complete_isas())

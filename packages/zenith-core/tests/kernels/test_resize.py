@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -235,9 +236,42 @@ def test_as_torch(make_row: Callable[..., Any], align: bool) -> None:
         )
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize(
+    ("sizes", "more"),
+    [
+        ([2, 83, 9, 14], {}),
+        ([2, 83, 9, 14], {"permuted": {0: [0, 3, 1, 2]}}),
+        ([2, 83, 5, 14], {"permuted": {0: [0, 3, 1, 2]}}),
+        ([2, 83, 9, 7], {"permuted": {0: [0, 3, 1, 2]}}),
+        ([2, 83, 3, 4], {"permuted": {0: [0, 2, 3, 1]}, "antialias": 1}),
+    ],
+)
+def test_bfloat16_is_rounded_once(
+    make_row: Callable[..., Any], mode: str, sizes: list[int], more: dict[str, Any]
+) -> None:
+    x = _draw(2, 83, 5, 7).astype(ml_dtypes.bfloat16)
+    arguments = (resize.SPECS[1], *views.SPECS), "Resize"
+    rest = None, None, np.array(sizes)
+    options = {"constant": (3,), "mode": mode, **more}
+    (wanted,) = make_row(*arguments, [x.astype(np.float32), *rest], **options).expected()
+    row = make_row(*arguments, [x, *rest], **options)
+    assert row.reason() is None
+    for isa in _native.complete_isas():
+        for threads in (1, 2):
+            (y,), _ = row.run(isa, threads)
+            assert y.dtype == x.dtype
+            error = np.abs(y.astype(np.float64) - wanted)
+            assert np.all(error <= 2.0**-8 * np.abs(wanted) + 1e-5)
+
+
 def test_reasons(make_row: Callable[..., Any]) -> None:
     x, scales = _draw(1, 1, 4, 4), np.array([1, 1, 2, 2], np.float32)
     row = make_row(resize.SPECS[:1], "Resize", [x, None, scales])
     assert row.reason() == "the scales are computed from data"
     row = make_row(resize.SPECS[:1], "Resize", [x, None, scales], constant=(2,), mode="linear")
     assert row.reason() == "the mode is linear"
+    x = x.astype(ml_dtypes.bfloat16)
+    sizes = np.array([1, 2, 4, 7])
+    row = make_row(resize.SPECS[1:], "Resize", [x, None, None, sizes], (3,), mode="linear")
+    assert row.reason() == "axes that are no two neighbours are resized in float32"

@@ -1,5 +1,5 @@
-"""hoist_bias, sink_transpose, share_concat, lower_global_pool: what they take and leave, and the
-same numbers."""
+"""The passes that hoist and sink, share_concat, lower_global_pool: what they take and leave, and
+the same numbers."""
 
 from __future__ import annotations
 
@@ -58,6 +58,48 @@ def test_a_product_with_another_user_stays() -> None:
     body = "m = MatMul (x, w) h = Reshape (m, shape) s = Add (h, b) r = Relu (h) y = Add (s, r)"
     graph = graph_of(body, w=draw(6, 12), b=draw(4, 3), shape=np.array([0, 5, 4, 3]))
     assert PassManager(["hoist_bias"]).run(graph).changed("hoist_bias") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "first"),
+    [
+        ("m = Conv (x, w) r = Reshape (m, shape) t = Transpose (r) y = Relu (t)", ["Conv", "Relu"]),
+        (
+            "m = MatMul (x, v) a = Add (b, m) t = Transpose (a) y = Gelu (t)",
+            ["MatMul", "Add", "Gelu"],
+        ),
+        ("m = Gemm (f, v) t = Unsqueeze (m, axes) y = Sigmoid (t)", ["Gemm", "Sigmoid"]),
+    ],
+)
+def test_an_activation_goes_before_moves(body: str, first: list[str]) -> None:
+    arrays = {"w": draw(4, 5, 3), "v": draw(6, 7), "b": draw(7), "shape": np.array([0, 2, 8])}
+    flat = "f = Reshape (x, rows) " if "(f," in body else ""
+    arrays |= {"rows": np.array([-1, 6]), "axes": np.array([1])}
+    graph = graph_of(flat + body, **arrays)
+    x = draw(2, 5, 6, seed=2)
+    want = zenith.compile(graph, fallback="error").run({"x": x})["y"]
+    assert PassManager(["hoist_activation"], debug=True).run(graph).changed("hoist_activation") == 1
+    types = [n.op_type for n in graph.nodes if n.op_type != "Reshape" or n.inputs[0].name != "x"]
+    assert types[: len(first)] == first
+    got = zenith.compile(graph, fallback="error").run({"x": x})["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("m = Conv (x, w) t = Transpose (m) r = Relu (t) y = Add (t, r)", "moves with two users"),
+        ("m = Conv (x, w) t = Transpose (m) u = Transpose (m) r = Relu (t) y = Add (u, r)",
+         "so has the product"),
+        ("m = Sin (x) t = Transpose (m) y = Relu (t)", "there is no product"),
+        ("m = MatMul (x, x2) t = Transpose (m) y = Relu (t)", "there are no constant weights"),
+        ("m = Conv (x, w) t = Transpose (m) y = Softplus (t)", "no epilogue has it"),
+    ],
+)  # fmt: skip
+def test_an_activation_stays(body: str, why: str) -> None:
+    body = "x2 = Transpose <perm = [0, 2, 1]> (x) " + body if "x2" in body else body
+    graph = graph_of(body, w=draw(4, 5, 3))
+    assert PassManager(["hoist_activation"]).run(graph).changed("hoist_activation") == 0, why
 
 
 @pytest.mark.parametrize(("op", "function"), [("Average", np.mean), ("Max", np.max)])

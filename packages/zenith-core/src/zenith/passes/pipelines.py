@@ -22,6 +22,7 @@ _PATTERNS = (
     "fuse_hard_sigmoid",
     "fuse_gelu",
     "fuse_silu",
+    "hoist_activation",
     "fuse_softmax",
     "fuse_layer_norm",
     "fuse_layer_norm_affine",

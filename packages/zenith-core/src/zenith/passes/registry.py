@@ -35,6 +35,7 @@ PASSES: dict[str, str] = {
     "fuse_rotary": "fuse_rotary:FuseRotary",
     "fuse_silu": "fuse_silu:FuseSilu",
     "fuse_softmax": "fuse_softmax:FuseSoftmax",
+    "hoist_activation": "hoist_activation:HoistActivation",
     "hoist_bias": "hoist_bias:HoistBias",
     "identities": "identities:RemoveIdentities",
     "infer_shapes": "infer_shapes:InferShapes",

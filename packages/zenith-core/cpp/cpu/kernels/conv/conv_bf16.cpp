@@ -9,6 +9,8 @@
 //               with channels filled up to whole steps. Its pixels are one sequence from line to
 //               line: where that makes fewer parts, they are cut from it, and what lies between two
 //               lines is computed too and left out
+// Lines of y may lie further apart than their pixels fill (rows of a transposed convolution, one of
+// several), by whole pixels, where no image is added.
 // Of few channels, those of neighbouring columns lie together and the taps of a row are one piece.
 #include "cpu/kernels/conv/conv.h"
 #include "cpu/kernels/conv/depth_bf16.h"
@@ -27,6 +29,7 @@ struct Work {
   bool matrix = false;                // pixels of x and y are rows of matrices
   bool through = false;               // parts of a tile go from one line to the next
   int64_t lines, width, image_lines;  // results as lines; how many an image has
+  int64_t pitch;                      // pixels of y from line to line
   int64_t columns, row;               // of a halo; from row to row
   int64_t images = 1;                 // that a block may have
   int64_t panels, ranges = 1, block = 1, blocks = 1;
@@ -38,6 +41,7 @@ struct Work {
         lines(s.n * s.oh),
         width(s.ow),
         image_lines(s.oh),
+        pitch(line_pitch(call.out[0], s)),
         // Padding at the end that no window reaches is not copied.
         columns((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1),
         row(columns * depth.pixel),
@@ -47,8 +51,8 @@ struct Work {
                inside();
     if (in_place) {
       matrix = s.kh * s.kw * s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
-               s.xn == s.h * s.xh;
-      if (matrix) width = least(kRows, s.pixels()), lines = ceil_div(s.pixels(), width);
+               s.xn == s.h * s.xh && pitch == s.ow;
+      if (matrix) pitch = width = least(kRows, s.pixels()), lines = ceil_div(s.pixels(), width);
     }
     through = kWholeParts && !in_place && s.sh == s.sw &&
               ceil_div((s.oh - 1) * columns + width, kPartRows) < s.oh * parts();
@@ -68,6 +72,10 @@ struct Work {
   int64_t halo_image() const { return rows_under(least(block, image_lines)) * row; }
 
  private:
+  static int64_t line_pitch(const TensorRef& y, const ConvShape& s) {
+    const int64_t stride = s.oh > 1 ? y.strides[1] : y.strides[0];
+    return s.n * s.oh > 1 ? stride / most(1, s.ldy) : s.ow;
+  }
   // Whether every tap of every result is in x.
   bool inside() const {
     return s.ph <= 0 && s.pw <= 0 && (s.oh - 1) * s.sh - s.ph + (s.kh - 1) * s.dh < s.h &&
@@ -279,7 +287,7 @@ class Block {
     for (int64_t r = 0, pixel = run.pixel, column = run.column; r < run.rows; column = 0) {
       const int64_t rows = least(run.rows - r, w_.width - column);
       visit(r, pixel, rows);
-      r += w_.through ? w_.columns - column : rows, pixel += rows;
+      r += w_.through ? w_.columns - column : rows, pixel += rows + w_.pitch - w_.width;
     }
   }
 
@@ -305,7 +313,7 @@ class Block {
       const int64_t n = (least(w_.image_lines, count_ - i) - 1) * step + w_.width;
       for (int64_t at = 0; at < n; at += kPartRows) {
         if (at % step >= w_.width) at = round_to(at, step);
-        const int64_t pixel = (first_ + i + at / step) * w_.width + at % step;
+        const int64_t pixel = (first_ + i + at / step) * w_.pitch + at % step;
         runs_[n_runs_++] = {copied_line(copy, i) + at * row_, pixel, least(kPartRows, n - at),
                             at % step};
       }
@@ -319,8 +327,8 @@ class Block {
     const APart* in_place = reinterpret_cast<const APart*>(x) + group_ * w_.in_group();
     const int64_t parts = w_.parts(), pixels = s.pixels();
     for (int64_t i = 0; i < count_; ++i) {
-      const int64_t line = first_ + i, pixel = line * w_.width;
-      const int64_t width = least(w_.width, pixels - pixel);
+      const int64_t line = first_ + i, pixel = line * w_.pitch;
+      const int64_t width = least(w_.width, pixels - line * w_.width);
       const APart* from;
       if (w_.matrix) {
         from = in_place + pixel * s.xw;

@@ -1,9 +1,10 @@
 // Depthwise convolution of bfloat16 images: every channel has its own kernel. Products are float32;
 // what bfloat16 saves is memory.
 //
-// The rows of x under one row of results are copied, a chunk of channels at a time, into a small
-// ring with their borders of zeros, so no tile meets a border. A tile is kPixels results of a row
-// times a vector of channels; a value is widened once for all results of the tile that read it.
+// The rows of x under a segment of a row of results are copied, a chunk of channels at a time, into
+// a small ring with their borders of zeros, so no tile meets a border. A tile is kPixels results of
+// a row times a vector of channels; a value is widened once for all results of the tile that read
+// it.
 #include "cpu/kernels/conv/conv.h"
 #include "cpu/kernels/gemm/finish_bf16.h"
 
@@ -18,29 +19,51 @@ struct Work {
   ConvShape s;
   int64_t height, columns, pixel;  // of the ring; pixel: between its columns
   int64_t chunk, chunks;           // of channels
+  int64_t width, segments;         // of a row of results
   int64_t rows, row_tasks;
 
   explicit Work(const Call& call) : s(conv_shape(call)) {
     if (empty()) return;
-    constexpr int64_t kRingBytes = 24 << 10;  // half of L1
-    const int threads = call.parallel.threads;
     height = (s.kh - 1) * s.dh + 1;
-    columns = (round_up(s.ow, kPixels) - 1) * s.sw + (s.kw - 1) * s.dw + 1;
+    const int threads = call.parallel.threads;
     const int64_t tiles = ceil_div(s.c, kTileChannels), lines = s.n * s.oh;
-    const int64_t fit = most(1, kRingBytes / most(1, height * columns * kTileChannels * 2));
     const int64_t wanted = threads == 1 ? 1 : threads * int64_t{4};
-    chunks = ceil_div(tiles, fit);
+    chunks = ceil_div(tiles, tiles_at_once(tiles));
     // Few rows: tasks of whole columns, or each would copy most rows again.
     if (lines < wanted * height) chunks = most(chunks, least(tiles, wanted));
-    chunk = ceil_div(tiles, most(1, chunks)) * kTileChannels;
+    chunk = ceil_div(tiles, chunks);
+    segments = ceil_div(s.ow, segment(chunk));
+    width = least(s.ow, round_up(ceil_div(s.ow, segments), kPixels));
+    segments = ceil_div(s.ow, width);
+    chunk *= kTileChannels;
     chunks = ceil_div(s.c, chunk);
+    columns = columns_under(width);
     pixel = least(chunk, round_up(s.c, kTileChannels));
-    rows = most(1, least(lines, ceil_div(lines * chunks, wanted)));
+    rows = most(1, least(lines, ceil_div(lines * chunks * segments, wanted)));
     row_tasks = ceil_div(lines, rows);
   }
   bool empty() const { return s.pixels() == 0 || s.c == 0; }
   int64_t rows_bytes() const { return round_up(s.kh * 8, 64); }
   int64_t worker_bytes() const { return rows_bytes() + round_up(height * columns * pixel * 2, 64); }
+
+ private:
+  int64_t columns_under(int64_t results) const {
+    return (round_up(results, kPixels) - 1) * s.sw + (s.kw - 1) * s.dw + 1;
+  }
+  // Results side by side of `tiles` tiles of channels whose ring is half of L1, at least one tile.
+  int64_t segment(int64_t tiles) const {
+    constexpr int64_t kRingBytes = 24 << 10;
+    const int64_t fit = kRingBytes / most(1, height * tiles * kTileChannels * 2);
+    return most(kPixels, ((fit - columns_under(1)) / s.sw + kPixels) / kPixels * kPixels);
+  }
+  // Pieces of several cache lines are read fast; most columns are copied once.
+  int64_t tiles_at_once(int64_t tiles) const {
+    constexpr int64_t kMost = 8, kOnce = 6;  // kOnce: columns in a segment for each that is shared
+    const int64_t shared = (s.kw - 1) * s.dw;
+    int64_t n = least(tiles, kMost);
+    while (n > 1 && segment(n) < s.ow && segment(n) * s.sw < kOnce * shared) --n;
+    return n;
+  }
 };
 
 // A row of results in the ring: the first column in each row of the kernel.
@@ -92,22 +115,23 @@ SumFn sum_fn(const ConvShape& s) {
   return sum_pixels<0, 0>;
 }
 
-// Row `ih` of an image at x, channels [begin, begin + n), to a row of the ring.
-void copy_row(const Work& w, const bf16* x, int64_t ih, int64_t begin, int64_t n, bf16* to) {
+// Row `ih` of an image at x from column `left` on, channels [begin, begin + n), to one of the ring.
+void copy_row(const Work& w, const bf16* x, int64_t ih, int64_t left, int64_t begin, int64_t n,
+              bf16* to) {
   const ConvShape& s = w.s;
-  const int64_t first = least(w.columns, most(0, s.pw));
-  const int64_t last = most(first, least(w.columns, s.w + s.pw));
+  const int64_t first = least(w.columns, most(0, -left));
+  const int64_t last = most(first, least(w.columns, s.w - left));
   const bool there = ih >= 0 && ih < s.h;
   const int64_t from = there ? first : w.columns, end = there ? last : w.columns;
   std::memset(to, 0, static_cast<size_t>(from * w.pixel) * 2);
   std::memset(to + end * w.pixel, 0, static_cast<size_t>((w.columns - end) * w.pixel) * 2);
   if (n == w.pixel && s.xw == w.pixel && end > from) {
-    std::memcpy(to + from * w.pixel, x + ih * s.xh + (from - s.pw) * s.xw + begin,
+    std::memcpy(to + from * w.pixel, x + ih * s.xh + (from + left) * s.xw + begin,
                 static_cast<size_t>((end - from) * w.pixel) * 2);
     return;
   }
   for (int64_t i = from; i < end; ++i) {
-    const bf16* source = x + ih * s.xh + (i - s.pw) * s.xw + begin;
+    const bf16* source = x + ih * s.xh + (i + left) * s.xw + begin;
     bf16* target = to + i * w.pixel;
     int64_t c = 0;
     for (; c + kLanes <= n; c += kLanes) std::memcpy(target + c, source + c, kLanes * 2);
@@ -124,11 +148,14 @@ int64_t scratch(const Call& call) {
   return w.empty() ? 0 : call.parallel.threads * w.worker_bytes();
 }
 
-// A range of rows of results, a chunk of channels.
+// A range of rows of results, a segment of each, a chunk of channels.
 void run_task(const Call& call, const Work& w, const TileFinish& finish, int64_t task,
               char* memory) {
   const ConvShape& s = w.s;
-  const int64_t begin = task / w.row_tasks * w.chunk, channels = least(w.chunk, s.c - begin);
+  const int64_t begin = task / w.row_tasks / w.segments * w.chunk;
+  const int64_t channels = least(w.chunk, s.c - begin);
+  const int64_t start = task / w.row_tasks % w.segments * w.width;
+  const int64_t width = least(w.width, s.ow - start);
   const auto rows = reinterpret_cast<const bf16**>(memory);
   bf16* ring = reinterpret_cast<bf16*>(memory + w.rows_bytes());
   const int64_t ring_row = w.columns * w.pixel;
@@ -143,17 +170,18 @@ void run_task(const Call& call, const Work& w, const TileFinish& finish, int64_t
     const bf16* x = static_cast<const bf16*>(call.in[0].data) + image * s.xn;
     if (line % s.oh == 0) copied = 0;
     for (copied = most(copied, top); copied < top + w.height; ++copied) {
-      copy_row(w, x, copied - s.ph, begin, channels, ring + copied % w.height * ring_row);
+      copy_row(w, x, copied - s.ph, start * s.sw - s.pw, begin, channels,
+               ring + copied % w.height * ring_row);
     }
     for (int64_t i = 0; i < s.kh; ++i) rows[i] = ring + (top + i * s.dh) % w.height * ring_row;
-    for (int64_t col = 0; col < s.ow; col += kPixels) {
+    for (int64_t col = 0; col < width; col += kPixels) {
       const int64_t from = col * s.sw * w.pixel;
       for (int64_t c = 0; c < channels; c += kTileChannels) {
         for (int64_t v = 0; v < kTileChannels && c + v < channels; v += kLanes) {
           sum(taps, from + c + v, weights + (c + v) * s.kh * s.kw, sums + v);
         }
-        finish.tile(sums, kTileChannels, line * s.ow + col, begin + c, least(kPixels, s.ow - col),
-                    least(kTileChannels, channels - c));
+        finish.tile(sums, kTileChannels, line * s.ow + start + col, begin + c,
+                    least(kPixels, width - col), least(kTileChannels, channels - c));
       }
     }
   }
@@ -168,7 +196,7 @@ const char* run(const Call& call) {
   if (w.empty()) return nullptr;
   const StepCodes& codes = static_cast<const ConvParams*>(call.params)->epilogue;
   const TileFinish finish(call.out[0], w.s.ldy, codes, call.in + 2, operand_of);
-  parallel_for(call, w.chunks * w.row_tasks, [&](int64_t task, int worker) {
+  parallel_for(call, w.chunks * w.segments * w.row_tasks, [&](int64_t task, int worker) {
     run_task(call, w, finish, task, call.scratch + worker * w.worker_bytes());
   });
   return nullptr;

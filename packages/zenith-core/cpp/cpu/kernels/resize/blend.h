@@ -3,6 +3,7 @@
 // into a ring of as many lines as A has taps, and blended along A from there.
 #pragma once
 
+#include "cpu/isa/bf16.h"
 #include "cpu/kernels/resize/tables.h"
 
 namespace zenith::ZENITH_ISA {
@@ -16,6 +17,24 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 template <typename A, typename B>
 constexpr bool kSame = __is_same(A, B);
 
+// bfloat16, which is another type than uint16_t here.
+struct Brain {
+  bf16 bits;
+
+  explicit operator float() const {
+    float wide;
+    convert_row(&bits, 1, &wide);
+    return wide;
+  }
+};
+inline vf load(const Brain* p) { return load(&p->bits); }
+inline vf load_n(const Brain* p, int n) { return load_n(&p->bits, n); }
+inline void store(Brain* p, vf v) { store(&p->bits, v); }
+inline void store_n(Brain* p, vf v, int n) { store_n(&p->bits, v, n); }
+
+template <typename T>
+constexpr bool kInVectors = kSame<T, float> || kSame<T, Brain>;
+
 // What sums are made in: float for floats and bytes, else double.
 template <typename T>
 struct SumOf {
@@ -23,6 +42,10 @@ struct SumOf {
 };
 template <>
 struct SumOf<float> {
+  using type = float;
+};
+template <>
+struct SumOf<Brain> {
   using type = float;
 };
 template <>
@@ -39,6 +62,10 @@ template <typename T, typename W>
 [[gnu::always_inline]] inline T result_of(W v) {
   if constexpr (kSame<T, float> || kSame<T, double>) {
     return static_cast<T>(v);
+  } else if constexpr (kSame<T, Brain>) {
+    Brain y;
+    convert_row(&v, 1, &y.bits);
+    return y;
   } else {
     constexpr bool kSigned = static_cast<T>(-1) < 0;
     constexpr int kBits = 8 * sizeof(T) - (kSigned ? 1 : 0);
@@ -53,6 +80,28 @@ template <typename T, typename W>
 }
 
 // y[i] = sum over t of w[t] * lines[t][i]
+template <typename Out, typename In>
+void blend_vectors(const In* const* lines, const float* w, int64_t taps, Out* y, int64_t n) {
+  constexpr int kVecs = 4;
+  int64_t i = 0;
+  for (; i + kVecs * kLanes <= n; i += kVecs * kLanes) {
+    vf sum[kVecs] = {};
+    for (int64_t t = 0; t < taps; ++t) {
+      const vf by = splat(w[t]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) sum[v] += by * load(lines[t] + i + v * kLanes);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(y + i + v * kLanes, sum[v]);
+  }
+  for (; i < n; i += kLanes) {
+    const int count = static_cast<int>(least(kLanes, n - i));
+    vf sum{};
+    for (int64_t t = 0; t < taps; ++t) sum += splat(w[t]) * load_n(lines[t] + i, count);
+    store_n(y + i, sum, count);
+  }
+}
+
 template <int kTaps, typename Out, typename In, typename W>
 void blend_few(const In* const* lines, const W* w, Out* __restrict y, int64_t n) {
   const In* from[kTaps];
@@ -68,6 +117,7 @@ void blend_few(const In* const* lines, const W* w, Out* __restrict y, int64_t n)
 
 template <typename Out, typename In, typename W>
 void blend(const In* const* lines, const W* w, int64_t taps, Out* __restrict y, int64_t n) {
+  if constexpr (kInVectors<In> && kInVectors<Out>) return blend_vectors(lines, w, taps, y, n);
   if (taps == 2) return blend_few<2>(lines, w, y, n);
   if (taps == 4) return blend_few<4>(lines, w, y, n);
   constexpr int64_t kChunk = 64;

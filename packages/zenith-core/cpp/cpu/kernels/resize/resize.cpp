@@ -96,6 +96,7 @@ const Kernel kKernels[] = {
     {"resize_nearest", "", kResizeFields, kResizeFieldCount, sizeof(ResizeParams), nearest_scratch,
      run_nearest},
     ZENITH_RESIZE("resize_float32", float, float),
+    ZENITH_RESIZE("resize_bfloat16", Brain, Brain),
     ZENITH_RESIZE_INTEGER("uint8", uint8_t, float),
     ZENITH_RESIZE_INTEGER("int8", int8_t, float),
 };

@@ -349,6 +349,48 @@ def _emit_transposed(e: Emit) -> None:
     )
 
 
+def _tiling_reason(op: OpView) -> str | None:
+    """For a transposed convolution whose kernels lie side by side in the result."""
+    if reason := _reason(op):
+        return reason
+    bias, window = op.input(2), transposed_window_of(op, _weights(op).shape[2:], 2)
+    if not _weights(op).is_const or (bias is not None and not bias.is_const):
+        return "the weights or the bias are not constant"
+    plain = _group(op) == 1 and window.dilations == (1, 1) and not any(window.pads)
+    if not plain or window.kernel != window.strides or any(op.attr("output_padding") or ()):
+        return "kernels overlap, or leave gaps"
+    return None if _native.isas()[0] in _PAIRS else "no fast products of bfloat16 here"
+
+
+def _emit_tiling(e: Emit) -> None:
+    """Each row of the kernel is a product of pixels: a pixel of x gives `kw` neighbours in one row
+    of the result, and the next row lies below."""
+    op, x, y = e.op, as_pixels(e.channels_last(0)), output_pixels(e)
+    weights, bias = _weights(op).const, op.input(2)
+    assert weights is not None
+    rows, width = transposed_window_of(op, weights.shape[2:], 2).kernel
+    weights = weights.reshape(*weights.shape[:2], rows, width)
+    operands = []
+    if bias is not None and bias.const is not None:
+        operands.append(e.const(np.tile(bias.const, width)))
+    for row in range(rows):
+        to = y.slice(1, row, x.shape[1], rows).reshape((*x.shape[:3], width * y.shape[3]))
+        assert to is not None, "the result is dense"
+        of_row = weights[:, :, row].transpose(2, 1, 0).reshape(-1, weights.shape[0], 1, 1)
+        packed = e.packed_array(of_row, "conv_weights_bf16", group=1, column_dilation=1)
+        e.step(
+            "conv_bf16",
+            [x, packed, *operands],
+            [to],
+            kernel_shape=(1, 1),
+            strides=(1, 1),
+            pads=(0, 0),
+            dilations=(1, 1),
+            group=1,
+            epilogue=epilogue_codes(_epilogue(op)),
+        )
+
+
 def _transposed_cost(op: OpView) -> Cost:
     x = op.inputs[0]
     assert x is not None
@@ -461,7 +503,7 @@ SPECS += [
     for kind, dtypes, rows in (("f32", F32, _F32_ROWS), ("bf16", BF16, _BF16_ROWS))
     for name, emit, supports, tags in rows
 ]
-SPECS.append(
+SPECS += [
     KernelSpec(
         "conv_transpose_f32",
         "ai.onnx:ConvTranspose",
@@ -469,5 +511,14 @@ SPECS.append(
         dtypes=dict.fromkeys(range(3), F32),
         supports=_volume_reason,
         cost=_transposed_cost,
-    )
-)
+    ),
+    KernelSpec(
+        "conv_transpose_bf16",
+        "ai.onnx:ConvTranspose",
+        _emit_tiling,
+        dtypes=dict.fromkeys(range(3), BF16),
+        supports=_tiling_reason,
+        cost=_transposed_cost,
+        tags=frozenset({"bf16"}),
+    ),
+]

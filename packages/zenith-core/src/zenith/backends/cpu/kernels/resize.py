@@ -30,8 +30,8 @@ _COORDINATES = (
 _ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 _POLICIES = ("stretch", "not_larger", "not_smaller")
 
-_FLOATS = frozenset({"float32", "float64"})
-_FLOAT_SUMS = frozenset({"float32", "uint8", "int8"})
+_FLOATS = frozenset({"float32", "float64", "bfloat16"})
+_FLOAT_SUMS = frozenset({"float32", "bfloat16", "uint8", "int8"})
 _INTEGERS = frozenset({"uint8", "int8", "uint16", "int16", "int32"})
 
 
@@ -99,6 +99,14 @@ def _policy_reason(op: OpView) -> str | None:
     return None
 
 
+def _rounding_reason(op: OpView) -> str | None:
+    """bfloat16 is rounded once: between two steps it would be twice."""
+    axes = sorted(_resized(op)) if op.attr("mode") != "nearest" else []
+    if op.outputs[0].dtype == "bfloat16" and axes and axes[-1] - axes[0] > 1:
+        return "axes that are no two neighbours are resized in float32"
+    return None
+
+
 def _reason(op: OpView) -> str | None:
     mode = op.attr("mode", "nearest")
     if mode not in _MODES:
@@ -112,7 +120,7 @@ def _reason(op: OpView) -> str | None:
         return "the sizes are computed from data"
     if op.outputs[0].rank > 8:
         return f"rank {op.outputs[0].rank} is above 8"
-    return unbound(op) or _policy_reason(op)
+    return unbound(op) or _policy_reason(op) or _rounding_reason(op)
 
 
 def _steps(order: Sequence[int], resized: Sequence[int]) -> list[tuple[int, ...]]:
@@ -170,8 +178,8 @@ def _common_params(op: OpView) -> dict[str, Any]:
 def _emit(e: Emit) -> None:
     op, x, resized = e.op, need(e, 0), _resized(e.op)
     order = x.order() or tuple(range(x.rank))
-    if x.order() is None:
-        x = e.dense(0)
+    if x.order() is None or (x.dtype == "bfloat16" and len(_steps(order, list(resized))) > 1):
+        x, order = e.dense(0), tuple(range(x.rank))
     if not resized:
         e.alias(0, x)
         return
