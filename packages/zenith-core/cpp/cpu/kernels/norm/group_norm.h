@@ -25,6 +25,7 @@ constexpr int64_t kTile = 1 << 11;    // elements normalised before the epilogue
 constexpr int64_t kAbreast = 8;       // positions added up before their sum goes to a total
 
 inline int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
+inline int64_t whole_lines(int64_t n) { return (n + 15) / 16 * 16; }  // floats in cache lines
 inline int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // How a tensor is cut. A set is what is normalised by itself: an image (channels-last), or a group
@@ -67,9 +68,9 @@ struct GroupCuts {
   // Floats. Of a set: means and sums of squares of its parts and then of all, by group; means and
   // factors by channel. Of a worker: two numbers a channel, and a tile.
   int64_t statistics() const { return (parts + 1) * 2 * whole_vectors(side); }
-  int64_t of_set() const { return statistics() + 2 * side * size; }
+  int64_t of_set() const { return whole_lines(statistics() + 2 * side * size); }
   int64_t of_worker() const {
-    return 2 * whole_vectors(channels) + (channels > kTile ? channels : kTile);
+    return whole_lines(2 * whole_vectors(channels) + (channels > kTile ? channels : kTile));
   }
   int64_t slots(int threads) const { return parts == 1 ? threads : nearby; }
 };
