@@ -14,6 +14,7 @@ import onnx_ir as ir
 import sympy
 
 from zenith import _native
+from zenith.backends.cpu.joins import in_place
 from zenith.backends.cpu.operand import (
     Operand,
     channels_last_order,
@@ -161,27 +162,29 @@ class PlanBuilder:
 
     # Steps.
 
-    def copy(self, source: Operand, target: Operand, why: str) -> None:
+    def copy(self, source: Operand, target: Operand, why: str, joins: bool = False) -> None:
         """Append a copy between equal shapes."""
         batch = source.shape[0] if source.rank else 1
-        self.add_step("copy", [source], [target], {}, why, batch)
+        self.add_step("copy", [source], [target], {}, why, batch, joins)
 
     def add_step(
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
-        outputs: Sequence[Operand],
+        outputs: Sequence[Operand | None],
         params: dict[str, Any],
         why: str = "",
         batch: Dim = 1,
+        joins: bool = False,
     ) -> None:
         """Append one kernel call."""
         for operand in inputs:
             if operand is not None:
                 self.guards.update(dict.fromkeys(operand.guards))
         isa = _native.kernel_isa(self.isa, kernel)
+        operands = tuple(inputs), tuple(outputs)
         self.steps.append(
-            Step(self.current, kernel, isa, tuple(inputs), tuple(outputs), params, why, batch)
+            Step(self.current, kernel, isa, *operands, params, why, batch, joins=joins)
         )
 
     def node(self, index: int, op: OpView, run: Any) -> None:
@@ -214,7 +217,7 @@ class PlanBuilder:
                 self.copy(operand, target, "a result is row-major memory of its own")
                 operand = target
             final.append(operand)
-        self.steps = in_parts(self.steps, self.storages)
+        self.steps = in_parts(in_place(self.steps, self.storages), self.storages)
         plan, tensor_id = self._native_plan()
         return NativeProgram(
             plan=plan,
@@ -352,6 +355,9 @@ class NodeEmit:
     def copy(self, source: Operand, target: Operand) -> None:
         self._builder.copy(source, target, "")
 
+    def join(self, source: Operand, target: Operand) -> None:
+        self._builder.copy(source, target, "", joins=True)
+
     def const(self, array: np.ndarray) -> Operand:
         return self._builder.constant(array)
 
@@ -374,7 +380,7 @@ class NodeEmit:
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
-        outputs: Sequence[Operand],
+        outputs: Sequence[Operand | None],
         **params: Any,
     ) -> None:
         self._builder.add_step(kernel, inputs, outputs, params)
@@ -383,7 +389,7 @@ class NodeEmit:
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
-        outputs: Sequence[Operand],
+        outputs: Sequence[Operand | None],
         **params: Any,
     ) -> None:
         shape = self.op.outputs[0].shape

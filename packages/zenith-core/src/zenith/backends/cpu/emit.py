@@ -60,6 +60,10 @@ class Emit(Protocol):
     def copy(self, source: Operand, target: Operand) -> None:
         """Append a copy step between tensors of equal shape and dtype, any strides."""
 
+    def join(self, source: Operand, target: Operand) -> None:
+        """Append a copy to a place in output 0 that only other such copies share: where it can be,
+        the source is computed in that place (see zenith.backends.cpu.joins)."""
+
     def const(self, array: np.ndarray) -> Operand:
         """A constant owned by the plan (the array is copied)."""
 
@@ -75,7 +79,7 @@ class Emit(Protocol):
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
-        outputs: Sequence[Operand],
+        outputs: Sequence[Operand | None],
         **params: Dim | float | Sequence[Dim] | Sequence[float],
     ) -> None:
         """Append one native kernel call. `params` are exactly the fields of the kernel's Params;
@@ -85,7 +89,7 @@ class Emit(Protocol):
         self,
         kernel: str,
         inputs: Sequence[Operand | None],
-        outputs: Sequence[Operand],
+        outputs: Sequence[Operand | None],
         **params: Dim | float | Sequence[Dim] | Sequence[float],
     ) -> None:
         """Append a call that treats each place of the first axis alone: given a part of that axis

@@ -110,6 +110,14 @@ class Operand:
                 return order
         return None
 
+    def nearest_order(self) -> tuple[int, ...]:
+        """Channels-last where the channels are neighbours in memory and nothing else is, as in a
+        range of the channels of such a tensor; else row-major."""
+        last = channels_last_order(self.rank)
+        if self.order() is not None or self.rank < 3:
+            return self.order() or tuple(range(self.rank))
+        return last if self.strides[1] == 1 and self.strides[-1] != 1 else tuple(range(self.rank))
+
     # Views. Each returns a new operand over the same storage.
 
     def transpose(self, perm: Sequence[int]) -> Operand:

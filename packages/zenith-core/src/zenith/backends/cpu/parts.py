@@ -39,7 +39,7 @@ class _Segment:
 
     def operands(self) -> Iterator[Operand]:
         for step in self.steps:
-            yield from _operands(step)
+            yield from (*step.reads, *step.writes)
 
 
 def in_parts(steps: Sequence[Step], storages: list[Storage]) -> list[Step]:
@@ -62,10 +62,6 @@ def in_parts(steps: Sequence[Step], storages: list[Storage]) -> list[Step]:
             storages += [Storage("arena", -1, storages[s].bytes // segment.parts) for s in inner]
             result += [_part_of(step, part, segment.parts, own, storages) for step in segment.steps]
     return result
-
-
-def _operands(step: Step) -> Iterator[Operand]:
-    yield from (o for o in (*step.inputs, *step.outputs) if o is not None)
 
 
 def _segments(steps: Sequence[Step], storages: Sequence[Storage]) -> Iterator[_Segment]:
@@ -96,7 +92,7 @@ def _batch(step: Step, storages: Sequence[Storage]) -> int:
     n = step.batch
     if not isinstance(n, int) or n < 2:
         return 1
-    for o in _operands(step):
+    for o in (*step.reads, *step.writes):
         if storages[o.storage].place == "constant":
             continue
         sizes = (*o.shape, *o.strides, o.offset, storages[o.storage].bytes)
@@ -111,7 +107,7 @@ def _batch(step: Step, storages: Sequence[Storage]) -> int:
 
 def _traffic(step: Step, storages: Sequence[Storage]) -> tuple[Any, Any]:
     """Bytes of the tensors that a step reads and writes, and of its constants."""
-    sizes = {o.storage: o.size * item_bytes(o.dtype) for o in _operands(step)}
+    sizes = {o.storage: o.size * item_bytes(o.dtype) for o in (*step.reads, *step.writes)}
     weights = [size for s, size in sizes.items() if storages[s].place == "constant"]
     return sum(sizes.values()) - sum(weights), sum(weights)
 
@@ -125,14 +121,13 @@ def _fitting(moved: int, batch: int) -> int:
 def _part_of(
     step: Step, part: int, parts: int, own: dict[int, int], storages: Sequence[Storage]
 ) -> Step:
-    def cut(o: Operand) -> Operand:
-        if storages[o.storage].place == "constant":
+    def cut(o: Operand | None) -> Operand | None:
+        if o is None or storages[o.storage].place == "constant":
             return o
         length = o.shape[0] // parts
         if o.storage in own:
             return replace(o, storage=own[o.storage], shape=(length, *o.shape[1:]))
         return o.slice(0, part * length, length)
 
-    inputs = tuple(None if o is None else cut(o) for o in step.inputs)
-    outputs = tuple(cut(o) for o in step.outputs)
+    inputs, outputs = (tuple(map(cut, operands)) for operands in (step.inputs, step.outputs))
     return replace(step, inputs=inputs, outputs=outputs, part=(part + 1, parts))

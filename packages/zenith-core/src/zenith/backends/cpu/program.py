@@ -34,17 +34,31 @@ class Step:
 
     batch: size of the first axis, where what lies at each place of it is treated alone, else 1;
     part: which of how many parts of it this step runs over.
+    joins: it copies a tensor to a place in a result that other such steps fill;
+    placed: it writes its own to such a place.
     """
 
     node: int
     kernel: str
     isa: str
     inputs: tuple[Operand | None, ...]
-    outputs: tuple[Operand, ...]
+    outputs: tuple[Operand | None, ...]
     params: dict[str, Any]
     why: str = ""
     batch: Dim = 1
     part: tuple[int, int] = (1, 1)
+    joins: bool = False
+    placed: bool = False
+
+    @property
+    def reads(self) -> list[Operand]:
+        """The inputs it has."""
+        return [o for o in self.inputs if o is not None]
+
+    @property
+    def writes(self) -> list[Operand]:
+        """The outputs it has."""
+        return [o for o in self.outputs if o is not None]
 
 
 @dataclass
@@ -233,8 +247,7 @@ class NativeProgram:
         step = self.steps[begins[0]]
         if step.kernel != "copy" or not _touches(step.inputs, read):
             return False
-        (held,), (kept,) = step.inputs, step.outputs
-        assert held is not None
+        (held,), (kept,) = step.reads, step.writes
         return held.is_dense() and kept.is_dense() and held.shape == kept.shape
 
     def _storage(self, place: str, index: int) -> int:
@@ -267,18 +280,21 @@ class NativeProgram:
     def copies(self) -> list[str]:
         """Layout changes the plan added, with the reason."""
         copies = [s for s in self.steps if s.kernel == "copy" and s.why and s.part[0] == 1]
-        return [f"{_type_text(s.outputs[0])}: {s.why}" for s in copies]
+        return [f"{_type_text(s.writes[0])}: {s.why}" for s in copies]
 
     @property
     def notes(self) -> list[str]:
         """What explain() says of the plan as a whole."""
+        notes = []
+        if placed := sum(s.placed for s in self.steps if s.part[0] == 1):
+            notes.append(f"{placed} steps write their results where a Concat joins them")
         parts = [s.part[1] for s in self.steps if s.part[1] > s.part[0] == 1]
-        if not parts:
-            return []
-        return [
-            f"the batch goes through {len(parts)} steps in up to {max(parts)} parts one after the "
-            "other, so that what passes between them stays in the caches"
-        ]
+        if parts:
+            notes.append(
+                f"the batch goes through {len(parts)} steps in up to {max(parts)} parts one after "
+                "the other, so that what passes between them stays in the caches"
+            )
+        return notes
 
     @property
     def constant_bytes(self) -> int:
@@ -290,7 +306,7 @@ class NativeProgram:
         lines = [f"plan cpu({self.isa}) steps={len(self.steps)} constants={self.constant_bytes}"]
         for index, step in enumerate(self.steps):
             ins = ", ".join("_" if o is None else self._text(o) for o in step.inputs)
-            outs = ", ".join(self._text(o) for o in step.outputs)
+            outs = ", ".join("_" if o is None else self._text(o) for o in step.outputs)
             line = f"  {index:3d}  {step.kernel}_{step.isa}  ({ins}) -> {outs}"
             part = f"part {step.part[0]} of {step.part[1]}" if step.part[1] > 1 else ""
             why = "; ".join(text for text in (step.why, part) if text)

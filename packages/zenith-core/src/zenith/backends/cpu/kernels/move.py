@@ -17,10 +17,10 @@ PAD_MODES = {"constant": 0, "reflect": 1, "edge": 2, "wrap": 3}
 def _emit_concat(e: Emit) -> None:
     inputs = [need(e, index) for index in range(len(e.op.inputs))]
     axis = e.op.attr("axis") % inputs[0].rank
-    out = e.output(0, order=inputs[0].order())
+    out = e.output(0, order=inputs[0].nearest_order())
     start: Dim = 0
     for x in inputs:
-        e.copy(x, out.slice(axis, start, x.shape[axis]))
+        e.join(x, out.slice(axis, start, x.shape[axis]))
         start = exactly(start + x.shape[axis])
 
 

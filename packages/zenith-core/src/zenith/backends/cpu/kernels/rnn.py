@@ -273,7 +273,7 @@ def _emit(e: Emit) -> None:
             e.inner(7) if op.type == "LSTM" and op.input(7) is not None else None,
             _lengths(e),
         ],
-        _outputs(e, batch_first),  # type: ignore[arg-type]
+        _outputs(e, batch_first),
         direction=_direction(op),
         packed=packed,
         linear_before_reset=int(linear_before_reset),
