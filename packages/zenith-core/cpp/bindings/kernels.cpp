@@ -186,7 +186,7 @@ void bind_kernels(py::module_& m) {
           if (isa != candidate.name) continue;
           const IsaTables tables = candidate.tables();
           for (int f = 0; f < tables.n_families; ++f) {
-            const Table table = tables.families[f]();
+            const Table table = tables.family(f);
             for (int i = 0; i < table.n_kernels; ++i)
               rows[table.kernels[i].name] = table.kernels[i].variant;
           }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import ml_dtypes
@@ -181,6 +182,34 @@ def test_epilogues(overload: str, result: str) -> None:
         assert off.max() <= (0 if exact else 1) and np.mean(off) < 1e-3, isa
 
 
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 24, 31, 33, 40, 56, 63])
+def test_any_number_of_columns(n: int) -> None:
+    """Bytes with a lowest one of 0 and without, alone and added to others, of both signs."""
+    m, k = 19, 32
+    x, w = integers("uint8", m, k), integers("int8", k, n, seed=1)
+    product = ((x.astype(np.int64) - 100) @ w.astype(np.int64)) * 2.0**-12
+    inputs = {
+        "x": x, "xs": scalar("float32", 2**-8), "xz": scalar("uint8", 100), "w": w,
+        "ws": np.full(n, 2**-4, np.float32),
+    }  # fmt: skip
+    for dtype, name, zero in itertools.product(("uint8", "int8"), ("", "addq", "relu"), (0, 5)):
+        more: dict[str, Array] = {}
+        if name == "addq":
+            more = {"r": integers(dtype, m, n, seed=3), "rs": scalar("float32", 0.25)}
+            more["rz"] = scalar(dtype, -7 if dtype == "int8" else 7)
+        end = {"ys": scalar("float32", 0.125), "yz": scalar(dtype, zero)}
+        steps = ".".join(filter(None, (name, "quantize")))
+        graph = node_of("QuantizedLinear", steps, inputs | more | end, {"x"} | {*more} & {"r"})
+        value = np.maximum(product, 0) if name == "relu" else product
+        if name == "addq":
+            value = value + (more["r"].astype(np.float64) - more["rz"]) * 0.25
+        info = np.iinfo(dtype)
+        want = np.clip(np.rint(value / 0.125) + zero, info.min, info.max)
+        for isa in ISAS:
+            got, _ = run(graph, {"x": x} | more, isa, 1)
+            np.testing.assert_array_equal(got, want, err_msg=f"{isa} {steps} {dtype} {zero}")
+
+
 @pytest.mark.parametrize("relu", ["", ".relu", ".relu6"])
 @pytest.mark.parametrize("result", ["uint8", "int8"])
 def test_numbers_that_no_byte_holds(result: str, relu: str) -> None:
@@ -224,6 +253,10 @@ CONVS = [  # channels, outputs, group, kernel, stride, pads, dilation, size
     (33, 33, 33, (3, 3), 2, 1, 1, (11, 8)),
     (20, 20, 20, (5, 5), 1, 2, 1, (9, 7)),
     (18, 18, 18, (3, 3), 1, 2, 2, (9, 7)),
+    (144, 144, 144, (3, 3), 1, 1, 1, (5, 31)),  # lines in pairs, and in pieces
+    (70, 70, 70, (3, 3), 2, 1, 1, (7, 61)),
+    (64, 64, 64, (7, 7), 1, 3, 1, (4, 6)),
+    (6, 6, 6, (2, 3), 1, 4, 1, (3, 5)),  # results that see the border only
 ]
 
 

@@ -39,6 +39,12 @@ def test_an_overlay_has_the_other_rows_from_below(isa: str) -> None:
         assert owner in (isa, *below[: below.index(complete) + 1])
 
 
+@pytest.mark.skipif("amx" not in ISAS, reason="no tiles here")
+def test_what_uses_no_tiles_is_from_below_them() -> None:
+    own, below = (set(_native.kernels(isa)) for isa in ("amx", "avx512_vnni"))
+    assert below - own == {"depthwise_int8", "conv_depthwise_bf16"}
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_forced_one_removes_the_better(isa: str) -> None:
     code = "from zenith import _native; print(*_native.isas())"

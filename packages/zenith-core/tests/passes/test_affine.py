@@ -71,6 +71,24 @@ def test_conv_stays(check: Check, body: str, more: dict[str, Any]) -> None:
     assert check.ops(check("fold_channels", signature, body, weights)) == before
 
 
+@pytest.mark.parametrize("signature", [IMAGE, "(float[B,3] x) => (y)", "(double[B,3,S] x) => (y)"])
+def test_batch_norm_is_a_product_and_a_sum(check: Check, signature: str) -> None:
+    kind = np.float64 if "double" in signature else np.float32
+    rows = {name: f32(3).astype(kind) for name in "smvb"}
+    body = "n = BatchNormalization <epsilon = 0.01> (x, s, b, m, v) y = Relu (n)"
+    g = check(["lower_batch_norm", "dce"], signature, body, rows)
+    assert check.ops(g) == ["Mul", "Add", "Relu"]
+    g = check(["lower_batch_norm", "fuse_pointwise", "dce"], signature, body, rows)
+    assert len(check.ops(g)) == (3 if kind == np.float64 else 1)
+
+
+def test_batch_norm_with_computed_statistics_stays(check: Check) -> None:
+    rows = {name: f32(3) for name in "smb"}
+    body = "v = Abs (w) y = BatchNormalization (x, s, b, m, v)"
+    signature = "(float[B,3,8,8] x, float[3] w) => (y)"
+    assert "BatchNormalization" in check.ops(check("lower_batch_norm", signature, body, rows))
+
+
 NORM = {
     "last": np.array([-1]),
     "eps": np.float32(1e-3),

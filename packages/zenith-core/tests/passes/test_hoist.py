@@ -1,4 +1,5 @@
-"""hoist_bias, sink_transpose, lower_global_pool: what they take and leave, and the same numbers."""
+"""hoist_bias, sink_transpose, share_concat, lower_global_pool: what they take and leave, and the
+same numbers."""
 
 from __future__ import annotations
 
@@ -67,6 +68,28 @@ def test_global_pools_are_reductions(op: str, function: Any) -> None:
     x = draw(3, 5, 6)
     got = zenith.compile(graph, fallback="error").run({"x": x})["y"]
     np.testing.assert_allclose(got, function(x, axis=2, keepdims=True), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("second", "shared"),
+    [
+        ("Concat <axis = 1> (x, a, b)", True),
+        ("Concat <axis = 1> (x, b, a)", False),
+        ("Concat <axis = 2> (x, a, b)", False),
+        ("Concat <axis = 1> (a, b, x)", False),
+    ],
+)
+def test_a_concat_begins_as_an_earlier_one(second: str, shared: bool) -> None:
+    body = f"a = Sin (x) b = Cos (x) c = Concat <axis = 1> (x, a) d = {second} e = Relu (c) "
+    graph = graph_of(body + "f = Concat <axis = 1> (x, a, b, b) y = Concat <axis = 0> (d, d)")
+    before = zenith.compile(graph, fallback="error")
+    changed = PassManager(["share_concat"], debug=True).run(graph).changed("share_concat")
+    assert changed == 1 + shared
+    longest = next(n for n in graph.nodes if n.name and "f" in [v.name for v in n.outputs])
+    assert len(longest.inputs) == (2 if shared else 3)
+    x = {"x": draw(3, 5, 6)}
+    got, want = zenith.compile(graph, fallback="error").run(x), before.run(x)
+    assert np.array_equal(got["y"], want["y"])
 
 
 # A block as of ConvNeXt: channels last inside, [N, C, S] outside.

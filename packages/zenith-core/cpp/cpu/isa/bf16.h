@@ -15,11 +15,14 @@ typedef uint32_t vu __attribute__((vector_size(ZENITH_VEC_BYTES)));
 typedef uint16_t vh __attribute__((vector_size(ZENITH_VEC_BYTES / 2)));  // kLanes of them
 typedef uint16_t vh_u __attribute__((vector_size(ZENITH_VEC_BYTES / 2), aligned(2), may_alias));
 
-// By the machine's instruction: GCC 12 makes two halves of a conversion to 64 bytes.
+// By the machine's instruction: GCC 12 makes two halves of a conversion.
 [[gnu::always_inline]] inline vf widen(vh h) {
 #if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
   typedef int16_t v16 __attribute__((vector_size(32)));
   return (vf)(__builtin_ia32_pmovzxwd512_mask((v16)h, vi{}, 0xffff) << 16);
+#elif defined(__AVX2__) && ZENITH_VEC_BYTES == 32
+  typedef int16_t v8 __attribute__((vector_size(16)));
+  return (vf)(__builtin_ia32_pmovzxwd256((v8)h) << 16);
 #else
   return (vf)(__builtin_convertvector(h, vu) << 16);
 #endif

@@ -122,7 +122,7 @@ Found<Row> find_row(const std::string& isa_name, const std::string& name, const 
   for (const Isa* isa = find_isa(isa_name); isa != nullptr; isa = base_of(*isa)) {
     const IsaTables tables = isa->tables();
     for (int f = 0; f < tables.n_families; ++f) {
-      const Table table = tables.families[f]();
+      const Table table = tables.family(f);
       for (int i = 0; i < table.*count; ++i) {
         if (name == (table.*rows)[i].name) return {isa, &(table.*rows)[i]};
       }

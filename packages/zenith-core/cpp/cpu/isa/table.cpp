@@ -1,22 +1,22 @@
-// Collects the families of one ISA: all of them, or for an overlay those compiled for it too.
+// Collects the families of one ISA: all of them, or for an overlay those compiled for it, which the
+// linker knows: the addresses of the others are null.
 #include "zenith/registry.h"
 
 #ifdef ZENITH_OVERLAY
-#define ZENITH_FAMILY(name)
+#define ZENITH_IF_COMPILED [[gnu::weak]]
 #else
-#define ZENITH_FAMILY(name) ZENITH_LAYERED_FAMILY(name)
+#define ZENITH_IF_COMPILED
 #endif
 
 namespace zenith::ZENITH_ISA {
-#define ZENITH_LAYERED_FAMILY(name) Table name##_table();
+#define ZENITH_FAMILY(name) ZENITH_IF_COMPILED Table name##_table();
 #include "cpu/families.inc"
-#undef ZENITH_LAYERED_FAMILY
+#undef ZENITH_FAMILY
 
-using TableFn = Table (*)();
 static const TableFn kFamilies[] = {
-#define ZENITH_LAYERED_FAMILY(name) &name##_table,
+#define ZENITH_FAMILY(name) &name##_table,
 #include "cpu/families.inc"
-#undef ZENITH_LAYERED_FAMILY
+#undef ZENITH_FAMILY
 };
 
 IsaTables tables();

@@ -8,15 +8,18 @@
 
 namespace zenith {
 
+using TableFn = Table (*)();
 struct IsaTables {
-  Table (*const* families)();
+  const TableFn* families;  // null for those that an overlay has not
   int n_families;
+
+  Table family(int f) const { return families[f] == nullptr ? Table{} : families[f](); }
 };
 
 // Note [Overlays]: an instruction set with a base is an overlay. It compiles only the sources that
-// gain by its instructions (families marked so in cpu/families.inc) and has every other row from
-// its base. So a set of instructions for one type of number costs a few kernels, not a library. A
-// kernel that pays on its instructions alone has no row below.
+// gain by its instructions (CMakeLists.txt says which) and has every other row from its base. So a
+// set of instructions for one type of number costs a few kernels, not a library. A kernel that pays
+// on its instructions alone has no row below.
 struct Isa {
   const char* name;
   const char* base;  // nullptr: complete, every source was compiled for it

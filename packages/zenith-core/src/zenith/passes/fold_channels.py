@@ -66,7 +66,7 @@ def _fold(rw: Rewriter, conv: ir.Node) -> bool:
 def _step(node: ir.Node, value: ir.Value, channels: int) -> tuple[Array, Array] | None:
     """(factor, term), each [channels], where the node is value * factor + term."""
     if is_op(node, "BatchNormalization"):
-        return _normalisation(node, value)
+        return normalisation(node, value)
     if not is_op(node, "Add", "Sub", "Mul", "Div"):
         return None
     first = node.inputs[0] is value
@@ -88,7 +88,7 @@ def _step(node: ir.Node, value: ir.Value, channels: int) -> tuple[Array, Array] 
     return (1 / row, zero) if first and row.all() else None
 
 
-def _normalisation(node: ir.Node, value: ir.Value) -> tuple[Array, Array] | None:
+def normalisation(node: ir.Node, value: ir.Value) -> tuple[Array, Array] | None:
     """(factor, term) of a BatchNormalization of `value` whose statistics are constants."""
     if attr(node, "training_mode", 0) or any(v.uses() for v in node.outputs[1:]):
         return None

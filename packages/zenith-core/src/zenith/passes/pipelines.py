@@ -53,6 +53,7 @@ _QUANTIZED = ("lower_quantized_moves", "fuse_quantized")
 
 _FUSE = (
     "unflatten_linear",
+    "share_concat",
     *_QUANTIZED,
     "fold_dequantized",
     "fuse_conv",
@@ -60,6 +61,7 @@ _FUSE = (
     "merge_qkv",
     "fuse_add_norm",
     "fuse_group_norm",
+    "lower_batch_norm",
     "lower_precision",
     "fuse_bottleneck",
     "fuse_pointwise",

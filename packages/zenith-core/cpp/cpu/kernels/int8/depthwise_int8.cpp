@@ -2,7 +2,9 @@
 //
 // Note [Stacked rows]: the bytes that rows of the kernel see in one column are stacked in the 32
 // bits of a channel's lane, four rows where the machine multiplies and adds four bytes at once, two
-// as 16-bit numbers elsewhere. A stack serves every output whose window has that column.
+// as 16-bit numbers elsewhere. The stacks under a piece of a line of results are made first, with
+// the border, and lie in L1: each serves every output whose window has its column. Where a stack
+// has a row more than the kernel, and lines of results are neighbours, it serves two of them.
 #include "cpu/kernels/int8/conv.h"
 
 namespace zenith::ZENITH_ISA {
@@ -20,74 +22,131 @@ constexpr int kStack = 2;
 }
 #endif
 constexpr int kBits = 32 / kStack;
-constexpr int kPixels = kLanes == 16 ? 7 : 4;  // of one output row, computed together
+constexpr int kPixels = kLanes == 16 ? 7 : 4;  // of one line of results, computed together
+constexpr int64_t kPiece = 4 * kPixels;        // of a line whose stacks are made together
+constexpr int64_t kBlock = 4 * kLanes;         // channels of those
 
-// How the work is cut: chunks of channels, ranges of output rows. The rows of x under one row of
-// results are copied, a chunk at a time, into a ring with their borders, so that no tile meets one.
+// How the work is cut: chunks of channels, ranges of output lines.
 struct Work {
   ConvShape s;
-  int64_t height, columns, pixel;  // of the ring; pixel: bytes from column to column
+  int64_t groups, columns;  // of stacks; under a piece of a line
+  int64_t together;         // lines of results from the same stacks
   int64_t chunk, chunks, rows, row_tasks;
 
   explicit Work(const Call& call) : s(call) {
     if (empty()) return;
-    constexpr int64_t kRingBytes = 36 << 10;  // most of L1: whole rows are copied at once
     const int64_t threads = call.parallel.threads, lines = s.n * s.oh;
-    height = (s.kh - 1) * s.dh + 1;
-    columns = (round_up(s.ow, kPixels) - 1) * s.sw + (s.kw - 1) * s.dw + 1;
+    groups = ceil_div(s.kh, kStack);
+    together = s.kh < kStack && s.sh * s.dh == 1 ? 2 : 1;
+    columns = (kPiece - 1) * s.sw + (s.kw - 1) * s.dw + 1;
     const int64_t units = ceil_div(s.c, 64), wanted = threads == 1 ? 1 : 4 * threads;
-    chunks = most(1, least(units, ceil_div(height * columns * round_up(s.c, kLanes), kRingBytes)));
-    // Few rows: tasks of whole columns, or each would copy most rows again.
-    if (lines < wanted * height) chunks = most(chunks, least(units, wanted));
+    // Ranges of few lines are uneven: then chunks of channels are tasks, too.
+    chunks = lines < wanted * s.kh ? least(units, wanted) : 1;
     chunk = ceil_div(units, chunks) * 64;
     chunks = ceil_div(s.c, chunk);
-    pixel = round_up(least(chunk, s.c), kLanes);
     rows = most(1, least(lines, ceil_div(lines * chunks, wanted)));
     row_tasks = ceil_div(lines, rows);
   }
   bool empty() const { return s.pixels() == 0 || s.c == 0; }
-  int64_t stack_rows() const { return round_up(s.kh, kStack); }
-  int64_t pointer_bytes() const { return round_up(stack_rows() * 8, 64); }
-  int64_t ring_row() const { return columns * pixel; }
-  // Vectors of bytes are read whole.
-  int64_t worker_bytes() const { return pointer_bytes() + round_up(height * ring_row() + 64, 64); }
+  int64_t stacks() const { return groups * columns * kBlock; }
+  int64_t worker_bytes() const { return (stacks() + kPiece * kBlock) * 4; }
 };
 
-// One vector of channels of a column: kRows rows of bytes.
-template <int kRows>
-[[gnu::always_inline]] inline vi stack(const uint8_t* const* rows, int64_t at) {
-  vi all = wide_bytes(rows[0] + at, kLanes, 0);
-#pragma GCC unroll 4
-  for (int r = 1; r < kRows; ++r) all |= wide_bytes(rows[r] + at, kLanes, 0) << (r * kBits);
-  return all;
+// Bytes of a channel block in columns of x, `step` apart.
+struct Row {
+  const uint8_t* at;
+  int64_t step;
+};
+
+// `flip` (conv.h) of all bytes of a stack.
+vi flip_of_stacks(uint8_t flip) {
+  return splat_i(static_cast<int32_t>(flip * (kStack == 4 ? 0x01010101u : 0x00010001u)));
 }
 
-// The rows of the ring under one row of results, stack by stack; those behind the kernel have
-// weights of zero and may be any.
+// One vector of channels of a column, n of them.
+template <int kRows>
+[[gnu::always_inline]] inline void stack(const Row* rows, int64_t column, int64_t at, int n,
+                                         vi flip, int32_t* to) {
+  vi all = wide_bytes(rows[0].at + column * rows[0].step + at, n, 0);
+#pragma GCC unroll 4
+  for (int r = 1; r < kRows; ++r) {
+    all |= wide_bytes(rows[r].at + column * rows[r].step + at, n, 0) << (r * kBits);
+  }
+  *reinterpret_cast<vi_u*>(to + at) = all ^ flip;
+}
+
+// Four vectors of channels of a column.
+template <int kRows>
+[[gnu::always_inline]] inline void stack_block(const Row* rows, int64_t column, vi flip,
+                                               int32_t* to) {
+#if defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
+  // Bytes and pairs are interleaved within 16 bytes: four neighbours of every vector go there.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i row[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    const Row& from = rows[r < kRows ? r : kRows - 1];
+    const __m512i bytes = _mm512_loadu_si512(from.at + column * from.step);
+    row[r] = _mm512_maskz_permutexvar_epi32(0xffff, order, bytes);
+  }
+  const __m512i low[2] = {_mm512_unpacklo_epi8(row[0], row[1]),
+                          _mm512_unpacklo_epi8(row[2], row[3])};
+  const __m512i high[2] = {_mm512_unpackhi_epi8(row[0], row[1]),
+                           _mm512_unpackhi_epi8(row[2], row[3])};
+  const vi stacks[4] = {
+      (vi)_mm512_unpacklo_epi16(low[0], low[1]), (vi)_mm512_unpackhi_epi16(low[0], low[1]),
+      (vi)_mm512_unpacklo_epi16(high[0], high[1]), (vi)_mm512_unpackhi_epi16(high[0], high[1])};
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) *reinterpret_cast<vi_u*>(to + v * kLanes) = stacks[v] ^ flip;
+#else
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) stack<kRows>(rows, column, v * kLanes, kLanes, flip, to);
+#endif
+}
+
+// The first `channels` of a block in `count` columns.
+template <int kRows>
+void stack_columns(const Row* rows, int64_t count, int64_t channels, vi flip, int32_t* to) {
+  if (channels == kBlock) {
+    for (int64_t i = 0; i < count; ++i) stack_block<kRows>(rows, i, flip, to + i * kBlock);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, to += kBlock) {
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) stack<kRows>(rows, i, c, kLanes, flip, to);
+    if (c < channels) stack<kRows>(rows, i, c, static_cast<int>(channels - c), flip, to);
+  }
+}
+using StackFn = void (*)(const Row*, int64_t, int64_t, vi, int32_t*);
+// By rows; a stack of two has the first ones only.
+constexpr StackFn kStackFns[] = {stack_columns<1>, stack_columns<2>, stack_columns<kStack - 1>,
+                                 stack_columns<kStack>};
+
+// Stacks [groups][columns][kBlock] and what they are multiplied by.
 struct Stacks {
-  const uint8_t* const* rows;
-  int64_t groups, width, pixel, stride, dilation;
-  const int32_t* weights;
+  int64_t groups, group, width, stride, dilation;
   int64_t weights_row;
 };
 
-// sums[kPixels][kLanes] for one vector of channels, `at` bytes behind the first column. kWidth,
-// kStride: of a kernel whose columns are neighbours, or 0 for any; kRows: of a stack.
-template <int kWidth, int kStride, int kRows>
-void sum_pixels(const Stacks& s, int64_t at, int64_t channel, int32_t* sums) {
+// sums[kPixels][kBlock] of one vector of channels; the first row of the kernel meets row `skip` of
+// the stacks. kWidth, kStride: of a kernel whose columns are neighbours, or 0 for any.
+template <int kWidth, int kStride>
+void sum_pixels(const Stacks& s, const int32_t* stacks, int skip, const int32_t* weights,
+                int32_t* sums) {
   vi sum[kPixels] = {};
-  const uint8_t* const* rows = s.rows;
-  const int32_t* weights = s.weights + channel;
-  for (int64_t q = 0; q < s.groups; ++q, rows += kStack) {
+  const auto column = [&](int64_t c) __attribute__((always_inline)) {
+    return *reinterpret_cast<const vi_u*>(stacks + c * kBlock);
+  };
+  for (int64_t q = 0; q < s.groups; ++q, stacks += s.group) {
     if constexpr (kWidth > 0) {
       vi w[kWidth];
 #pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j, weights += s.weights_row) {
-        w[j] = *reinterpret_cast<const vi_u*>(weights);
+        w[j] = *reinterpret_cast<const vi_u*>(weights) << (skip * kBits);
       }
 #pragma GCC unroll 32
       for (int c = 0; c < (kPixels - 1) * kStride + kWidth; ++c) {
-        const vi x = stack<kRows>(rows, at + c * s.pixel);
+        const vi x = column(c);
 #pragma GCC unroll 8
         for (int j = 0; j < kWidth; ++j) {
           const int p = (c - j) / kStride;
@@ -96,47 +155,52 @@ void sum_pixels(const Stacks& s, int64_t at, int64_t channel, int32_t* sums) {
       }
     } else {
       for (int64_t j = 0; j < s.width; ++j, weights += s.weights_row) {
-        const vi w = *reinterpret_cast<const vi_u*>(weights);
-        const int64_t tap = at + j * s.dilation * s.pixel;
+        const vi w = *reinterpret_cast<const vi_u*>(weights) << (skip * kBits);
 #pragma GCC unroll 8
         for (int p = 0; p < kPixels; ++p) {
-          add_products(sum[p], stack<kRows>(rows, tap + p * s.stride * s.pixel), w);
+          add_products(sum[p], column(j * s.dilation + p * s.stride), w);
         }
       }
     }
   }
 #pragma GCC unroll 8
-  for (int p = 0; p < kPixels; ++p) *reinterpret_cast<vi_u*>(sums + p * kLanes) = sum[p];
+  for (int p = 0; p < kPixels; ++p) *reinterpret_cast<vi_u*>(sums + p * kBlock) = sum[p];
 }
 
-using SumFn = void (*)(const Stacks&, int64_t, int64_t, int32_t*);
+using SumFn = void (*)(const Stacks&, const int32_t*, int, const int32_t*, int32_t*);
 SumFn sum_fn(const ConvShape& s) {
-  constexpr int kFewer = kStack == 4 ? 3 : kStack;  // rows of a stack of a 3x3 kernel
-  if (s.kw != 3 || s.dw != 1 || s.sw > 2) return sum_pixels<0, 0, kStack>;
-  if (s.kh == 3) return s.sw == 1 ? sum_pixels<3, 1, kFewer> : sum_pixels<3, 2, kFewer>;
-  return s.sw == 1 ? sum_pixels<3, 1, kStack> : sum_pixels<3, 2, kStack>;
+  if (s.kw != 3 || s.dw != 1 || s.sw > 2) return sum_pixels<0, 0>;
+  return s.sw == 1 ? sum_pixels<3, 1> : sum_pixels<3, 2>;
 }
 
-// Row `ih` of an image at x, channels [begin, begin + n), to a row of the ring.
-void copy_row(const Work& w, const uint8_t* x, int64_t ih, int64_t begin, int64_t n, uint8_t* to) {
+// Where in the padded image a piece of a line begins.
+struct Place {
+  const uint8_t* image;
+  int64_t top, left;
+};
+
+// Stacks of `height` rows and `count` columns, `channels` from `begin` on. border: a block of bytes
+// of what lies around the image, as they are in x.
+void make_stacks(const Work& w, const Place& place, int64_t height, int64_t count, int64_t begin,
+                 int64_t channels, const uint8_t* border, int32_t* to) {
   const ConvShape& s = w.s;
-  const int64_t first = least(w.columns, most(0, s.pw));
-  const int64_t last = most(first, least(w.columns, s.w + s.pw));
-  const bool there = ih >= 0 && ih < s.h;
-  const int64_t from = there ? first : w.columns, end = there ? last : w.columns;
-  std::memset(to, s.zero, static_cast<size_t>(from * w.pixel));
-  std::memset(to + end * w.pixel, s.zero, static_cast<size_t>((w.columns - end) * w.pixel));
-  if (end == from) return;
-  const uint8_t* source = x + ih * s.xh + (from - s.pw) * s.xw + begin;
-  uint8_t* target = to + from * w.pixel;
-  const int64_t run = n == w.pixel && s.xw == n ? (end - from) * n : n;  // at once
-  for (int64_t i = from; i < end; i += run / n, source += s.xw, target += w.pixel) {
-    int64_t c = 0;
-    for (; c + 16 <= run; c += 16) std::memcpy(target + c, source + c, 16);
-    if (c < run) std::memcpy(target + c, source + c, static_cast<size_t>(run - c));
-  }
-  if (s.flip != 0) {
-    for (int64_t i = from * w.pixel; i < end * w.pixel; ++i) to[i] ^= s.flip;
+  const int64_t from = least(count, most(0, s.pw - place.left));
+  const int64_t until = most(from, least(count, s.w + s.pw - place.left));
+  const vi flip = flip_of_stacks(s.flip);
+  for (int64_t q = 0; q < w.groups; ++q, to += w.columns * kBlock) {
+    const int64_t used = least(kStack, height - q * kStack);
+    Row rows[kStack], none[kStack];
+    for (int64_t r = 0; r < used; ++r) {
+      const int64_t ih = place.top + (q * kStack + r) * s.dh - s.ph;
+      none[r] = rows[r] = {border, 0};
+      if (ih >= 0 && ih < s.h) {
+        rows[r] = {place.image + ih * s.xh + (place.left + from - s.pw) * s.xw + begin, s.xw};
+      }
+    }
+    const StackFn make = kStackFns[used - 1];
+    make(none, from, channels, flip, to);
+    make(rows, until - from, channels, flip, to + from * kBlock);
+    make(none, count - until, channels, flip, to + until * kBlock);
   }
 }
 
@@ -145,39 +209,37 @@ int64_t scratch(const Call& call) {
   return w.empty() ? 0 : call.parallel.threads * w.worker_bytes();
 }
 
-// A range of rows of results, a chunk of channels.
+// A range of lines of results, a chunk of channels.
 void run_task(const Call& call, const Work& w, const Finish& finish, int64_t task, char* memory) {
   const ConvShape& s = w.s;
-  const int64_t begin = task / w.row_tasks * w.chunk, channels = least(w.chunk, s.c - begin);
-  const auto rows = reinterpret_cast<const uint8_t**>(memory);
-  auto* ring = reinterpret_cast<uint8_t*>(memory + w.pointer_bytes());
-  const Stacks stacks{rows,
-                      w.stack_rows() / kStack,
-                      s.kw,
-                      w.pixel,
-                      s.sw,
-                      s.dw,
-                      static_cast<const int32_t*>(call.in[1].data),
-                      round_up(s.c, kLanes)};
+  const int64_t begin = task / w.row_tasks * w.chunk, chunk_end = least(s.c, begin + w.chunk);
+  auto* stacks = reinterpret_cast<int32_t*>(memory);
+  int32_t* sums = stacks + w.stacks();
+  uint8_t border[kBlock];
+  std::memset(border, s.zero ^ s.flip, sizeof(border));
+  const Stacks all{w.groups, w.columns * kBlock, s.kw, s.sw, s.dw, round_up(s.c, kLanes)};
+  const auto* weights = static_cast<const int32_t*>(call.in[1].data);
   const SumFn sum = sum_fn(s);
-  alignas(64) int32_t sums[kPixels * kLanes];
   const int64_t end = least(s.n * s.oh, (task % w.row_tasks + 1) * w.rows);
-  int64_t copied = 0;  // row of the padded image behind the last one in the ring
-  for (int64_t line = task % w.row_tasks * w.rows; line < end; ++line) {
-    const int64_t image = line / s.oh, top = line % s.oh * s.sh;
-    if (line % s.oh == 0) copied = 0;
-    for (copied = most(copied, top); copied < top + w.height; ++copied) {
-      copy_row(w, s.x + image * s.xn, copied - s.ph, begin, channels,
-               ring + copied % w.height * w.ring_row());
-    }
-    for (int64_t i = 0; i < w.stack_rows(); ++i) {
-      rows[i] = ring + (top + least(i, s.kh - 1) * s.dh) % w.height * w.ring_row();
-    }
-    for (int64_t col = 0; col < s.ow; col += kPixels) {
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        sum(stacks, col * s.sw * w.pixel + c, begin + c, sums);
-        finish.tile<kLanes>(sums, 0, begin + c, line * s.ow + col, begin + c,
-                            least(kPixels, s.ow - col), least(kLanes, channels - c));
+  int64_t lines;
+  for (int64_t line = task % w.row_tasks * w.rows; line < end; line += lines) {
+    lines = least(w.together, least(end - line, s.oh - line % s.oh));
+    for (int64_t col = 0; col < s.ow; col += kPiece) {
+      const Place place{s.x + line / s.oh * s.xn, line % s.oh * s.sh, col * s.sw};
+      const int64_t pixels = least(kPiece, s.ow - col);
+      const int64_t columns = (pixels - 1) * s.sw + (s.kw - 1) * s.dw + 1;
+      for (int64_t c = begin; c < chunk_end; c += kBlock) {
+        const int64_t channels = least(kBlock, chunk_end - c);
+        make_stacks(w, place, s.kh + lines - 1, columns, c, channels, border, stacks);
+        for (int64_t i = 0; i < lines; ++i) {
+          for (int64_t p = 0; p < pixels; p += kPixels) {
+            for (int64_t v = 0; v < channels; v += kLanes) {
+              sum(all, stacks + p * s.sw * kBlock + v, static_cast<int>(i), weights + c + v,
+                  sums + p * kBlock + v);
+            }
+          }
+          finish.tile<kBlock>(sums, 0, c, (line + i) * s.ow + col, c, pixels, channels);
+        }
       }
     }
   }

@@ -189,7 +189,8 @@ struct Finish {
   void run(const int32_t* sums, const Span& span, T* to, int64_t to_row) const {
     int64_t j = 0;
     if constexpr (kPacksRows && kLast == Last::kBytes)
-      j = packed_columns<RowPacker, kLd>(sums, span);
+      j = rounding.plain() ? packed_columns<kLd, true>(sums, span)
+                           : packed_columns<kLd, false>(sums, span);
     for (; j + kLanes <= span.cols; j += kLanes) {
       if (add8 != nullptr || add.data != nullptr) {
         column<kLd, kLast, true>(sums, span, j, kLanes, to, to_row);
@@ -207,29 +208,32 @@ struct Finish {
     return as_rounded(load(bias + at) * unit) - as_rounded(scale8 * add_zero);
   }
 
-  enum class Added { kNothing, kUnsigned, kSigned };
-
   // As many columns as go two vectors at a time; their number.
-  template <typename Packer, int kLd>
+  template <int kLd, bool kPlain>
   int64_t packed_columns(const int32_t* sums, const Span& span) const {
+    if (add.data != nullptr) return 0;
     int64_t j = 0;
-    for (; add.data == nullptr && j + 2 * kLanes <= span.cols; j += 2 * kLanes) {
+    for (; j + 2 * kLanes <= span.cols; j += 2 * kLanes) {
       if (add8 == nullptr) {
-        two_columns<Packer, kLd, Added::kNothing>(sums, span, j);
-      } else if (add_flip == 0) {
-        two_columns<Packer, kLd, Added::kUnsigned>(sums, span, j);
+        two_columns<kLd, kPlain, true, false>(sums, span, j);
       } else {
-        two_columns<Packer, kLd, Added::kSigned>(sums, span, j);
+        two_columns<kLd, kPlain, true, true>(sums, span, j);
       }
     }
-    return j;
+    if (span.cols - j <= kLanes || j + 2 * kLanes > kLd) return j;
+    if (add8 == nullptr) {
+      two_columns<kLd, false, false, false>(sums, span, j);
+    } else {
+      two_columns<kLd, false, false, true>(sums, span, j);
+    }
+    return span.cols;
   }
 
-  // Two vectors of columns from j on, of all rows, in steps of y.
-  template <typename Packer, int kLd, Added kAdded>
+  // Two vectors of columns from j on, of all rows, in steps of y (kPlain, kWhole: of RowPacker).
+  template <int kLd, bool kPlain, bool kWhole, bool kAdds>
   [[gnu::always_inline]] void two_columns(const int32_t* sums, const Span& span, int64_t j) const {
-    constexpr bool kAdds = kAdded != Added::kNothing;
-    const Packer packer(rounding);
+    const RowPacker<kPlain, kWhole> packer(rounding, kWhole ? 2 * kLanes : span.cols - j);
+    const uint8_t flip = add_flip;
     const vf unit = splat(rounding.inverse), scale8 = splat(kAdds ? add_scale : 0) * unit;
     vi off[2];
     vf factor[2], shift[2];
@@ -245,10 +249,7 @@ struct Finish {
       for (int v = 0; v < 2; ++v) {
         const vi sum = *reinterpret_cast<const vi_u*>(from + v * kLanes);
         row[v] = to_float((vi)((vu)sum + (vu)off[v])) * factor[v] + shift[v];
-        if constexpr (kAdds) {
-          constexpr uint8_t kFlip = kAdded == Added::kSigned ? 0x80 : 0;
-          row[v] += to_float(wide_bytes(more + v * kLanes, kLanes, kFlip)) * scale8;
-        }
+        if constexpr (kAdds) row[v] += to_float(packer.wide(more, v, flip)) * scale8;
       }
     };
     const int64_t out_row = ldy, row8 = kAdds ? add8_row : 0, rows = span.rows;

@@ -1,7 +1,7 @@
 // Bytes in memory and numbers in registers: from one to the other.
 #pragma once
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/bytes.h"
 #include "zenith/tensor.h"
 
 #ifdef __AVX512BW__
@@ -10,29 +10,6 @@
 
 namespace zenith::ZENITH_ISA {
 namespace {
-
-typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
-
-// Bytes as 32-bit integers; each with `flip` flipped first. By the machine's instruction,
-// which GCC 12 does not make of a conversion of vectors.
-[[gnu::always_inline]] inline vi wide_bytes(const uint8_t* p, int n, uint8_t flip) {
-  typedef char v16 __attribute__((vector_size(16), unused));
-  typedef uint8_t v16u __attribute__((vector_size(16)));
-  v16u bytes{};
-  std::memcpy(&bytes, p, static_cast<size_t>(n));
-  bytes ^= flip;
-#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
-  return (vi)__builtin_ia32_pmovzxbd512_mask((v16)bytes, vi{}, 0xffff);
-#elif defined(__AVX2__) && ZENITH_VEC_BYTES == 32
-  return (vi)__builtin_ia32_pmovzxbd256((v16)bytes);
-#elif defined(__SSE4_1__) && ZENITH_VEC_BYTES == 16
-  return (vi)__builtin_ia32_pmovzxbd128((v16)bytes);
-#else
-  vu8 some;
-  std::memcpy(&some, &bytes, kLanes);
-  return __builtin_convertvector(some, vi);
-#endif
-}
 
 // Numbers to 8-bit integers. NaN becomes the lowest.
 struct Rounding {
@@ -46,6 +23,8 @@ struct Rounding {
         low((dtype == DType::kI8 ? -128.0f : 0.0f) - zero),
         high(low + 255.0f) {}
 
+  bool plain() const { return !is_signed && zero == 0 && low == 0; }
+
   // Numbers are first clamped to [least, most].
   void clamp(float least, float most) {
     const float from = __builtin_rintf(least * inverse), to = __builtin_rintf(most * inverse);
@@ -58,12 +37,8 @@ struct Rounding {
   }
   // Of numbers that are multiples of a step already.
   [[gnu::always_inline]] void store_steps(vf v, uint8_t* to, int n) const {
-    // Numbers below 2^22 are rounded to even by adding 1.5 * 2^23, whose last bits they then are:
-    // the last byte is that of the sum, as the other has zeros there.
-    constexpr float kRound = 12582912.0f;
-    v = vmin(vmax(v, splat(low)), splat(high));
-    const vi rounded = (vi)(v + kRound) + splat_i(static_cast<int32_t>(zero));
-    const vu8 bytes = __builtin_convertvector(rounded, vu8);
+    const vi shift = splat_i(static_cast<int32_t>(zero));
+    const vu8 bytes = rounded_bytes(v, splat(low), splat(high), shift);
     std::memcpy(to, &bytes, static_cast<size_t>(n));
   }
 };
@@ -72,27 +47,39 @@ struct Rounding {
 constexpr bool kPacksRows = true;
 
 // Two neighbouring vectors of each of two rows at once, by narrowing that saturates: it takes half
-// as long as to convert one vector after the other. The result is that of Rounding.
+// as long as to convert one vector after the other. The result is that of Rounding. kPlain: its
+// zero and lowest byte are 0, as behind a relu. kWhole: all bytes of a row and not the first n.
+template <bool kPlain, bool kWhole>
 class RowPacker {
  public:
-  explicit RowPacker(const Rounding& r)
-      : high_(splat(r.high)),
+  RowPacker(const Rounding& r, int64_t n)
+      : mask_(static_cast<__mmask32>((uint64_t{1} << n) - 1)),
+        high_(splat(r.high)),
         zero_(_mm512_set1_epi16(static_cast<int16_t>(lifted(r, r.zero)))),
         least_(_mm512_set1_epi8(static_cast<char>(lifted(r, r.low + r.zero)))),
         flip_(_mm512_set1_epi8(static_cast<char>(r.is_signed ? 0x80 : 0))) {}
 
+  // Vector `v` of the bytes of a row.
+  [[gnu::always_inline]] vi wide(const uint8_t* row, int v, uint8_t flip) const {
+    if constexpr (kWhole) return wide_bytes(row + v * kLanes, kLanes, flip);
+    const auto mask = static_cast<__mmask16>(mask_ >> (v * kLanes));
+    const __m128i bytes = _mm_xor_si128(_mm_maskz_loadu_epi8(mask, row + v * kLanes),
+                                        _mm_set1_epi8(static_cast<char>(flip)));
+    return (vi)_mm512_maskz_cvtepu8_epi32(0xffff, bytes);
+  }
+
   // Of numbers that are multiples of a step.
   [[gnu::always_inline]] void store_steps(const vf (&upper)[2], const vf (&lower)[2],
                                           uint8_t* to_upper, uint8_t* to_lower) const {
-    const __m512i packed = _mm512_packus_epi16(pairs(upper), pairs(lower));
-    const __m512i bytes = _mm512_xor_si512(_mm512_max_epu8(packed, least_), flip_);
+    __m512i bytes = _mm512_packus_epi16(pairs(upper), pairs(lower));
+    if constexpr (!kPlain) bytes = _mm512_xor_si512(_mm512_max_epu8(bytes, least_), flip_);
     // Every 16 of them are four of each vector.
     const vi rows = __builtin_shufflevector((vi)bytes, (vi)bytes, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6,
                                             10, 14, 3, 7, 11, 15);
     const auto first = __builtin_shufflevector(rows, rows, 0, 1, 2, 3, 4, 5, 6, 7);
     const auto second = __builtin_shufflevector(rows, rows, 8, 9, 10, 11, 12, 13, 14, 15);
-    std::memcpy(to_upper, &first, sizeof(first));
-    std::memcpy(to_lower, &second, sizeof(second));
+    store_row((__m256i)first, to_upper);
+    store_row((__m256i)second, to_lower);
   }
 
  private:
@@ -105,14 +92,25 @@ class RowPacker {
   [[gnu::always_inline]] __m512i pairs(const vf (&v)[2]) const {
     const __m512i first = _mm512_maskz_cvtps_epi32(0xffff, (__m512)vmin(high_, v[0]));
     const __m512i second = _mm512_maskz_cvtps_epi32(0xffff, (__m512)vmin(high_, v[1]));
-    return _mm512_adds_epi16(_mm512_packs_epi32(first, second), zero_);
+    const __m512i both = _mm512_packs_epi32(first, second);
+    return kPlain ? both : _mm512_adds_epi16(both, zero_);
   }
 
+  [[gnu::always_inline]] void store_row(__m256i bytes, uint8_t* to) const {
+    if constexpr (kWhole) {
+      std::memcpy(to, &bytes, sizeof(bytes));
+    } else {
+      _mm256_mask_storeu_epi8(to, mask_, bytes);
+    }
+  }
+
+  __mmask32 mask_;
   vf high_;
   __m512i zero_, least_, flip_;
 };
 #else
 constexpr bool kPacksRows = false;
+template <bool kPlain, bool kWhole>
 class RowPacker;
 #endif
 

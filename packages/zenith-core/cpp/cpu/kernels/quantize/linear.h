@@ -1,6 +1,7 @@
 // QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear: elementwise, over runs of float32.
 #pragma once
 
+#include "cpu/isa/bytes.h"
 #include "cpu/kernels/quantize/types.h"
 #include "zenith/kernel.h"
 
@@ -76,15 +77,11 @@ void divide_run(float* x, int64_t n, float scale) {
 // Bytes with one scale and zero point, in one pass; as quantize_run computes them.
 template <typename T>
 void quantize_bytes(const T* x, int64_t n, float scale, float zero, Range range, uint8_t* y) {
-  typedef uint8_t vu8 __attribute__((vector_size(ZENITH_VEC_BYTES / 4)));
-  // Adding this rounds to the nearest integer, which the last bits of the sum then are.
-  constexpr float kRound = 12582912.0f;
   const vf by = splat(scale), inverse = splat(1.0f / scale);
   const vf low = splat(range.low - zero), high = splat(range.high - zero);
   const vi shift = splat_i(static_cast<int32_t>(zero));
   const auto bytes = [&](vf v) {
-    const vf steps = vmin(vmax(quotient(v, by, inverse), low), high);  // NaN becomes the lowest
-    return __builtin_convertvector((vi)(steps + kRound) + shift, vu8);
+    return rounded_bytes(quotient(v, by, inverse), low, high, shift);
   };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {

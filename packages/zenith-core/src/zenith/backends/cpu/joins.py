@@ -21,8 +21,8 @@ from zenith.ir.dims import Dim, exactly
 
 __all__ = ["in_place"]
 
-# Kernels whose operands may have any strides.
-_ANY_STRIDES = frozenset({"copy"})
+# Kernels that read, and that write, any strides. (pointwise is slow to write short rows.)
+_READS_ANY, _WRITES_ANY = frozenset({"copy", "pointwise"}), frozenset({"copy"})
 # Kernels whose operands are rows, dense in themselves and at one distance from each other.
 _ROWS_APART = frozenset({
     "conv_f32", "conv_few_channels_f32", "conv_winograd2_f32", "conv_winograd4_f32",
@@ -165,10 +165,14 @@ def _rows(source: Operand, target: Operand, memory: Storage) -> _Rows | None:
 def _moved(step: Step, storage: int, rows: _Rows) -> Step | None:
     """The step with its operands in `storage` moved; None if its kernel cannot use them there."""
     new: dict[Operand | None, Operand] = {}
-    for operand in (*step.reads, *step.writes):
-        if operand.storage == storage:
+    for operands, any_strides in ((step.reads, _READS_ANY), (step.writes, _WRITES_ANY)):
+        for operand in operands:
+            if operand.storage != storage:
+                continue
             moved = rows.moved(operand)
-            if moved is None or not _usable(step.kernel, operand, moved):
+            if moved is None:
+                return None
+            if step.kernel not in any_strides and not _usable(step.kernel, operand, moved):
                 return None
             new[operand] = moved
     return replace(
@@ -180,7 +184,7 @@ def _moved(step: Step, storage: int, rows: _Rows) -> Step | None:
 
 
 def _usable(kernel: str, before: Operand, moved: Operand) -> bool:
-    if kernel in _ANY_STRIDES or moved.strides == before.strides:
+    if moved.strides == before.strides:
         return True
     if kernel not in _ROWS_APART or moved.strides[-1] != 1:
         return False

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zenith.backends.cpu.emit import F32, Emit
+from zenith.backends.cpu.emit import Emit
 from zenith.backends.cpu.kernels.pointwise_program import (
     TEMPLATES,
-    Program,
     Unsupported,
     translate,
 )
@@ -80,36 +79,7 @@ def _emit(e: Emit) -> None:
     e.step("pointwise", inputs, outputs, steps=codes, args=args)
 
 
-# Inference-time normalisation and dropout.
-
-
-def _batch_norm_supports(op: OpView) -> str | None:
-    if op.attr("training_mode", 0):
-        return "training mode"
-    if len(op.outputs) > 1:
-        return "running statistics are asked for"
-    if any(v is None or v.const is None for v in op.inputs[1:5]):
-        return "scale, bias, mean or variance is not constant"
-    return f"rank {op.outputs[0].rank} is above {_MAX_RANK}" if op.outputs[0].rank > 8 else None
-
-
-def _emit_batch_norm(e: Emit) -> None:
-    x = e.operand(0)
-    assert x is not None
-    constants = [v.const.astype(np.float64) for v in e.op.inputs[1:5] if v and v.const is not None]
-    scale, bias, mean, variance = constants
-    factor = scale / np.sqrt(variance + float(e.op.attr("epsilon", 1e-5)))
-    per_channel = (-1,) + (1,) * (x.rank - 2)
-    program = Program()
-    value, s, t = (program.input("float32") for _ in range(3))
-    program.finish([program.op("add", program.op("mul", value, s), t)])
-    codes, args = program.encode()
-    operands = [
-        e.const(c.astype(np.float32).reshape(per_channel)).expand(x.shape)
-        for c in (factor, bias - mean * factor)
-    ]
-    y = e.output(0, _output_order([x], x.shape))
-    e.step("pointwise", [x, *operands], [y], steps=codes, args=args)
+# Dropout at inference.
 
 
 def _dropout_supports(op: OpView) -> str | None:
@@ -134,7 +104,5 @@ SPECS = [
         for name in TEMPLATES
     ),
     KernelSpec("pointwise", "zenith:Pointwise", _emit, supports=_supports, cost=_cost),
-    KernelSpec("batch_norm_f32", "ai.onnx:BatchNormalization", _emit_batch_norm,
-               dtypes={0: F32}, supports=_batch_norm_supports),
     KernelSpec("dropout", "ai.onnx:Dropout", _emit_dropout, supports=_dropout_supports),
 ]  # fmt: skip

@@ -1,0 +1,42 @@
+"""What is joined again with more behind it is joined to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from zenith.ir import GraphIR
+from zenith.passes.rewrite import Rewriter, attr, is_op
+
+
+@dataclass(frozen=True)
+class ShareConcat:
+    """Concat(a, b) and later Concat(a, b, c) -> the latter joins the former's result and c.
+
+    As much is copied as before, unless memory is planned so that the longer one begins as the
+    shorter one: then a dense block, which joins all it has at every layer, copies nothing twice.
+    """
+
+    name: ClassVar[str] = "share_concat"
+
+    def run(self, graph: GraphIR) -> int:
+        rewriter = Rewriter(graph)
+        known: dict[tuple[object, ...], ir.Value] = {}
+        changed = 0
+        for node in graph.nodes:
+            if not is_op(node, "Concat") or len(node.inputs) < 2:
+                continue
+            axis, inputs = attr(node, "axis", 0), tuple(node.inputs)
+            lengths = range(len(inputs) - 1, 1, -1)
+            length = next((n for n in lengths if (axis, *inputs[:n]) in known), 0)
+            result = node.outputs[0]
+            if length:
+                shared = known[(axis, *inputs[:length])]
+                new = rewriter.op("Concat", [shared, *inputs[length:]], {"axis": axis})
+                if rewriter.replace([node], {result: new.outputs[0]}, [new]):
+                    result = new.outputs[0]
+                    changed += 1
+            known.setdefault((axis, *inputs), result)
+        return changed
