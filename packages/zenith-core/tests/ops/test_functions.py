@@ -172,6 +172,19 @@ def test_norms() -> None:
     np.testing.assert_allclose(total, s)
 
 
+def test_group_norm() -> None:
+    rng = np.random.default_rng(5)
+    x, scale, bias = rng.standard_normal((2, 6, 5)), rng.standard_normal(6), rng.standard_normal(6)
+    grouped = x.reshape(2, 3, -1)
+    centred = grouped - grouped.mean(-1, keepdims=True)
+    y = (centred / np.sqrt(grouped.var(-1, keepdims=True) + 1e-3)).reshape(x.shape)
+    y = y * scale[:, None] + bias[:, None]
+    [got] = evaluate("GroupNorm", "silu", [x, scale, bias], num_groups=3, epsilon=1e-3)
+    np.testing.assert_allclose(got, NUMPY["silu"](y), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValidationError, match="no operands"):
+        ops.OPERATORS["GroupNorm"]("bias.relu")
+
+
 # Known answers of the authors' own test vectors: key, counter, bits.
 THREEFRY = [
     ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),

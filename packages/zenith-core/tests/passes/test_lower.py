@@ -270,6 +270,43 @@ def test_add_norm_leaves(check: Check, body: str) -> None:
     assert DOMAIN not in {n.domain for n in g.nodes}
 
 
+GROUP_NORM = "n = GroupNormalization<num_groups = 2, epsilon = 0.01>(x, w, b)"
+
+
+@pytest.mark.parametrize(
+    ("body", "fused"),
+    [
+        (f"{GROUP_NORM} y = Swish(n)", "silu"),
+        (f"{GROUP_NORM} y = Gelu(n)", "gelu"),
+        (f"{GROUP_NORM} a = Relu(n) y = Add(a, x)", "relu"),
+        ("n = InstanceNormalization(x, w, b) y = Relu(n)", "relu"),
+    ],
+)
+def test_group_norm(check: Check, body: str, fused: str) -> None:
+    g = check("fuse_group_norm", "(float[B,6,4,5] x) => (y)", body, weights(w=(6,), b=(6,)))
+    assert check.ops(g)[0] == f"zenith.GroupNorm:{fused}"
+    assert "Normalization" not in " ".join(check.ops(g))
+
+
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        ("(float[B,6,4,5] x) => (y, z)", f"{GROUP_NORM} y = Relu(n) z = Neg(n)"),
+        ("(float[B,6,4,5] x) => (y, n)", f"{GROUP_NORM} y = Relu(n)"),
+        ("(float[B,6,4,5] x) => (y)", f"{GROUP_NORM} y = Neg(n)"),
+        ("(float[B,6,4,5] x) => (y)", f"{GROUP_NORM} y = Swish<alpha = 1.5>(n)"),
+        (
+            "(float[3,B,4,5] x, float[B] w, float[B] b) => (y)",
+            "n = InstanceNormalization(x, w, b) y = Relu(n)",
+        ),
+    ],
+)
+def test_group_norm_leaves(check: Check, signature: str, body: str) -> None:
+    data = {} if "] w" in signature else weights(w=(6,), b=(6,))
+    g = check("fuse_group_norm", signature, body, data)
+    assert DOMAIN not in {n.domain for n in g.nodes}
+
+
 def test_pointwise(check: Check) -> None:
     signature = "(float[B,S] x, float[S] r, bool[B,S] m) => (y) <float two = {2}>"
     body = """a = Mul(x, two) b = Add(a, r) c = Sigmoid(b) d = Mul(b, c)

@@ -133,3 +133,33 @@ def test_what_no_kernel_honours_is_refused(layer: Any, precision: str) -> None:
 def test_a_backend_refuses_what_it_does_not_name(layer: Any) -> None:
     with pytest.raises(ConfigurationError, match="'reference' can honour"):
         zenith.compile(layer, target="reference", precision="bf16")
+
+
+GROUP_NET = """
+    a = Conv<pads = [1,1,1,1]>(x, w0, b0) an = GroupNormalization<num_groups = 4>(a, s, t)
+    ag = Sigmoid(an) as = Mul(an, ag) c = Conv<pads = [1,1,1,1]>(as, w1)
+    cn = InstanceNormalization(c, s, t) cr = Relu(cn) y = Conv(cr, w2)
+"""
+
+
+def test_a_group_norm_and_its_activation_are_one_node(
+    graph_of: Any, array: Any, error_of: Any
+) -> None:
+    rng = np.random.default_rng(13)
+    shapes = {"w0": (32, 8, 3, 3), "w1": (32, 32, 3, 3), "w2": (8, 32, 1, 1), "b0": (32,)}
+    weights = {
+        n: (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)
+        for n, s in (shapes | {"s": (32,), "t": (32,)}).items()
+    }
+    graph = graph_of("(float[B,8,H,20] x) => (float[B,8,H,20] y)", GROUP_NET, weights)
+    for precision, kind, limit in (("fp32", "f32", 1e-5), ("bf16", "bf16", 3e-2)):
+        compiled = zenith.compile(graph, precision=precision)
+        assert error_of(graph, compiled, array(2, 8, 12, 20)) < limit
+        nodes = compiled.explain().nodes
+        assert [n.op for n in nodes if "Norm" in n.op] == [
+            "zenith:GroupNorm.silu",
+            "zenith:GroupNorm.relu",
+        ]
+        assert all(n.kernel.startswith(f"group_norm_act_{kind}") for n in nodes if "Norm" in n.op)
+        inner = [n.op for n in nodes[1:-1]]  # the input and the output are float32
+        assert not any("Pointwise" in op or "Cast" in op for op in inner), inner

@@ -3,7 +3,7 @@
 // there.
 #pragma once
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/epilogue.h"
 
 #if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
 #include <immintrin.h>
@@ -26,6 +26,14 @@ constexpr Swish kGeluTanh = {{kTanhFactor, kTanhFactor * 0.044715f, 0, 0, 0}};
 // that is 1e-3 or more, and to 3e-7 where it is less (see vecmath.h for how).
 constexpr Swish kGelu = {
     {-2.30094867f, -0.106646062f, 8.31589594e-4f, 3.29722208e-5f, -1.17259254e-6f}};
+
+// A step of an epilogue as one of them, null for any other.
+inline const Swish* swish_of(int64_t code) {
+  return code == kStepSilu       ? &kSilu
+         : code == kStepGelu     ? &kGelu
+         : code == kStepGeluTanh ? &kGeluTanh
+                                 : nullptr;
+}
 
 #if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
 constexpr bool kShortFunctions = true;

@@ -25,6 +25,7 @@ OPERATORS: dict[str, Callable[[str], ir.Function]] = {
     lstm.NAME: lstm.function,
     norm.LAYER: norm.layer_norm,
     norm.RMS: norm.rms_norm,
+    norm.GROUP: norm.group_norm,
     random.NAME: random.function,
 }
 

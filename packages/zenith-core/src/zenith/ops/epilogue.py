@@ -2,8 +2,8 @@
 
 An epilogue is steps joined by ".", applied left to right to the raw product: "bias.gelu" is
 ``gelu(product + bias)``; "" is the product itself. It is the overload of `zenith.Linear`,
-`zenith.ConvBiasAct` and their quantized forms. Steps take their operands from further inputs, in
-the order of the steps.
+`zenith.ConvBiasAct` and their quantized forms, and of `zenith.GroupNorm`. Steps take their operands
+from further inputs, in the order of the steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds the epilogue (`zenith.ops.epilogue`) that follows a matrix product or convolution."""
+"""Finds the epilogue (`zenith.ops.epilogue`) that follows a product, convolution or norm."""
 
 from __future__ import annotations
 

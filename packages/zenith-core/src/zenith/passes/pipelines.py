@@ -61,6 +61,7 @@ _FUSE = (
     "fuse_linear",
     "merge_qkv",
     "fuse_add_norm",
+    "fuse_group_norm",
     "lower_batch_norm",
     "lower_precision",
     "fuse_bottleneck",

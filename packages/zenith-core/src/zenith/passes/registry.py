@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "fuse_clip": "fuse_clip:FuseClip",
     "fuse_hard_sigmoid": "fuse_hard_sigmoid:FuseHardSigmoid",
     "fuse_gelu": "fuse_gelu:FuseGelu",
+    "fuse_group_norm": "fuse_group_norm:FuseGroupNorm",
     "fuse_layer_norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse_layer_norm_affine": "fuse_layer_norm_affine:FuseLayerNormAffine",
     "fuse_linear": "fuse_linear:FuseLinear",

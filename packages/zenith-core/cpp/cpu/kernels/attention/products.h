@@ -2,7 +2,7 @@
 // panels for many query rows, and one row against k or v as it lies for few.
 #pragma once
 
-#include "cpu/kernels/attention/lanes.h"
+#include "cpu/isa/lanes.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {

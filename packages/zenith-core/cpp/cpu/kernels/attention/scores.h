@@ -2,9 +2,9 @@
 // attention.
 #pragma once
 
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/vecmath.h"
 #include "cpu/kernels/attention/attention.h"
-#include "cpu/kernels/attention/lanes.h"
 #include "cpu/kernels/softmax/exp_down.h"
 
 namespace zenith::ZENITH_ISA {

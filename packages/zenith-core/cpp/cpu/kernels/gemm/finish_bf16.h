@@ -105,12 +105,6 @@ class TileFinish {
     const bool product = i + 2 == codes.n && codes.v[i + 1] == kStepMul;
     return i + 1 == codes.n || (product && next->shape[next->rank - 1] > 1);
   }
-  static const Swish* swish_of(int64_t code) {
-    return code == kStepSilu       ? &kSilu
-           : code == kStepGelu     ? &kGelu
-           : code == kStepGeluTanh ? &kGeluTanh
-                                   : nullptr;
-  }
 
   template <typename T>
   void store_as(const float* sums, int64_t ld, int64_t row, int64_t col, int64_t rows, int64_t cols,

@@ -23,8 +23,10 @@ const Kernel kKernels[] = {
     ZENITH_ROW_NORM("rms_norm", false, false),
     ZENITH_ROW_NORM("add_layer_norm", true, true),
     ZENITH_ROW_NORM("add_rms_norm", false, true),
-    {"group_norm_f32", "", kGroupNormFields, 2, sizeof(GroupNormParams), group_norm_scratch,
-     run_group_norm},
+    {"group_norm_f32", "", kGroupNormFields, 3, sizeof(GroupNormParams), group_norm_scratch,
+     run_group_norm<float>},
+    {"group_norm_bf16", "", kGroupNormFields, 3, sizeof(GroupNormParams), group_norm_scratch,
+     run_group_norm<bf16>},
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Epilogues of products: the overload string ("bias.gelu") as steps and as native codes.
+"""Epilogues of products and norms: the overload string ("bias.gelu") as steps and as native codes.
 
 `cpp/cpu/isa/epilogue.h` is the other side and applies them.
 """
@@ -64,7 +64,7 @@ def epilogue_reason(overload: str, operands: int) -> str | None:
 
 
 def epilogue_note(op: OpView) -> str | None:
-    """What the epilogue of a product in bfloat16 approximates, for explain()."""
+    """What the epilogue of a product or norm in bfloat16 approximates, for explain()."""
     steps = epilogue_steps(op.overload)
     steps = steps[:-1] if steps[-1:] == ("mul",) else steps
     short = bool(steps) and steps[-1] in _SHORT and op.outputs[0].dtype == "bfloat16"

@@ -298,6 +298,7 @@ _RULES: dict[str, Callable[[OpView], Iterator[_Rule]]] = {
     "DeformConv": _deform,
     "BatchNormalization": _per_channel(1, 2, 3, 4),
     "InstanceNormalization": _per_channel(1, 2),
+    "GroupNorm": _per_channel(1, 2),
     "Concat": _concat,
     "Expand": _expanded,
     "Attention": _attention,

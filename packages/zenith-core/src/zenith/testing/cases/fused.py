@@ -88,6 +88,16 @@ def cases() -> Iterator[Case]:
         options: dict[str, Any] = {"constants": (2, 3), "outputs": 2, "epsilon": 1e-3}
         yield make("AddLayerNorm", what, [a, b, *row], function=layer, **options)
         yield make("AddRMSNorm", what, [a, b, row[0]], function=rms, **options)
+    channels = [random((6,), low=0.5, seed=2), random((6,), seed=3)]
+    for overload in ("", "silu", "relu6"):
+        yield make(
+            "GroupNorm",
+            overload or "alone",
+            [random((2, 6, 5, 7)), *channels],
+            function=OPERATORS["GroupNorm"](overload),
+            num_groups=3,
+            epsilon=1e-3,
+        )
     threefry = OPERATORS["ThreeFry2x32"]("")
     keys: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
         "one key": ((), (101,)),

@@ -1,10 +1,12 @@
-"""Layer, RMS, group and instance normalisation, and the sums of two tensors normalised at once."""
+"""Layer, RMS, group and instance normalisation, the sums of two tensors normalised at once, and
+group normalisation with an activation (`zenith.backends.cpu.epilogue`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from zenith.backends.cpu.emit import BF16, F32, Emit
+from zenith.backends.cpu.epilogue import epilogue_codes, epilogue_note, epilogue_reason
 from zenith.backends.cpu.operand import Operand, channels_last_order, same
 from zenith.ir.dims import Dim, product
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
@@ -75,7 +77,7 @@ def _emit_rows(kernel: str, terms: int) -> Callable[[Emit], None]:
 def _groups(op: OpView) -> int:
     """Number of channel groups; an instance is a group of one channel."""
     channels = op.required(0).shape[1]
-    return int(op.attr("num_groups") if op.type == "GroupNormalization" else channels)
+    return int(channels if op.type == "InstanceNormalization" else op.attr("num_groups"))
 
 
 def _supports_group(op: OpView) -> str | None:
@@ -93,7 +95,7 @@ def _supports_group(op: OpView) -> str | None:
     for value in op.inputs[1:]:
         if value is not None and not same(value.size, channels):
             return "scale and bias are not one value per channel"
-    return None
+    return epilogue_reason(op.overload, 0)
 
 
 def _by_channel(operand: Operand, order: tuple[int, ...]) -> Operand:
@@ -107,20 +109,24 @@ def _by_channel(operand: Operand, order: tuple[int, ...]) -> Operand:
     return flat if row_major else flat.transpose([0, 2, 1])
 
 
-def _emit_group(e: Emit) -> None:
-    operand = e.operand(0)
-    assert operand is not None
-    row_major = tuple(range(operand.rank))
-    last = channels_last_order(operand.rank)
-    order = last if operand.order() == last else row_major
-    x = e.channels_last(0) if order == last else e.dense(0)
-    e.step(
-        "group_norm_f32",
-        [_by_channel(x, order), e.dense(1), e.dense(2)],
-        [_by_channel(e.output(0, order=order), order)],
-        epsilon=e.op.attr("epsilon", 1e-5),
-        groups=_groups(e.op),
-    )
+def _emit_group(kernel: str) -> Callable[[Emit], None]:
+    def emit(e: Emit) -> None:
+        operand = e.operand(0)
+        assert operand is not None
+        row_major = tuple(range(operand.rank))
+        last = channels_last_order(operand.rank)
+        order = last if operand.order() == last else row_major
+        x = e.channels_last(0) if order == last else e.dense(0)
+        e.batch_step(
+            kernel,
+            [_by_channel(x, order), e.dense(1), e.dense(2)],
+            [_by_channel(e.output(0, order=order), order)],
+            epsilon=e.op.attr("epsilon", 1e-5),
+            groups=_groups(e.op),
+            epilogue=epilogue_codes(e.op.overload),
+        )
+
+    return emit
 
 
 def _row(
@@ -128,7 +134,8 @@ def _row(
 ) -> KernelSpec:
     kind = BF16 if name.endswith("_bf16") else F32
     dtypes = dict.fromkeys(range(4), kind)
-    return KernelSpec(name, op, emit, dtypes=dtypes, supports=supports, cost=_cost)
+    note = epilogue_note  # none without an epilogue
+    return KernelSpec(name, op, emit, dtypes=dtypes, supports=supports, cost=_cost, note=note)
 
 
 _ROWS = (
@@ -137,12 +144,20 @@ _ROWS = (
     ("add_layer_norm", "zenith:AddLayerNorm", 2, _supports_sum),
     ("add_rms_norm", "zenith:AddRMSNorm", 2, _supports_sum),
 )
+_GROUPS = (
+    ("group_norm", "ai.onnx:GroupNormalization"),
+    ("instance_norm", "ai.onnx:InstanceNormalization"),
+    ("group_norm_act", "zenith:GroupNorm"),
+)
 SPECS = [
     *(
         _row(f"{name}_{kind}", op, _emit_rows(f"{name}_{kind}", terms), supports)
         for name, op, terms, supports in _ROWS
         for kind in ("f32", "bf16")
     ),
-    _row("group_norm_f32", "ai.onnx:GroupNormalization", _emit_group, _supports_group),
-    _row("instance_norm_f32", "ai.onnx:InstanceNormalization", _emit_group, _supports_group),
+    *(
+        _row(f"{name}_{kind}", op, _emit_group(f"group_norm_{kind}"), _supports_group)
+        for name, op in _GROUPS
+        for kind in ("f32", "bf16")
+    ),
 ]
