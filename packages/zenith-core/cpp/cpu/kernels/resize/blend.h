@@ -1,6 +1,6 @@
-// Resize of up to two neighbouring axes: x [outer, A, B, inner] -> y [outer, OA, OB, inner]. x has
-// stride 1 on inner, its other strides are free; y is dense. Rows of x are resized along B once,
-// into a ring of as many lines as A has taps, and blended along A from there.
+// Resize of up to two neighbouring axes: x [outer, A, B, inner] -> y [outer, OA, OB, inner]. Both
+// have stride 1 on inner, other strides are free. Rows of x are resized along B once, into a ring
+// of as many lines as A has taps, and blended along A from there.
 #pragma once
 
 #include "cpu/isa/bf16.h"
@@ -146,14 +146,14 @@ struct Taps {
 
 constexpr int64_t kMostTaps = 256;  // whose pointers are kept at once; longer sums go in parts
 
-// One row of x resized along B: to[OB * inner].
+// One row of x resized along B: [OB][inner] to `to`, `pixel` elements from one to the next.
 template <typename Out, typename In, typename W>
 void resize_row(const In* x, int64_t step, int64_t inner, const Taps<W>& b, W fill,
-                Out* __restrict to) {
+                Out* __restrict to, int64_t pixel) {
   const int64_t taps = b.axis.taps;
   const int32_t* index = b.index;
   const W* weight = b.weight;
-  for (int64_t o = 0; o < b.axis.after; ++o, index += taps, weight += taps, to += inner) {
+  for (int64_t o = 0; o < b.axis.after; ++o, index += taps, weight += taps, to += pixel) {
     if (index[0] < 0) {
       for (int64_t c = 0; c < inner; ++c) to[c] = result_of<Out>(fill);
     } else if (inner == 1) {
@@ -247,14 +247,23 @@ struct Blend {
   Taps<W> a, b;
   W fill;
 
-  // The row of x, resized along B into `to`; a row that is already what is asked for stays.
+  // The row of x, resized along B into `to`, whose pixels are `pixel` elements apart.
   template <typename To>
-  void along_b(const In* x, To* to) const {
+  void along_b(const In* x, To* to, int64_t pixel) const {
     const int64_t step = call.in[0].strides[2];
-    if (s.inner == 1 && step == 1 && s.b.taps == 2 && b.index[0] >= 0 && !crops()) {
-      return resize_pairs(x, b, to);
+    const bool lines = s.inner == 1 && step == 1 && pixel == 1;
+    if (lines && s.b.taps == 2 && b.index[0] >= 0 && !crops()) return resize_pairs(x, b, to);
+    resize_row(x, step, s.inner, b, fill, to, pixel);
+  }
+
+  // A line of results from lines of rows resized along B; moves their pointers.
+  template <typename From>
+  void along_a(const From** lines, const W* weight, Out* to, int64_t pixel) const {
+    if (pixel == s.inner) return blend(lines, weight, s.a.taps, to, s.line);
+    for (int64_t i = 0; i < s.b.after; ++i, to += pixel) {
+      blend(lines, weight, s.a.taps, to, s.inner);
+      for (int64_t t = 0; t < s.a.taps; ++t) lines[t] += s.inner;
     }
-    resize_row(x, step, s.inner, b, fill, to);
   }
 
   bool crops() const {
@@ -264,7 +273,8 @@ struct Blend {
   void run_rows(int64_t image, int64_t first, int64_t last, char* ring) const {
     const TensorRef &x = call.in[0], &y = call.out[0];
     const auto* from = static_cast<const In*>(x.data) + image * x.strides[0];
-    auto* to = static_cast<Out*>(y.data) + (image * y.shape[1] + first) * s.line;
+    auto* to = static_cast<Out*>(y.data) + image * y.strides[0] + first * y.strides[1];
+    const int64_t pixel = y.shape[2] == 1 ? s.inner : y.strides[2];
     const int64_t taps = s.a.taps;
     auto* held = reinterpret_cast<int64_t*>(ring);         // row of x in each line of the ring
     auto* at = reinterpret_cast<const W**>(held + taps);   // lines of the taps of one result
@@ -273,28 +283,30 @@ struct Blend {
     const bool plain = !s.b.active && (s.inner == 1 ? x.strides[2] == 1 || x.shape[2] == 1
                                                     : x.strides[2] == s.inner || x.shape[2] == 1);
     for (int64_t t = 0; t < taps; ++t) held[t] = -1;
-    for (int64_t o = first; o < last; ++o, to += s.line) {
+    for (int64_t o = first; o < last; ++o, to += y.strides[1]) {
       const int32_t* index = a.index + o * taps;
       const W* weight = a.weight + o * taps;
       if (index[0] < 0) {
-        for (int64_t i = 0; i < s.line; ++i) to[i] = result_of<Out>(fill);
+        for (int64_t i = 0; i < s.line; ++i) {
+          to[i / s.inner * pixel + i % s.inner] = result_of<Out>(fill);
+        }
       } else if (!s.a.active) {
-        along_b(from + index[0] * x.strides[1], to);
+        along_b(from + index[0] * x.strides[1], to, pixel);
       } else if (plain) {
         for (int64_t t = 0; t < taps; ++t) rows[t] = from + index[t] * x.strides[1];
-        blend(rows, weight, taps, to, s.line);
+        along_a(rows, weight, to, pixel);
       } else {
         for (int64_t t = 0; t < taps; ++t) {
           // Taps are neighbours, so that no two rows in use share a line.
           const int64_t row = index[t], slot = row % taps;
           W* line = lines + slot * s.line;
           if (held[slot] != row) {
-            along_b(from + row * x.strides[1], line);
+            along_b(from + row * x.strides[1], line, s.inner);
             held[slot] = row;
           }
           at[t] = line;
         }
-        blend(at, weight, taps, to, s.line);
+        along_a(at, weight, to, pixel);
       }
     }
   }

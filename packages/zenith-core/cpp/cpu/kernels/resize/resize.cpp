@@ -11,30 +11,32 @@ const char* run_nearest_of(const Call& call, T fill) {
   const Plan s = make_plan<float>(call);
   Taps<float> a, b;
   fill_tables(call, s, &a, &b);
-  const int64_t step = x.strides[2];
+  const int64_t step = x.strides[2], pixel = y.shape[2] == 1 ? s.inner : y.strides[2];
+  const bool together = pixel == s.inner;
   const auto bytes = static_cast<size_t>(s.line) * sizeof(T);
-  const bool whole = !s.b.active && (step == s.inner || x.shape[2] == 1);
+  const bool whole = together && !s.b.active && (step == s.inner || x.shape[2] == 1);
   parallel_for(call, s.outer * s.blocks, [&](int64_t task, int) {
     const int64_t first = task % s.blocks * s.block_rows, image = task / s.blocks;
     const int64_t last = least(first + s.block_rows, s.a.after);
     for (int64_t o = first; o < last; ++o) {
-      T* to = static_cast<T*>(y.data) + (image * y.shape[1] + o) * s.line;
+      T* to = static_cast<T*>(y.data) + image * y.strides[0] + o * y.strides[1];
       const T* from = static_cast<const T*>(x.data) + image * x.strides[0];
       const int32_t row = a.index[o];
       if (row < 0) {
-        for (int64_t i = 0; i < s.line; ++i) to[i] = fill;
+        for (int64_t i = 0; i < s.line; ++i) to[i / s.inner * pixel + i % s.inner] = fill;
         continue;
       }
       from += row * x.strides[1];
-      if (o > first && row == a.index[o - 1]) {
-        std::memcpy(to, to - s.line, bytes);
+      if (together && o > first && row == a.index[o - 1]) {
+        std::memcpy(to, to - y.strides[1], bytes);
       } else if (whole) {
         std::memcpy(to, from, bytes);
       } else if (s.inner == 1) {
-        for (int64_t i = 0; i < s.line; ++i)
-          to[i] = b.index[i] < 0 ? fill : from[b.index[i] * step];
+        for (int64_t i = 0; i < s.line; ++i) {
+          to[i * pixel] = b.index[i] < 0 ? fill : from[b.index[i] * step];
+        }
       } else {
-        for (int64_t i = 0; i < s.b.after; ++i, to += s.inner) {
+        for (int64_t i = 0; i < s.b.after; ++i, to += pixel) {
           if (b.index[i] < 0) {
             for (int64_t c = 0; c < s.inner; ++c) to[c] = fill;
           } else {

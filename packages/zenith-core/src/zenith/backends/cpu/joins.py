@@ -30,6 +30,7 @@ _ROWS_APART = frozenset({
     "conv_bf16", "conv_depthwise_bf16", "conv_bottleneck_bf16", "conv_int8", "depthwise_int8",
     "linear_f32", "linear_ozaki_f32", "linear_bf16", "linear_int8",
     "max_pool_f32", "max_pool_bf16", "average_pool_f32", "average_pool_bf16",
+    "resize_float32", "resize_bfloat16", "resize_nearest",
 })  # fmt: skip
 
 
