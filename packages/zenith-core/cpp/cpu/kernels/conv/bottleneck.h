@@ -1,11 +1,12 @@
 // Shared by the inverted residual blocks: a 1x1 convolution that expands the channels, a depthwise
-// convolution, and a 1x1 convolution that projects them back. Between them nothing is stored but a
-// ring of expanded rows and one depthwise row per worker, float32, which stay in L2: the expanded
-// image is several times larger than input and output and would travel through the outer caches
-// twice.
+// convolution, and a 1x1 convolution that projects them back. The expanded image is several times
+// larger than input and output and would travel through the outer caches twice; here it exists only
+// as rings of a few rows, float32, one ring per chunk of channels.
 //
-// A task is a range of output rows. The rows of the kernel that reach into the next task's range
-// are expanded by both.
+// A task is a range of output rows, cut into strips. In a strip one chunk after the other is
+// expanded and convolved for all rows, so that its ring is in L1 meanwhile, and then the strip is
+// projected as one sequence of pixels. Rings are kept from strip to strip; the rows of the kernel
+// that reach into the next task's range are expanded by both.
 #pragma once
 
 #include "cpu/kernels/conv/depthwise.h"
@@ -37,19 +38,26 @@ constexpr int kBottleneckFieldCount = 7;
 constexpr int kFirstOperand = 4;
 
 struct Bottleneck {
-  ConvShape s;       // of the depthwise convolution, but sizes of x and y are the block's
-  int64_t expanded;  // channels
-  int64_t pixel;     // floats of one expanded pixel: whole vectors
-  int64_t columns;   // of the ring
+  ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
+  int64_t expanded;         // channels
+  int64_t pixel;            // floats of one expanded pixel: whole vectors
+  int64_t chunk, chunks;    // of expanded channels
+  int64_t columns, height;  // of a ring
+  int64_t together;         // rows that are expanded at once
+  int64_t strip;            // output rows
   int64_t rows_of_task, tasks;  // output rows
-  int64_t bias, ring, row;      // bytes of these parts of scratch
+  int64_t bias, ring;           // bytes of these parts of scratch
 
   int64_t taps() const { return round_up(s.kh * 8, 64); }
+  // Rows of x that are expanded for one strip, at most.
+  int64_t rows_of_strip() const { return (strip - 1) * s.sh + s.kh + together - 1; }
 };
 
 constexpr int64_t kLeastRows = 7;  // of a task, while all workers have one
 
-inline Bottleneck bottleneck_of(const Call& call) {
+template <typename Products>
+Bottleneck bottleneck_of(const Call& call) {
+  constexpr int64_t kStripBytes = 256 << 10;  // of depthwise results, to stay in L2
   const auto& p = *static_cast<const BottleneckParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
   Bottleneck b{};
@@ -64,14 +72,19 @@ inline Bottleneck bottleneck_of(const Call& call) {
   s.dh = s.dw = s.group = 1;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
+  b.chunk = Products::kChunk;
+  b.chunks = ceil_div(b.expanded, b.chunk);
   b.columns = (s.ow - 1) * s.sw + s.kw;
+  b.together = most(1, Products::kTogether / most(1, s.w));
+  b.height = s.kh + b.together - 1;
   const int64_t rows = s.n * s.oh, threads = call.parallel.threads;
   const int64_t per_worker = threads == 1 ? 1 : most(1, least(4, rows / (threads * kLeastRows)));
   b.rows_of_task = most(1, ceil_div(rows, threads * per_worker));
   b.tasks = ceil_div(rows, b.rows_of_task);
+  const int64_t row_bytes = s.ow * Products::row_of(b.expanded) * Products::kItem;
+  b.strip = most(1, least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes)));
   b.bias = round_up((2 * b.pixel + round_up(s.m, kLanes)) * 4, 64);
-  b.ring = round_up(s.kh * b.columns * b.pixel * 4, 64);
-  b.row = round_up(s.ow * b.pixel * 4, 64);
+  b.ring = round_up(b.chunks * b.height * b.columns * b.chunk * 4, 64);
   return b;
 }
 
@@ -81,98 +94,129 @@ inline int count_operands(const StepCodes& codes) {
   return count;
 }
 
-// What happens between the two products, and how they are cut. Products is the type of the image's
-// elements T, its own part of scratch (call_bytes of a call, worker_bytes of a worker), and
-//   depthwise       the epilogue of the depthwise convolution
-//   expand(memory, x, count, y)      `count` pixels of x, to b.pixel floats each
-//   project(memory, row, line)       a row of b.pixel floats a pixel to line `line` of the results
+// `count` results of channels from `channel` on, with what follows.
+[[maybe_unused]] void finish_depthwise(DepthwiseTile& at, int64_t count, int64_t channels,
+                                       const Finish& finish, int64_t channel) {
+  at.end = {finish.bias + channel, nullptr, 0, finish.lo, finish.hi};
+  run_depthwise(at, count, channels);
+  if (finish.rest.n > 0) {
+    apply_epilogue(finish.rest, 0, channel, count, channels, at.y, at.ldy);
+  }
+}
+
+// A worker's part in a task. Products is
+//   T                      the type of the image's elements
+//   kChunk, kTogether      expanded channels of a chunk; pixels that are worth one expansion
+//   kItem, row_of()        how a depthwise result is kept: bytes, and elements of a pixel
+//   call_bytes(), worker_bytes()    its own parts of scratch
+//   Expansion              what lasts while rows are expanded:
+//     run(x, slot, rows, count, channel, target)    `count` pixels of `rows` rows of x, a chunk of
+//                          them from `channel` on to target(row); slot: number of the first row in
+//                          the strip. The first chunk comes first
+//   depthwise(memory, tile, count, channel, place)  runs a tile, whose results are kept as those
+//                          of pixel `place` of the strip
+//   project(memory, line, lines)    the strip to the results from `line` on
 template <typename Products>
 struct Strip {
+  using T = typename Products::T;
   const Bottleneck& b;
   const Products& products;
-  const typename Products::T* x;
+  const T* x;
   const float* weights;  // of the depthwise convolution
-  float* ring;
-  float* row;          // depthwise results
-  const float** taps;  // rows of the ring under one output row
+  float* rings;
+  const float** taps;  // rows of a ring under one output row
   char* memory;        // of the products
 
-  float* ring_row(int64_t ih) const { return ring + ih % b.s.kh * b.columns * b.pixel; }
-
-  void expand(int64_t image, int64_t ih) const {
-    const ConvShape& s = b.s;
-    const int64_t begin = most(0, -s.pw), end = least(s.w, b.columns - s.pw);
-    products.expand(memory, x + image * s.xn + ih * s.xh + begin * s.xw, most(0, end - begin),
-                    ring_row(ih) + (begin + s.pw) * b.pixel);
+  float* ring_row(int64_t chunk, int64_t ih) const {
+    return rings + (chunk * b.height + ih % b.height) * b.columns * b.chunk;
   }
 
-  void depthwise(int64_t row_number) const {
+  void depthwise(int64_t chunk, int64_t row_number, int64_t place) const {
     const ConvShape& s = b.s;
+    const int64_t channel = chunk * b.chunk;
     DepthwiseTile at{
-        taps,
-        s.kh,
-        s.kw,
-        0,
-        s.kw,
-        b.pixel,
-        s.sw * b.pixel,
-        weights,
-        {products.depthwise.bias, nullptr, 0, products.depthwise.lo, products.depthwise.hi},
-        nullptr,
-        b.pixel};
+        taps, s.kh,    s.kw, 0, s.kw, b.chunk, s.sw * b.chunk, weights + channel * s.kh * s.kw,
+        {},   nullptr, 0};
     const int64_t tiles = ceil_div(s.ow, kPixels);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t col = s.ow * t / tiles, count = s.ow * (t + 1) / tiles - col;
       for (int64_t r = 0; r < s.kh; ++r) {
         const int64_t ih = row_number * s.sh - s.ph + r;
-        taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(ih) + col * at.pixel;
+        taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(chunk, ih) + col * at.pixel;
       }
-      at.y = row + col * b.pixel;
-      run_depthwise(at, count, b.expanded);
-      if (products.depthwise.rest.n > 0) {
-        apply_epilogue(products.depthwise.rest, 0, 0, count, b.expanded, at.y, b.pixel);
-      }
+      products.depthwise(memory, at, count, channel, place + col);
     }
+  }
+
+  // One chunk of the strip of lines [first, last) of an image, whose rows before `done` are, or
+  // were, in the rings; returns what `done` is then. Below row `end` nothing is needed.
+  int64_t run_chunk(typename Products::Expansion& expansion, int64_t chunk, int64_t first,
+                    int64_t last, int64_t done, int64_t end) const {
+    const ConvShape& s = b.s;
+    const int64_t image = first / s.oh, before = first % s.oh - first;
+    const int64_t left = most(0, -s.pw), count = most(0, least(s.w, b.columns - s.pw) - left);
+    const int64_t start = most(done, (first + before) * s.sh - s.ph);
+    for (int64_t line = first; line < last; ++line) {
+      const int64_t top = (line + before) * s.sh - s.ph;
+      done = most(done, top);
+      while (done < least(top + s.kh, s.h)) {
+        const int64_t rows = least(b.together, end - done);
+        expansion.run(x + image * s.xn + done * s.xh + left * s.xw, done - start, rows, count,
+                      chunk * b.chunk, [&](int64_t row) {
+                        return ring_row(chunk, done + row) + (left + s.pw) * b.chunk;
+                      });
+        done += rows;
+      }
+      depthwise(chunk, line + before, (line - first) * s.ow);
+    }
+    return done;
   }
 
   void run(int64_t first, int64_t last) const {
     const ConvShape& s = b.s;
-    std::memset(ring, 0, static_cast<size_t>(b.ring));  // borders stay zero
-    int64_t done = 0;                                   // rows that are, or were, in the ring
-    for (int64_t line = first; line < last; ++line) {
-      const int64_t image = line / s.oh, row_number = line % s.oh, top = row_number * s.sh - s.ph;
-      if (row_number == 0) done = 0;
-      for (done = most(done, top); done < least(top + s.kh, s.h); ++done) expand(image, done);
-      depthwise(row_number);
-      products.project(memory, row, line);
+    std::memset(rings, 0, static_cast<size_t>(b.ring));  // borders stay zero
+    int64_t done = 0;
+    for (int64_t line = first, next; line < last; line = next) {
+      const int64_t image_end = least(last, (line / s.oh + 1) * s.oh);
+      next = least(line + b.strip, image_end);
+      if (line % s.oh == 0) done = 0;
+      const int64_t bottom = (image_end - 1) % s.oh * s.sh - s.ph + s.kh;
+      int64_t after = done;
+      {
+        typename Products::Expansion expansion(products, memory);
+        for (int64_t chunk = 0; chunk < b.chunks; ++chunk) {
+          after = run_chunk(expansion, chunk, line, next, done, least(bottom, s.h));
+        }
+      }
+      done = after;
+      products.project(memory, line, next - line);
     }
   }
 };
 
 template <typename Products>
 int64_t bottleneck_scratch(const Call& call) {
-  const Bottleneck b = bottleneck_of(call);
-  const int64_t of_worker = b.ring + b.row + b.taps() + Products::worker_bytes(b);
+  const auto b = bottleneck_of<Products>(call);
+  const int64_t of_worker = b.ring + b.taps() + Products::worker_bytes(b);
   return b.bias + Products::call_bytes(b) + call.parallel.threads * of_worker;
 }
 
 template <typename Products>
 const char* run_bottleneck(const Call& call) {
   using T = typename Products::T;
-  const Bottleneck b = bottleneck_of(call);
+  const auto b = bottleneck_of<Products>(call);
   if (element_count(call.out[0]) == 0) return nullptr;
   const Products products(call, b, reinterpret_cast<float*>(call.scratch));
-  const int64_t of_worker = b.ring + b.row + b.taps() + Products::worker_bytes(b);
+  const int64_t of_worker = b.ring + b.taps() + Products::worker_bytes(b);
   char* workers = call.scratch + b.bias + Products::call_bytes(b);
   parallel_for(call, b.tasks, [&](int64_t task, int worker) {
-    char* ring = workers + worker * of_worker;
-    char *row = ring + b.ring, *taps = row + b.row;
+    char* rings = workers + worker * of_worker;
+    char* taps = rings + b.ring;
     const Strip<Products> strip{b,
                                 products,
                                 static_cast<const T*>(call.in[0].data),
                                 static_cast<const float*>(call.in[2].data),
-                                reinterpret_cast<float*>(ring),
-                                reinterpret_cast<float*>(row),
+                                reinterpret_cast<float*>(rings),
                                 reinterpret_cast<const float**>(taps),
                                 taps + b.taps()};
     const int64_t first = task * b.rows_of_task;

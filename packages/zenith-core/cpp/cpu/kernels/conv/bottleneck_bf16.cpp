@@ -7,12 +7,6 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-// Pixels of one row, as products read them: where they lie, or in a copy that is whole steps deep.
-struct Pixels {
-  const APart* from;
-  int64_t pixel;
-};
-
 void take_row(const bf16* from, int64_t n, APart* to) {
   if constexpr (sizeof(APart) == sizeof(bf16)) {
     std::memcpy(to, from, static_cast<size_t>(n) * sizeof(bf16));
@@ -22,7 +16,11 @@ void take_row(const bf16* from, int64_t n, APart* to) {
 }
 void take_row(const float* from, int64_t n, APart* to) {
   if constexpr (sizeof(APart) == sizeof(bf16)) {
-    convert_row(from, n, to);
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+      store_two(to + i, load(from + i), load(from + i + kLanes));
+    }
+    convert_row(from + i, n - i, to + i);
   } else {  // rounded all the same
     for (int64_t i = 0; i < n; i += kLanes) {
       const int count = static_cast<int>(least(kLanes, n - i));
@@ -32,34 +30,63 @@ void take_row(const float* from, int64_t n, APart* to) {
   }
 }
 
-template <typename From>
-Pixels copy_pixels(const From* from, int64_t pixel, int64_t count, const Depth& depth,
-                   int64_t channels, APart* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    APart* at = to + i * depth.padded;
-    take_row(from + i * pixel, channels, at);
-    for (int64_t c = channels; c < depth.padded; ++c) at[c] = 0;
+// Pixels of one tile part. The first `done` are another part's too, which finishes them.
+template <typename Place>
+struct Part {
+  const APart* from;
+  int64_t rows, done;
+  Place place;
+};
+
+// `count` pixels as parts: visit(first pixel, rows, done).
+template <typename F>
+void each_part(int64_t count, const F& visit) {
+  for (int64_t at = 0; at < count; at += kPartRows) {
+    // Full ones where that takes no longer: the tiles' shape is set rarely.
+    const int64_t begin = kWholeParts && count >= kPartRows ? least(at, count - kPartRows) : at;
+    visit(begin, least(kPartRows, count - begin), at - begin);
   }
-  return {to, depth.padded};
 }
 
-// Products of `count` pixels with all panels: finish(sums, pixel, rows, channel, cols) of each
-// tile.
-template <typename Done>
-void multiply_pixels(const Pixels& x, int64_t count, const Depth& depth, const bf16* weights,
-                     int64_t n, const Done& done) {
-  alignas(64) float sums[kRows * kCols];
-  Multiplier multiplier(depth.step);
-  for (int64_t first = 0; first < count; first += kRows) {
-    const int64_t rows = least(kRows, count - first);
-    const LeftTile left = left_rows(x.from + first * x.pixel, x.pixel, rows, depth.padded);
-    for (int64_t channel = 0; channel < n; channel += kCols) {
-      const bf16* panel = weights + channel * depth.padded;
-      multiplier.run(left, panel, sums, kCols, {nullptr, 0});
-      done(sums, first, rows, channel, least(kCols, n - channel));
-    }
+// Products of parts with panels: finish(sums, place of the first, rows, channel, cols).
+template <typename Place>
+class Tiles {
+ public:
+  Tiles(const Depth& depth, int64_t pixel, const bf16* weights, int64_t begin, int64_t end)
+      : depth_(depth), pixel_(pixel), weights_(weights), begin_(begin), end_(end) {}
+
+  template <typename Done>
+  void add(Multiplier& multiplier, const Part<Place>& part, const Done& done) {
+    parts_[n_++] = part;
+    if (n_ == kParts) run(multiplier, done);
   }
-}
+
+  template <typename Done>
+  void run(Multiplier& multiplier, const Done& done) {
+    if (n_ == 0) return;
+    alignas(64) float sums[kRows * kCols];
+    LeftTile left = left_rows(parts_[0].from, pixel_, parts_[0].rows, depth_.padded);
+    for (int64_t i = 1; i < n_; ++i) left.part[i] = parts_[i].from, left.rows[i] = parts_[i].rows;
+    for (int64_t channel = begin_; channel < end_; channel += kCols) {
+      const bf16* panel = weights_ + channel * depth_.padded;
+      multiplier.run(left, panel, sums, kCols, {nullptr, 0});
+      for (int64_t i = 0; i < n_; ++i) {
+        const Part<Place>& part = parts_[i];
+        done(sums + (i * kPartRows + part.done) * kCols, part.place, part.rows - part.done, channel,
+             least(kCols, end_ - channel));
+      }
+    }
+    n_ = 0;
+  }
+
+ private:
+  const Depth& depth_;
+  int64_t pixel_;
+  const bf16* weights_;
+  int64_t begin_, end_;  // channels
+  Part<Place> parts_[kParts];
+  int64_t n_ = 0;
+};
 
 StepOperand operand_of(const TensorRef& t) {
   return t.rank == 1 ? step_operand(t) : pixel_operand(t);
@@ -69,13 +96,15 @@ class Products {
  public:
   using T = bf16;
 
+  static constexpr int64_t kChunk = kCols, kTogether = kRows, kItem = sizeof(APart);
+  static int64_t row_of(int64_t expanded) { return depth(expanded).padded; }
+
   // float32 copies of the operands that are added to expanded channels.
   static int64_t call_bytes(const Bottleneck& b) { return 2 * kMaxSteps * b.pixel * 4; }
-  // The pixels of a row, before each of the products.
+  // What is projected, and rows of x that are not read where they lie.
   static int64_t worker_bytes(const Bottleneck& b) {
-    const Depth in = depth(b.s.c), out = depth(b.expanded);
-    const int64_t elements = most(b.s.w * in.padded, b.s.ow * out.padded);
-    return round_up(elements * static_cast<int64_t>(sizeof(APart)), 64);
+    const int64_t copies = b.rows_of_strip() * b.s.w * depth(b.s.c).padded;
+    return kept_bytes(b) + round_up(copies * kItem, 64);
   }
 
   Products(const Call& call, const Bottleneck& b, float* bias)
@@ -89,49 +118,106 @@ class Products {
     const TensorRef* operand = call.in + kFirstOperand;
     expand_ = widened(operand, params().expand_epilogue, bias, copies);
     operand += count_operands(params().expand_epilogue);
-    depthwise =
+    depthwise_ =
         widened(operand, params().depthwise_epilogue, bias + b.pixel, copies + kMaxSteps * b.pixel);
   }
 
-  void expand(char* memory, const bf16* x, int64_t count, float* y) const {
-    const ConvShape& s = b_.s;
-    const bool in_place = kReadsInPlace && in_.padded == s.c;
-    const Pixels from =
-        in_place ? Pixels{reinterpret_cast<const APart*>(x), s.xw}
-                 : copy_pixels(x, s.xw, count, in_, s.c, reinterpret_cast<APart*>(memory));
-    const vf low = splat(expand_.lo), high = splat(expand_.hi);
-    const int64_t pixel = b_.pixel;
-    multiply_pixels(
-        from, count, in_, weights(1), b_.expanded,
-        [&](const float* sums, int64_t first, int64_t rows, int64_t channel, int64_t cols) {
-          float* to = y + first * pixel + channel;
-          for (int64_t j = 0; j < cols; j += kLanes) {
-            const vf bias = load(expand_.bias + channel + j);
-            for (int64_t r = 0; r < rows; ++r) {
-              const vf sum = load(sums + r * kCols + j) + bias;
-              store(to + r * pixel + j, clamp(sum, low, high));
-            }
-          }
-          if (expand_.rest.n > 0) {
-            apply_epilogue(expand_.rest, 0, channel, rows, cols, to, pixel);
-          }
+  class Expansion {
+   public:
+    Expansion(const Products& products, char* memory)
+        : of_(products),
+          copies_(reinterpret_cast<APart*>(memory + kept_bytes(products.b_))),
+          multiplier_(products.in_.step) {}
+
+    template <typename Target>
+    void run(const bf16* x, int64_t slot, int64_t rows, int64_t count, int64_t channel,
+             const Target& target) {
+      const ConvShape& s = of_.b_.s;
+      const Depth& depth = of_.in_;
+      const bool in_place = kReadsInPlace && depth.padded == s.c;
+      const int64_t pixel = in_place ? s.xw : depth.padded;
+      const int64_t row = in_place ? s.xh : s.w * depth.padded;
+      const APart* from = reinterpret_cast<const APart*>(x);
+      if (!in_place) {
+        APart* copy = copies_ + slot * row;
+        for (int64_t i = 0; channel == 0 && i < rows; ++i) {
+          copy_pixels(x + i * s.xh, count, copy + i * row);
+        }
+        from = copy;
+      }
+      const int64_t end = least(of_.b_.expanded, channel + kChunk);
+      Tiles<float*> tiles(depth, pixel, of_.weights(1), channel, end);
+      const auto finish = [&](auto... tile) { of_.finish_expansion(tile...); };
+      for (int64_t i = 0; i < rows; ++i) {
+        float* to = target(i);
+        each_part(count, [&](int64_t first, int64_t height, int64_t done) {
+          tiles.add(multiplier_,
+                    {from + i * row + first * pixel, height, done, to + (first + done) * kChunk},
+                    finish);
         });
+      }
+      tiles.run(multiplier_, finish);
+    }
+
+   private:
+    void copy_pixels(const bf16* from, int64_t count, APart* to) const {
+      const int64_t channels = of_.b_.s.c, padded = of_.in_.padded;
+      for (int64_t i = 0; i < count; ++i, from += of_.b_.s.xw, to += padded) {
+        take_row(from, channels, to);
+        for (int64_t c = channels; c < padded; ++c) to[c] = 0;
+      }
+    }
+
+    const Products& of_;
+    APart* copies_;
+    Multiplier multiplier_;
+  };
+
+  void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t channel,
+                 int64_t place) const {
+    alignas(64) float tile[kPixels * kChunk];
+    const int64_t channels = least(kChunk, b_.expanded - channel), padded = out_.padded;
+    at.y = tile, at.ldy = kChunk;
+    finish_depthwise(at, count, channels, depthwise_, channel);
+    APart* to = reinterpret_cast<APart*>(memory) + place * padded + channel;
+    const bool last = channel + kChunk >= b_.expanded;
+    for (int64_t i = 0; i < count; ++i, to += padded) {
+      take_row(tile + i * kChunk, channels, to);
+      for (int64_t c = channels; last && c < padded - channel; ++c) to[c] = 0;
+    }
   }
 
-  void project(char* memory, const float* row, int64_t line) const {
-    const ConvShape& s = b_.s;
-    const Pixels from =
-        copy_pixels(row, b_.pixel, s.ow, out_, b_.expanded, reinterpret_cast<APart*>(memory));
-    multiply_pixels(from, s.ow, out_, weights(3), s.m,
-                    [&](float* sums, int64_t first, int64_t rows, int64_t channel, int64_t cols) {
-                      project_.tile(sums, kCols, line * s.ow + first, channel, rows, cols);
-                    });
+  void project(char* memory, int64_t line, int64_t lines) const {
+    const APart* rows = reinterpret_cast<const APart*>(memory);
+    const int64_t pixel = out_.padded, place = line * b_.s.ow;
+    Multiplier multiplier(out_.step);
+    Tiles<int64_t> tiles(out_, pixel, weights(3), 0, b_.s.m);
+    const auto finish = [&](float* sums, int64_t at, int64_t n, int64_t channel, int64_t cols) {
+      project_.tile(sums, kCols, at, channel, n, cols);
+    };
+    each_part(lines * b_.s.ow, [&](int64_t first, int64_t height, int64_t done) {
+      tiles.add(multiplier, {rows + first * pixel, height, done, place + first + done}, finish);
+    });
+    tiles.run(multiplier, finish);
   }
-
-  Finish depthwise{};
 
  private:
   static Depth depth(int64_t channels) { return {1, 1, 1, channels}; }
+  static int64_t kept_bytes(const Bottleneck& b) {
+    return round_up(b.strip * b.s.ow * row_of(b.expanded) * kItem, 64);
+  }
+  // Sums of an expanded chunk to its ring.
+  void finish_expansion(const float* sums, float* to, int64_t rows, int64_t channel,
+                        int64_t cols) const {
+    const vf low = splat(expand_.lo), high = splat(expand_.hi);
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      const vf bias = load(expand_.bias + channel + j);
+      for (int64_t r = 0; r < rows; ++r) {
+        store(to + r * kChunk + j, clamp(load(sums + r * kCols + j) + bias, low, high));
+      }
+    }
+    if (expand_.rest.n > 0) apply_epilogue(expand_.rest, 0, channel, rows, cols, to, kChunk);
+  }
   const BottleneckParams& params() const {
     return *static_cast<const BottleneckParams*>(call_.params);
   }
@@ -162,7 +248,7 @@ class Products {
   const Call& call_;
   Depth in_, out_;
   TileFinish project_;
-  Finish expand_{};
+  Finish expand_{}, depthwise_{};
 };
 
 const Kernel kKernels[] = {

@@ -86,8 +86,9 @@ class Multiplier {
  public:
   explicit Multiplier(int64_t step = kStep) : step_(step) {}
   void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    if (a.rows[0] != rows_[0] || a.rows[1] != rows_[1]) configure(a.rows[0], a.rows[1]);
-    if (a.rows[1] > 0) {
+    const bool two = a.rows[1] > 0;
+    if (a.rows[0] != rows_[0] || (two && a.rows[1] != rows_[1])) configure(a.rows[0], a.rows[1]);
+    if (two) {
       multiply<true>(a, panel, c, c_row, ahead);
     } else {
       multiply<false>(a, panel, c, c_row, ahead);
