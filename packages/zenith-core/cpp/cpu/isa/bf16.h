@@ -3,7 +3,7 @@
 
 #include "cpu/isa/simd.h"
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -31,9 +31,13 @@ typedef uint16_t vh_u __attribute__((vector_size(ZENITH_VEC_BYTES / 2), aligned(
   return widen(*reinterpret_cast<const vh_u*>(p));
 }
 [[gnu::always_inline]] inline vf load_n(const bf16* p, int n) {
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  return widen((vh)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
+#else
   vh h{};
   std::memcpy(&h, p, static_cast<size_t>(n) * 2);
   return widen(h);
+#endif
 }
 
 // A NaN stays one. Where the hardware rounds, numbers below 2^-126 become 0.
@@ -50,7 +54,11 @@ typedef uint16_t vh_u __attribute__((vector_size(ZENITH_VEC_BYTES / 2), aligned(
 [[gnu::always_inline]] inline void store(bf16* p, vf v) { *reinterpret_cast<vh_u*>(p) = narrow(v); }
 [[gnu::always_inline]] inline void store_n(bf16* p, vf v, int n) {
   const vh h = narrow(v);
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)h);
+#else
   std::memcpy(p, &h, static_cast<size_t>(n) * 2);
+#endif
 }
 
 // Two neighbouring vectors, where the machine can as one.

@@ -4,32 +4,36 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-// y = finish(x * weights) for `count` pixels in a row and the panel of `cols` channels from `col`
-// on: x has `depth` channels. `place` is the pixel's number where the epilogue reads operands.
-void multiply_panel(const float* x, int64_t x_pixel, int64_t depth, const float* weights,
-                    int64_t col, int64_t cols, const Finish& finish, int64_t place, int64_t count,
-                    float* y, int64_t ldy) {
+// y = finish(x * weights) for `count` pixels in a row: x has `depth` channels, y `m`. `place` is
+// the pixel's number where the epilogue reads operands.
+void multiply_row(const float* x, int64_t x_pixel, int64_t depth, const float* weights, int64_t m,
+                  const Finish& finish, int64_t place, int64_t count, float* y, int64_t ldy) {
   const RowTiles tiles(count);
   const int32_t piece = 0;
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int64_t at = tiles.begin(t), height = tiles.begin(t + 1) - at;
-    const float* rows[kTileRows];
-    for (int64_t r = 0; r < height; ++r) rows[r] = x + (at + r) * x_pixel;
-    const StepOperand& add = finish.add;
-    const TileEnd end{finish.bias + col,
-                      add.data == nullptr ? nullptr : add.data + (place + at) * add.row + col,
-                      add.row, finish.lo, finish.hi};
-    float* to = y + at * ldy;
-    tile_fn(height, ceil_div(cols, kLanes))({rows, &piece, 1, depth, weights}, weights, end, to,
-                                            ldy, cols);
-    if (finish.rest.n > 0) apply_epilogue(finish.rest, place + at, col, height, cols, to, ldy);
+  for (int64_t col = 0; col < m; col += kPanel) {
+    const int64_t cols = least(kPanel, m - col);
+    for (int64_t t = 0; t < tiles.count; ++t) {
+      const int64_t at = tiles.begin(t), height = tiles.begin(t + 1) - at;
+      const float* rows[kTileRows];
+      for (int64_t r = 0; r < height; ++r) rows[r] = x + (at + r) * x_pixel;
+      const StepOperand& add = finish.add;
+      const TileEnd end{finish.bias + col,
+                        add.data == nullptr ? nullptr : add.data + (place + at) * add.row + col,
+                        add.row, finish.lo, finish.hi};
+      float* to = y + at * ldy + col;
+      tile_fn(height, ceil_div(cols, kLanes))({rows, &piece, 1, depth, weights + col * depth},
+                                              weights + col * depth, end, to, ldy, cols);
+      if (finish.rest.n > 0) apply_epilogue(finish.rest, place + at, col, height, cols, to, ldy);
+    }
   }
 }
 
 class Products {
  public:
   using T = float;
-  static constexpr int64_t kChunk = kPanel, kTogether = 1, kItem = sizeof(float);
+  static constexpr int64_t kItem = sizeof(float);
+  // Rings of panels in L1 were no faster: products of float32 take most of the time.
+  static int64_t chunk_of(int64_t expanded) { return row_of(expanded); }
   static int64_t row_of(int64_t expanded) { return round_up(expanded, kLanes); }
   static int64_t call_bytes(const Bottleneck&) { return 0; }
   static int64_t worker_bytes(const Bottleneck& b) {
@@ -50,14 +54,12 @@ class Products {
    public:
     Expansion(const Products& products, char*) : of_(products) {}
     template <typename Target>
-    void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t channel,
+    void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t,
              const Target& target) const {
       const Bottleneck& b = of_.b_;
-      const int64_t cols = least(kChunk, b.expanded - channel);
-      const float* weights = of_.weights(1) + channel * b.s.c;
       for (int64_t i = 0; i < rows; ++i) {
-        multiply_panel(x + i * b.s.xh, b.s.xw, b.s.c, weights, channel, cols, of_.expand_, 0, count,
-                       target(i), kChunk);
+        multiply_row(x + i * b.s.xh, b.s.xw, b.s.c, of_.weights(1), b.expanded, of_.expand_, 0,
+                     count, target(i), b.pixel);
       }
     }
 
@@ -65,21 +67,17 @@ class Products {
     const Products& of_;
   };
 
-  void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t channel,
-                 int64_t place) const {
-    at.y = reinterpret_cast<float*>(memory) + place * b_.pixel + channel;
+  void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t, int64_t place) const {
+    at.y = reinterpret_cast<float*>(memory) + place * b_.pixel;
     at.ldy = b_.pixel;
-    finish_depthwise(at, count, least(kChunk, b_.expanded - channel), depthwise_, channel);
+    finish_depthwise(at, count, b_.expanded, depthwise_, 0);
   }
 
   void project(const char* memory, int64_t line, int64_t lines) const {
     const ConvShape& s = b_.s;
-    for (int64_t col = 0; col < s.m; col += kPanel) {
-      multiply_panel(reinterpret_cast<const float*>(memory), b_.pixel, b_.expanded,
-                     weights(3) + col * b_.expanded, col, least(kPanel, s.m - col), project_,
-                     line * s.ow, lines * s.ow,
-                     static_cast<float*>(call_.out[0].data) + line * s.ow * s.ldy + col, s.ldy);
-    }
+    multiply_row(reinterpret_cast<const float*>(memory), b_.pixel, b_.expanded, weights(3), s.m,
+                 project_, line * s.ow, lines * s.ow,
+                 static_cast<float*>(call_.out[0].data) + line * s.ow * s.ldy, s.ldy);
   }
 
  private:

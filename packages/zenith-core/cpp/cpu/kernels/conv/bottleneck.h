@@ -58,6 +58,7 @@ constexpr int64_t kLeastRows = 7;  // of a task, while all workers have one
 template <typename Products>
 Bottleneck bottleneck_of(const Call& call) {
   constexpr int64_t kStripBytes = 256 << 10;  // of depthwise results, to stay in L2
+  constexpr int64_t kTogether = 128;          // pixels: a ring of one chunk stays in L1
   const auto& p = *static_cast<const BottleneckParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
   Bottleneck b{};
@@ -72,17 +73,20 @@ Bottleneck bottleneck_of(const Call& call) {
   s.dh = s.dw = s.group = 1;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
-  b.chunk = Products::kChunk;
+  b.chunk = Products::chunk_of(b.expanded);
   b.chunks = ceil_div(b.expanded, b.chunk);
   b.columns = (s.ow - 1) * s.sw + s.kw;
-  b.together = most(1, Products::kTogether / most(1, s.w));
+  // Going from one kind of work to the other costs time.
+  const bool whole = b.chunks == 1;
+  b.together = whole ? 1 : most(1, least(s.h, kTogether / most(1, s.w)));
   b.height = s.kh + b.together - 1;
   const int64_t rows = s.n * s.oh, threads = call.parallel.threads;
   const int64_t per_worker = threads == 1 ? 1 : most(1, least(4, rows / (threads * kLeastRows)));
   b.rows_of_task = most(1, ceil_div(rows, threads * per_worker));
   b.tasks = ceil_div(rows, b.rows_of_task);
   const int64_t row_bytes = s.ow * Products::row_of(b.expanded) * Products::kItem;
-  b.strip = most(1, least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes)));
+  const int64_t lines = least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes));
+  b.strip = whole ? 1 : most(1, lines);
   b.bias = round_up((2 * b.pixel + round_up(s.m, kLanes)) * 4, 64);
   b.ring = round_up(b.chunks * b.height * b.columns * b.chunk * 4, 64);
   return b;
@@ -106,7 +110,7 @@ inline int count_operands(const StepCodes& codes) {
 
 // A worker's part in a task. Products is
 //   T                      the type of the image's elements
-//   kChunk, kTogether      expanded channels of a chunk; pixels that are worth one expansion
+//   chunk_of()             expanded channels of a chunk; of a single one, strips are single rows
 //   kItem, row_of()        how a depthwise result is kept: bytes, and elements of a pixel
 //   call_bytes(), worker_bytes()    its own parts of scratch
 //   Expansion              what lasts while rows are expanded:

@@ -96,7 +96,8 @@ class Products {
  public:
   using T = bf16;
 
-  static constexpr int64_t kChunk = kCols, kTogether = kRows, kItem = sizeof(APart);
+  static constexpr int64_t kChunk = kCols, kItem = sizeof(APart);
+  static int64_t chunk_of(int64_t) { return kChunk; }
   static int64_t row_of(int64_t expanded) { return depth(expanded).padded; }
 
   // float32 copies of the operands that are added to expanded channels.
