@@ -46,6 +46,7 @@ struct Bottleneck {
   int64_t together;         // rows that are expanded at once
   int64_t strip;            // output rows
   int64_t rows_of_task, tasks;  // output rows
+  int64_t rings;                // one where no strip goes on where another ends
   int64_t bias, ring;           // bytes of these parts of scratch
 
   int64_t taps() const { return round_up(s.kh * 8, 64); }
@@ -88,7 +89,8 @@ Bottleneck bottleneck_of(const Call& call) {
   const int64_t lines = least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes));
   b.strip = whole ? 1 : most(1, lines);
   b.bias = round_up((2 * b.pixel + round_up(s.m, kLanes)) * 4, 64);
-  b.ring = round_up(b.chunks * b.height * b.columns * b.chunk * 4, 64);
+  b.rings = b.strip >= least(s.oh, b.rows_of_task) ? 1 : b.chunks;
+  b.ring = round_up(b.rings * b.height * b.columns * b.chunk * 4, 64);
   return b;
 }
 
@@ -132,7 +134,22 @@ struct Strip {
   char* memory;        // of the products
 
   float* ring_row(int64_t chunk, int64_t ih) const {
-    return rings + (chunk * b.height + ih % b.height) * b.columns * b.chunk;
+    return rings + (least(chunk, b.rings - 1) * b.height + ih % b.height) * b.columns * b.chunk;
+  }
+
+  // The first column of x in a ring, and how many there are.
+  int64_t left() const { return most(0, b.s.pw); }
+  int64_t inside() const { return most(0, least(b.s.w + b.s.pw, b.columns) - left()); }
+
+  // Nothing is written there later.
+  void clear_borders() const {
+    const int64_t row = b.columns * b.chunk, before = left() * b.chunk;
+    const int64_t end = before + inside() * b.chunk;
+    float* to = rings;
+    for (int64_t i = 0; i < b.rings * b.height; ++i, to += row) {
+      std::memset(to, 0, static_cast<size_t>(before) * sizeof(float));
+      std::memset(to + end, 0, static_cast<size_t>(row - end) * sizeof(float));
+    }
   }
 
   void depthwise(int64_t chunk, int64_t row_number, int64_t place) const {
@@ -141,14 +158,18 @@ struct Strip {
     DepthwiseTile at{
         taps, s.kh,    s.kw, 0, s.kw, b.chunk, s.sw * b.chunk, weights + channel * s.kh * s.kw,
         {},   nullptr, 0};
+    for (int64_t r = 0; r < s.kh; ++r) {
+      const int64_t ih = row_number * s.sh - s.ph + r;
+      taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(chunk, ih);
+    }
     const int64_t tiles = ceil_div(s.ow, kPixels);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t col = s.ow * t / tiles, count = s.ow * (t + 1) / tiles - col;
-      for (int64_t r = 0; r < s.kh; ++r) {
-        const int64_t ih = row_number * s.sh - s.ph + r;
-        taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(chunk, ih) + col * at.pixel;
-      }
+    for (int64_t t = 0, col = 0; t < tiles; ++t) {
+      const int64_t count = s.ow * (t + 1) / tiles - col;
       products.depthwise(memory, at, count, channel, place + col);
+      col += count;
+      for (int64_t r = 0; r < s.kh; ++r) {
+        if (taps[r] != nullptr) taps[r] += count * at.pixel;
+      }
     }
   }
 
@@ -158,17 +179,16 @@ struct Strip {
                     int64_t last, int64_t done, int64_t end) const {
     const ConvShape& s = b.s;
     const int64_t image = first / s.oh, before = first % s.oh - first;
-    const int64_t left = most(0, -s.pw), count = most(0, least(s.w, b.columns - s.pw) - left);
+    const int64_t skipped = left() - s.pw;  // columns of x
     const int64_t start = most(done, (first + before) * s.sh - s.ph);
     for (int64_t line = first; line < last; ++line) {
       const int64_t top = (line + before) * s.sh - s.ph;
       done = most(done, top);
       while (done < least(top + s.kh, s.h)) {
         const int64_t rows = least(b.together, end - done);
-        expansion.run(x + image * s.xn + done * s.xh + left * s.xw, done - start, rows, count,
-                      chunk * b.chunk, [&](int64_t row) {
-                        return ring_row(chunk, done + row) + (left + s.pw) * b.chunk;
-                      });
+        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, inside(),
+                      chunk * b.chunk,
+                      [&](int64_t row) { return ring_row(chunk, done + row) + left() * b.chunk; });
         done += rows;
       }
       depthwise(chunk, line + before, (line - first) * s.ow);
@@ -178,7 +198,7 @@ struct Strip {
 
   void run(int64_t first, int64_t last) const {
     const ConvShape& s = b.s;
-    std::memset(rings, 0, static_cast<size_t>(b.ring));  // borders stay zero
+    clear_borders();
     int64_t done = 0;
     for (int64_t line = first, next; line < last; line = next) {
       const int64_t image_end = least(last, (line / s.oh + 1) * s.oh);

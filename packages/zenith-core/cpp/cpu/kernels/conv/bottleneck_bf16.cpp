@@ -237,9 +237,11 @@ class Products {
       wide[i].dtype = DType::kF32;
       wide[i].data = copies + i * b_.pixel;
       wide[i].strides[0] = 1;
-      for (int64_t c = 0; c < operand[i].shape[0]; ++c) {
-        convert_row(static_cast<const bf16*>(operand[i].data) + c * operand[i].strides[0], 1,
-                    copies + i * b_.pixel + c);
+      const bf16* from = static_cast<const bf16*>(operand[i].data);
+      const int64_t n = operand[i].shape[0], stride = n == 1 ? 1 : operand[i].strides[0];
+      const int64_t piece = stride == 1 ? n : 1;
+      for (int64_t c = 0; c < n; c += piece) {
+        convert_row(from + c * stride, piece, copies + i * b_.pixel + c);
       }
     }
     return make_finish(wide, codes, b_.expanded, 1, bias);

@@ -102,7 +102,7 @@ void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels) {
     if (at.kw == 5) done = depthwise_neighbours<5>(at, channels);
     if (at.kw == 7) done = depthwise_neighbours<7>(at, channels);
   }
-  done = kDepthwise<2, true>[count - 1](at, done, channels);
+  if (done + 2 * kLanes <= channels) done = kDepthwise<2, true>[count - 1](at, done, channels);
   if (done < channels) done = kDepthwise<1, true>[count - 1](at, done, channels);
   if (done < channels) kDepthwise<1, false>[count - 1](at, done, channels);
 }
