@@ -36,6 +36,8 @@ BLOCKS = {
     "stride": Block((2, 16, 15, 18), 64, 33, stride=2),
     "residual": Block((1, 24, 28, 13), 72, 24, epilogues=("bias.relu", "bias", "bias.add")),
     "5x5, odd channels": Block((3, 7, 9, 8), 21, 9, 5, 2, ("", "bias.hardswish", "relu")),
+    "strips": Block((2, 24, 40, 30), 170, 24, epilogues=("bias.relu6", "bias", "bias.add")),
+    "strips, 5x5": Block((1, 16, 89, 50), 150, 20, 5, 2),
     "one row": Block((1, 70, 1, 31), 130, 5, epilogues=("bias.hardswish", "relu", "bias.add.relu")),
     "one pixel": Block((5, 3, 1, 1), 17, 1),
     "no batch": Block((0, 8, 6, 6), 16, 8),

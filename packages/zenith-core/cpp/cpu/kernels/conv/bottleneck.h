@@ -59,7 +59,7 @@ constexpr int64_t kLeastRows = 7;  // of a task, while all workers have one
 template <typename Products>
 Bottleneck bottleneck_of(const Call& call) {
   constexpr int64_t kStripBytes = 256 << 10;  // of depthwise results, to stay in L2
-  constexpr int64_t kTogether = 128;          // pixels: a ring of one chunk stays in L1
+  constexpr int64_t kTogether = 8 << 10;      // results, whose ring is in L1
   const auto& p = *static_cast<const BottleneckParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
   Bottleneck b{};
@@ -77,9 +77,9 @@ Bottleneck bottleneck_of(const Call& call) {
   b.chunk = Products::chunk_of(b.expanded);
   b.chunks = ceil_div(b.expanded, b.chunk);
   b.columns = (s.ow - 1) * s.sw + s.kw;
-  // Going from one kind of work to the other costs time.
+  // Several rows: at each change from products to depthwise sums a core waits for the last results.
   const bool whole = b.chunks == 1;
-  b.together = whole ? 1 : most(1, least(s.h, kTogether / most(1, s.w)));
+  b.together = whole ? 1 : most(1, least(s.h, kTogether / most(1, s.w * b.chunk)));
   b.height = s.kh + b.together - 1;
   const int64_t rows = s.n * s.oh, threads = call.parallel.threads;
   const int64_t per_worker = threads == 1 ? 1 : most(1, least(4, rows / (threads * kLeastRows)));

@@ -48,7 +48,7 @@ void each_part(int64_t count, const F& visit) {
   }
 }
 
-// Products of parts with panels: finish(sums, place of the first, rows, channel, cols).
+// Products of parts with panels: done(sums, place of the first, rows, channel, cols).
 template <typename Place>
 class Tiles {
  public:
