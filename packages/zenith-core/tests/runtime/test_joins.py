@@ -15,6 +15,7 @@ from zenith.backends.cpu.operand import Operand, dense_strides
 from zenith.backends.cpu.program import NativeProgram, Step, Storage
 
 SAME = "pads = [1,1,1,1]"
+NORM = "n = GroupNormalization<num_groups = 4>(u, scale, scale) a = Sigmoid(n)"
 
 
 def resized(mode: str) -> str:
@@ -40,6 +41,8 @@ KERNELS = [
     ("resize_float32", "fp32", 24, 10, resized("cubic")),
     ("resize_nearest", "fp32", 24, 10, resized("nearest")),
     ("resize_bfloat16", "bf16", 24, 10, resized("linear")),
+    ("group_norm_f32", "fp32", 24, 9, NORM),
+    ("group_norm_bf16", "bf16", 24, 9, NORM),
     ("conv_bf16", "bf16", 24, 9, f"a = Conv<{SAME}>(u, w3)"),
     ("conv_depthwise_bf16", "bf16", 24, 9, f"a = Conv<{SAME}, group = 24>(u, d3)"),
     ("max_pool_bf16", "bf16", 24, 9, f"a = MaxPool<kernel_shape = [3,3], {SAME}>(u)"),
@@ -94,9 +97,9 @@ def test_every_kernel_reads_and_writes_rows_apart(
 ) -> None:
     weights = {
         "w1": weight(c, c, 1, 1), "w3": weight(c, c, 3, 3), "w5": weight(c, c, 5, 5),
-        "none": np.zeros(0, np.float32), "half": np.array([1, 1, 0.5, 0.5], np.float32),
-        "twice": np.array([1, 1, 2, 2], np.float32), "d3": weight(c, 1, 3, 3),
-        "last": weight(8, 3 * c, 1, 1), "add": weight(c, c, 1, 1),
+        "d3": weight(c, 1, 3, 3), "last": weight(8, 3 * c, 1, 1), "add": weight(c, c, 1, 1),
+        "scale": weight(c), "none": np.zeros(0, np.float32),
+        "half": np.array([1, 1, 0.5, 0.5], np.float32), "twice": np.array([1, 1, 2, 2], np.float32),
     }  # fmt: skip
     net = graph_of(
         f"(float[{batch},{c},{side},{side}] x) => (float[{batch},8,{side},{side}] y)",

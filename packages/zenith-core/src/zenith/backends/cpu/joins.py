@@ -30,7 +30,7 @@ _ROWS_APART = frozenset({
     "conv_bf16", "conv_depthwise_bf16", "conv_bottleneck_bf16", "conv_int8", "depthwise_int8",
     "linear_f32", "linear_ozaki_f32", "linear_bf16", "linear_int8",
     "max_pool_f32", "max_pool_bf16", "average_pool_f32", "average_pool_bf16",
-    "resize_float32", "resize_bfloat16", "resize_nearest",
+    "resize_float32", "resize_bfloat16", "resize_nearest", "group_norm_f32", "group_norm_bf16",
 })  # fmt: skip
 
 
@@ -187,9 +187,11 @@ def _moved(step: Step, storage: int, rows: _Rows) -> Step | None:
 def _usable(kernel: str, before: Operand, moved: Operand) -> bool:
     if moved.strides == before.strides:
         return True
-    if kernel not in _ROWS_APART or moved.strides[-1] != 1:
+    axes = [a for a, n in enumerate(moved.shape) if n != 1]
+    within = [a for a in axes if moved.strides[a] == 1]
+    if kernel not in _ROWS_APART or len(within) != 1:
         return False
-    axes = [a for a, n in enumerate(moved.shape[:-1]) if n != 1]
+    axes.remove(within[0])
     return all(
         same(moved.strides[a], moved.strides[b] * moved.shape[b])
         for a, b in itertools.pairwise(axes)
