@@ -10,6 +10,8 @@ import onnx_ir as ir
 from zenith.ir import GraphIR
 from zenith.passes.rewrite import Rewriter, attr, is_op
 
+_Inputs = tuple[ir.Value | None, ...]
+
 
 @dataclass(frozen=True)
 class ShareConcat:
@@ -23,20 +25,19 @@ class ShareConcat:
 
     def run(self, graph: GraphIR) -> int:
         rewriter = Rewriter(graph)
-        known: dict[tuple[object, ...], ir.Value] = {}
+        known: dict[object, list[tuple[_Inputs, ir.Value]]] = {}  # by axis and first input
         changed = 0
         for node in graph.nodes:
             if not is_op(node, "Concat") or len(node.inputs) < 2:
                 continue
-            axis, inputs = attr(node, "axis", 0), tuple(node.inputs)
-            lengths = range(len(inputs) - 1, 1, -1)
-            length = next((n for n in lengths if (axis, *inputs[:n]) in known), 0)
-            result = node.outputs[0]
-            if length:
-                shared = known[(axis, *inputs[:length])]
+            axis, inputs, result = attr(node, "axis", 0), tuple(node.inputs), node.outputs[0]
+            alike = known.setdefault((axis, inputs[0]), [])
+            begins = [(len(some), value) for some, value in alike if inputs[: len(some)] == some]
+            length, shared = max(begins, key=lambda found: found[0], default=(len(inputs), None))
+            if length < len(inputs):
                 new = rewriter.op("Concat", [shared, *inputs[length:]], {"axis": axis})
                 if rewriter.replace([node], {result: new.outputs[0]}, [new]):
                     result = new.outputs[0]
                     changed += 1
-            known.setdefault((axis, *inputs), result)
+            alike.append((inputs, result))
         return changed
