@@ -26,6 +26,14 @@ def resized(mode: str) -> str:
     )
 
 
+BLOCK = (
+    "e = Conv(u, wide) r = Relu(e) d = Conv<pads = [1,1,1,1], group = 96>(r, d96) s = Relu(d)"
+    " a = Conv(s, narrow)"
+)
+# Those for which a machine needs instructions of its own.
+SPECIAL = {"linear_ozaki_f32", "conv_bf16", "conv_depthwise_bf16", "conv_bottleneck_bf16"}
+
+
 # Kernel that computes a from u, precision, channels of u, pixels a side, how.
 KERNELS = [
     ("conv_f32", "fp32", 24, 9, "a = Conv<pads = [2,2,2,2]>(u, w5)"),
@@ -33,6 +41,8 @@ KERNELS = [
     ("conv_winograd4_f32", "fp32", 24, 26, f"a = Conv<{SAME}>(u, w3)"),
     ("conv_winograd2_f32", "fp32", 24, 9, f"a = Conv<{SAME}>(u, w3)"),
     ("conv_depthwise_f32", "fp32", 24, 9, f"a = Conv<{SAME}, group = 24>(u, d3)"),
+    ("conv_bottleneck_f32", "fp32", 24, 16, BLOCK),
+    ("conv_bottleneck_bf16", "bf16", 24, 16, BLOCK),
     ("conv_transpose_f32", "fp32", 24, 9, f"a = ConvTranspose<{SAME}>(u, w3)"),
     ("linear_ozaki_f32", "fp32", 128, 6, "a = Conv(u, w1)"),
     ("max_pool_f32", "fp32", 24, 9, f"a = MaxPool<kernel_shape = [3,3], {SAME}>(u)"),
@@ -98,6 +108,7 @@ def test_every_kernel_reads_and_writes_rows_apart(
     weights = {
         "w1": weight(c, c, 1, 1), "w3": weight(c, c, 3, 3), "w5": weight(c, c, 5, 5),
         "d3": weight(c, 1, 3, 3), "last": weight(8, 3 * c, 1, 1), "add": weight(c, c, 1, 1),
+        "wide": weight(96, c, 1, 1), "d96": weight(96, 1, 3, 3), "narrow": weight(c, 96, 1, 1),
         "scale": weight(c), "none": np.zeros(0, np.float32),
         "half": np.array([1, 1, 0.5, 0.5], np.float32), "twice": np.array([1, 1, 2, 2], np.float32),
     }  # fmt: skip
@@ -109,11 +120,35 @@ def test_every_kernel_reads_and_writes_rows_apart(
     )
     joined, plain = joined_and_not(monkeypatch, net, precision=precision)
     steps = program_of(joined).steps
-    if kernel not in {step.kernel for step in program_of(plain).steps}:
+    if kernel in SPECIAL and kernel not in {step.kernel for step in program_of(plain).steps}:
         pytest.skip(f"no {kernel} on this machine")
     assert kernel in {step.kernel for step in steps if step.placed}
     assert copies(plain) == 3 and copies(joined) == 0
     check_bits(joined, plain, array(2 if batch == "N" else batch, c, side, side))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bytes(
+    graph_of: Any, array: Any, error_of: Any, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """A block as of Inception in int8; what is pooled is read by others, too."""
+    net = graph_of(
+        f"(float[{batch},16,9,9] x) => (float[{batch},8,9,9] y)",
+        f"u = Conv(x, w) r = Relu(u) a = Conv<{SAME}>(r, w3) b = Relu(a)"
+        f" c = Conv<{SAME}, group = 16>(r, d3) d = Relu(c)"
+        f" p = MaxPool<kernel_shape = [3,3], {SAME}>(r) q = Conv(p, w) s = Relu(q)"
+        " j = Concat<axis = 1>(b, d, s) y = Conv(j, last)",
+        {"w": weight(16, 16, 1, 1), "w3": weight(16, 16, 3, 3), "d3": weight(16, 1, 3, 3),
+         "last": weight(8, 48, 1, 1)},
+    )  # fmt: skip
+    x = array(batch, 16, 9, 9)
+    options = {"precision": "int8", "calibration_data": [(x,)]}
+    joined, plain = joined_and_not(monkeypatch, net, **options)
+    kernels = {step.kernel for step in program_of(joined).steps if step.placed}
+    assert kernels == {"conv_int8", "depthwise_int8"}
+    assert copies(plain) == 3 and copies(joined) == 0
+    check_bits(joined, plain, x)
+    assert error_of(net, joined, x) < 0.1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -128,8 +128,9 @@ def quantize(graph: GraphIR, todo: QuantizationPlan, ranges: Mapping[ir.Value, R
     ranges: smallest and largest number of every value of `todo.observed`.
     """
     writer = _Writer(graph)
-    for value, readers in todo.values.items():
-        writer.activation(value, readers, ranges[source(value)])
+    spans = [ranges[source(value)] for value in todo.values]  # before pools read something else
+    for (value, readers), span in zip(todo.values.items(), spans, strict=True):
+        writer.activation(value, readers, span)
     for node, form in todo.forms.items():
         writer.weight(node, form)
     for node, reason in todo.reasons.items():

@@ -26,11 +26,11 @@ _READS_ANY, _WRITES_ANY = frozenset({"copy", "pointwise"}), frozenset({"copy"})
 # Kernels whose operands are rows, dense in themselves and at one distance from each other.
 _ROWS_APART = frozenset({
     "conv_f32", "conv_few_channels_f32", "conv_winograd2_f32", "conv_winograd4_f32",
-    "conv_depthwise_f32", "conv_volume_f32", "conv_transpose_f32", "conv_bottleneck_f32",
-    "conv_bf16", "conv_depthwise_bf16", "conv_bottleneck_bf16", "conv_int8", "depthwise_int8",
-    "linear_f32", "linear_ozaki_f32", "linear_bf16", "linear_int8",
-    "max_pool_f32", "max_pool_bf16", "average_pool_f32", "average_pool_bf16",
-    "resize_float32", "resize_bfloat16", "resize_nearest", "group_norm_f32", "group_norm_bf16",
+    "conv_depthwise_f32", "conv_transpose_f32", "conv_bottleneck_f32", "conv_bf16",
+    "conv_depthwise_bf16", "conv_bottleneck_bf16", "conv_int8", "depthwise_int8", "linear_f32",
+    "linear_ozaki_f32", "linear_bf16", "max_pool_f32", "max_pool_bf16", "average_pool_f32",
+    "average_pool_bf16", "resize_float32", "resize_bfloat16", "resize_nearest", "group_norm_f32",
+    "group_norm_bf16",
 })  # fmt: skip
 
 
