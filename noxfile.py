@@ -227,7 +227,11 @@ def bench(session: nox.Session) -> None:
     python = str(apart / "bin" / "python")
     session.run("python", "-m", "venv", "--clear", str(apart))
     pip = (python, "-m", "pip", "install", "-q")
-    for packages in ((TORCH,), (TRANSFORMERS, "numpy"), ("--no-deps", ZENTORCH, MINILM)):
+    for packages in (
+        (TORCH,),
+        (TRANSFORMERS, "numpy", "deprecated"),
+        ("--no-deps", ZENTORCH, MINILM),
+    ):
         session.run(*pip, *packages, external=True, success_codes=range(256))
     env = {**OFFLINE, "ZENITH_BENCH_PYTHON_ZENTORCH": python}
     session.run("python", "-m", "benchmarks", *session.posargs, env=env)
