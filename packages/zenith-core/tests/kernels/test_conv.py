@@ -235,6 +235,10 @@ WINOGRAD = {
     "blocks": Case((1, 24, 150, 110), 16, (3, 3), pads=(1, 1, 1, 1)),
     "one channel out": Case((1, 9, 6, 5), 1, (3, 3), pads=(1, 1, 1, 1), epilogue="bias.add"),
     "no batch": Case((0, 8, 6, 6), 8, (3, 3)),
+    "groups": Case((2, 36, 9, 10), 54, (3, 3), pads=(1, 1, 1, 1), group=3, epilogue="bias.relu"),
+    "wide groups": Case(
+        (1, 32, 8, 9), 160, (3, 3), pads=(1, 1, 1, 1), group=2, epilogue="bias.add"
+    ),
 }
 
 
@@ -243,19 +247,20 @@ WINOGRAD = {
 @pytest.mark.parametrize("name", WINOGRAD)
 def test_winograd(isa: str, tile: int, name: str) -> None:
     case = WINOGRAD[name]
-    packed = _native.pack(isa, f"conv_winograd{tile}_weights_f32", case.w, {})
+    params = {"group": case.group}
+    packed = _native.pack(isa, f"conv_winograd{tile}_weights_f32", case.w, params)
     for threads in (1, 2):
         y = case.run(isa, f"conv_winograd{tile}_f32", packed, threads)
         case.check(y, 1e-5 if tile == 2 else 5e-5)
     back = np.empty_like(case.w)
-    _native.unpack(isa, f"conv_winograd{tile}_weights_f32", packed, back, {})
+    _native.unpack(isa, f"conv_winograd{tile}_weights_f32", packed, back, params)
     np.testing.assert_array_equal(back, case.w)
 
 
 @pytest.mark.parametrize(("tile", "bound"), [(2, 5e-7), (4, 2e-6)])
 def test_winograd_error_stays_near_direct(tile: int, bound: float) -> None:
     case = Case((1, 128, 28, 28), 64, (3, 3), pads=(1, 1, 1, 1), epilogue="")
-    packed = _native.pack(ISAS[0], f"conv_winograd{tile}_weights_f32", case.w, {})
+    packed = _native.pack(ISAS[0], f"conv_winograd{tile}_weights_f32", case.w, {"group": 1})
     y = case.run(ISAS[0], f"conv_winograd{tile}_f32", packed)
     rms = np.sqrt(np.mean((y - case.y) ** 2) / np.mean(case.y**2))
     assert rms < bound, rms

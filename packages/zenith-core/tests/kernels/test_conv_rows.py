@@ -87,7 +87,8 @@ def test_conv_choice(make_row: Callable[..., Any]) -> None:
     assert chosen(14, 32, 32, 3, strides=[2, 2]) == "conv_direct_f32"
     assert chosen(14, 32, 32, 3, group=32) == "conv_depthwise_f32"
     assert chosen(14, 32, 32, 3, group=4) == "conv_merged_groups_f32"
-    assert chosen(14, 64, 64, 3, group=4) == "conv_direct_f32"
+    assert chosen(14, 64, 64, 3, group=4) == "conv_winograd2_f32"
+    assert chosen(14, 64, 64, 3, group=4, strides=[2, 2]) == "conv_direct_f32"
     assert chosen(32, 3, 32, 4, strides=[4, 4]) == "conv_few_channels_f32"
     assert chosen(32, 3, 32, 1) == "conv_direct_f32"
     batch = {"dynamic": {0: ["N", 32, 28, 28]}}

@@ -1,6 +1,6 @@
 // 3x3 convolution of stride 1 by Winograd's minimal filtering F(m x m, 3 x 3): a tile of m x m
 // outputs takes (m+2)^2 products per channel instead of 9 m^2. Three phases: transform the input
-// tiles, one matrix product per point, transform back and finish.
+// tiles, one matrix product per point and group, transform back and finish.
 //
 // Note [Points]: F(4, 3) evaluates at 0, +-5/8, +-3/2 and infinity. The usual +-1, +-2 give twice
 // the rms error and three times the largest one (128 channels of normal data); these points are
@@ -196,30 +196,37 @@ void transform_output(const ConvShape& s, const Layout& l, const Finish& finish,
   }
 }
 
-// products[point] = v[point] * weights[point] for rows [begin, end) of one point. `after`: the
-// weights this worker most likely multiplies by next.
+// products[point] = v[point] * weights[point] for rows [begin, end) of one point, group by group.
+// `after`: the weights this worker most likely multiplies by next.
 void multiply_point(const ConvShape& s, const Layout& l, const float* v, const float* weights,
                     const float* after, const float* zeros, int64_t begin, int64_t end,
                     float* products) {
   const RowTiles tiles(end - begin);
   const int32_t first_piece = 0;
-  for (int64_t col = 0; col < s.m; col += kPanel) {
-    const int64_t width = least(kPanel, l.m - col), left = l.m - col - width;
-    const float* panel = weights + col * s.c;
-    const float* next = left > 0 ? panel + width * s.c : after;
-    const int64_t next_floats = least(kPanel, left > 0 ? left : l.m) * s.c;
+  const int64_t in_group = s.c / s.group, of_group = s.m / s.group;
+  const int64_t padded = round_up(of_group, kLanes), panels = ceil_div(of_group, kPanel);
+  for (int64_t i = 0; i < s.group * panels; ++i) {
+    const int64_t g = i / panels, col = i % panels * kPanel;
+    const int64_t width = least(kPanel, padded - col);
+    const float* panel = weights + g * in_group * padded + col * in_group;
+    const bool last = i + 1 == s.group * panels;
+    const int64_t next_col = i % panels + 1 < panels ? col + kPanel : 0;
+    const float* next = last ? after : panel + width * in_group;
+    const int64_t next_floats = least(kPanel, padded - next_col) * in_group;
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t at = begin + tiles.begin(t), height = tiles.begin(t + 1) - tiles.begin(t);
       const float* rows[kTileRows];
-      for (int64_t r = 0; r < height; ++r) rows[r] = v + (at + r) * l.c;
+      for (int64_t r = 0; r < height; ++r) rows[r] = v + (at + r) * l.c + g * in_group;
       const TileEnd tile_end{zeros, nullptr, 0, -__builtin_inff(), __builtin_inff()};
-      const float* ahead = ahead_slice(next, next_floats, s.c, t);
-      tile_fn(height, width / kLanes)({rows, &first_piece, 1, s.c, ahead}, panel, tile_end,
-                                      products + at * l.m + col, l.m, width);
+      const float* ahead = ahead_slice(next, next_floats, in_group, t);
+      tile_fn(height, width / kLanes)({rows, &first_piece, 1, in_group, ahead}, panel, tile_end,
+                                      products + at * l.m + g * of_group + col, l.m,
+                                      least(kPanel, of_group - col));
     }
   }
 }
 
+int64_t bias_bytes(const ConvShape& s) { return round_up(bias_floats(s.m, 1) * 4, 64); }
 int64_t zero_floats(const ConvShape& s) { return round_up(most(s.c, kPanel), 16); }
 
 template <int m>
@@ -227,7 +234,7 @@ int64_t winograd_scratch(const Call& call) {
   const ConvShape s = conv_shape(call);
   if (s.pixels() == 0 || s.m == 0) return 0;
   const Layout l = make_layout<m>(s);
-  return round_up(bias_floats(s) * 4, 64) + zero_floats(s) * 4 + l.v_bytes + l.p_bytes;
+  return bias_bytes(s) + zero_floats(s) * 4 + l.v_bytes + l.p_bytes;
 }
 
 template <int m>
@@ -236,13 +243,16 @@ const char* run_winograd(const Call& call) {
   const ConvShape s = conv_shape(call);
   if (s.pixels() == 0 || s.m == 0) return nullptr;
   const Layout l = make_layout<m>(s);
-  const Finish finish = make_finish(call, s, reinterpret_cast<float*>(call.scratch));
-  const auto zeros = reinterpret_cast<float*>(call.scratch + round_up(bias_floats(s) * 4, 64));
+  // Results of all groups are finished together.
+  const Finish finish =
+      make_finish(call.in + 2, static_cast<const ConvParams*>(call.params)->epilogue, s.m, 1,
+                  reinterpret_cast<float*>(call.scratch));
+  const auto zeros = reinterpret_cast<float*>(call.scratch + bias_bytes(s));
   std::memset(zeros, 0, static_cast<size_t>(zero_floats(s)) * 4);
   float* v = zeros + zero_floats(s);
   float* products = v + l.v_bytes / 4;
   const float* weights = static_cast<const float*>(call.in[1].data);
-  const int64_t point_floats = packed_floats(s.c, s.m);
+  const int64_t point_floats = s.group * packed_floats(s.c / s.group, s.m / s.group);
   const int threads = call.parallel.threads;
   for (int64_t first = 0; first < l.all_tiles; first += l.tiles) {
     const int64_t count = least(l.tiles, l.all_tiles - first);
@@ -274,24 +284,41 @@ const char* run_winograd(const Call& call) {
   return nullptr;
 }
 
-// Weights [M, C, 3, 3] -> [points^2] packed panels, transformed in float64, and after them the
-// weights themselves: the transform is not exactly invertible in f32.
+// Weights [M, C / group, 3, 3] -> [points^2][group] packed panels, transformed in float64, and
+// after them the weights themselves: the transform is not exactly invertible in f32.
+struct PackParams {
+  int64_t group;
+};
+const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1)};
+
+// Floats of one group at one point, and of one point.
+struct PackedSize {
+  int64_t group, point;
+  PackedSize(const TensorRef& w, const void* params) {
+    const int64_t groups = static_cast<const PackParams*>(params)->group;
+    group = packed_floats(w.shape[1], w.shape[0] / groups), point = groups * group;
+  }
+};
+
 template <int m>
-int64_t pack_bytes(const TensorRef& w, const void*) {
-  return (kPoints<m> * kPoints<m> * packed_floats(w.shape[1], w.shape[0]) + element_count(w)) * 4;
+int64_t pack_bytes(const TensorRef& w, const void* params) {
+  return (kPoints<m> * kPoints<m> * PackedSize(w, params).point + element_count(w)) * 4;
 }
 
 template <int m>
 void pack_weights(const TensorRef& w, void* to, const void* params) {
   constexpr int p = kPoints<m>;
-  const int64_t out = w.shape[0], in = w.shape[1], point = packed_floats(in, out);
+  const PackedSize size(w, params);
+  const int64_t in = w.shape[1];
+  const int64_t of_group = w.shape[0] / static_cast<const PackParams*>(params)->group;
   const float* from = static_cast<const float*>(w.data);
   float* packed = static_cast<float*>(to);
-  float* plain = packed + p * p * point;
+  float* plain = packed + p * p * size.point;
   std::memset(to, 0, static_cast<size_t>(pack_bytes<m>(w, params)));
-  for (int64_t o = 0; o < out; ++o) {
-    const int64_t panel = o / kPanel * kPanel;
-    const int64_t width = least(kPanel, round_up(out - panel, kLanes));
+  for (int64_t o = 0; o < w.shape[0]; ++o) {
+    const int64_t row = o % of_group, panel = row / kPanel * kPanel;
+    const int64_t width = least(kPanel, round_up(of_group - panel, kLanes));
+    float* column_of = packed + o / of_group * size.group + panel * in + row - panel;
     for (int64_t c = 0; c < in; ++c) {
       double half[p][3], column[3], line[p];
       for (int j = 0; j < 3; ++j) {
@@ -307,8 +334,7 @@ void pack_weights(const TensorRef& w, void* to, const void* params) {
       for (int i = 0; i < p; ++i) {
         weight_line(half[i], line);
         for (int j = 0; j < p; ++j) {
-          packed[(i * p + j) * point + panel * in + c * width + o - panel] =
-              static_cast<float>(line[j]);
+          column_of[(i * p + j) * size.point + c * width] = static_cast<float>(line[j]);
         }
       }
     }
@@ -316,9 +342,9 @@ void pack_weights(const TensorRef& w, void* to, const void* params) {
 }
 
 template <int m>
-void unpack_weights(const void* from, const TensorRef& w, const void*) {
-  const float* plain = static_cast<const float*>(from) +
-                       kPoints<m> * kPoints<m> * packed_floats(w.shape[1], w.shape[0]);
+void unpack_weights(const void* from, const TensorRef& w, const void* params) {
+  const float* plain =
+      static_cast<const float*>(from) + kPoints<m> * kPoints<m> * PackedSize(w, params).point;
   float* to = static_cast<float*>(w.data);
   for (int64_t o = 0; o < w.shape[0]; ++o) {
     for (int64_t c = 0; c < w.shape[1]; ++c) {
@@ -341,9 +367,9 @@ void unpack_weights(const void* from, const TensorRef& w, const void*) {
    run_winograd<m>}
 #define ZENITH_WINOGRAD_PACKER(m)     \
   {"conv_winograd" #m "_weights_f32", \
-   nullptr,                           \
-   0,                                 \
-   0,                                 \
+   kPackFields,                       \
+   1,                                 \
+   sizeof(PackParams),                \
    pack_bytes<m>,                     \
    pack_weights<m>,                   \
    unpack_weights<m>}

@@ -131,10 +131,10 @@ def _winograd_reason(tile: int) -> Callable[[OpView], str | None]:
         if against := _constant_reason(op):
             return against
         window = _window(op)
-        shape = (window.kernel, window.strides, window.dilations, _group(op))
-        if shape != ((3, 3), (1, 1), (1, 1), 1):
-            return "only for a 3x3 kernel of stride 1, dilation 1 and one group"
-        if min(_weights(op).shape[:2]) < _WINOGRAD_CHANNELS:
+        if (window.kernel, window.strides, window.dilations) != ((3, 3), (1, 1), (1, 1)):
+            return "only for a 3x3 kernel of stride 1 and dilation 1"
+        m, per_group = _weights(op).shape[:2]
+        if min(m // _group(op), per_group) < _WINOGRAD_CHANNELS:
             return f"fewer than {_WINOGRAD_CHANNELS} channels"
         batch, _, *sizes = op.outputs[0].shape
         if not all(isinstance(size, int) for size in sizes):
@@ -441,7 +441,7 @@ _F32_ROWS: list[_Row] = [
     *(
         (
             f"winograd{tile}",
-            _emit(f"conv_winograd{tile}_f32", f"conv_winograd{tile}_weights_f32"),
+            _emit(f"conv_winograd{tile}_f32", f"conv_winograd{tile}_weights_f32", grouped=True),
             _winograd_reason(tile),
             frozenset({"winograd"}),
         )
