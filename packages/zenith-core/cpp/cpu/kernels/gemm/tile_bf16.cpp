@@ -1,6 +1,8 @@
 // The register tile of bfloat16 products where there are no tile registers.
 #include "cpu/kernels/gemm/tile_bf16.h"
 
+#include <utility>
+
 #ifndef __AMX_TILE__
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -9,12 +11,27 @@ constexpr int kVecs = kCols / kLanes;
 constexpr int kUnroll = 4;  // pairs of the depth between two looks ahead
 
 #if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+// Where results go: sums of the parts, rows `row` apart, or an end.
+struct Target {
+  float* sums[kParts];
+  int64_t row;
+  const TileEnd* end;
+};
+
 // Rows of both parts times a panel. A row's place is its part's times one, two or four of three
 // distances, which an address can hold.
 template <int kFirst, int kSecond>
-void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
-              const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const Target& target, const Ahead& ahead) {
+  const TileEnd* end = target.end;
   vf sum[kFirst + kSecond][kVecs] = {};
+  if (end != nullptr && end->bias != nullptr) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      const vf bias = load(end->bias + v * kLanes);
+#pragma GCC unroll 14
+      for (int r = 0; r < kFirst + kSecond; ++r) sum[r][v] = bias;
+    }
+  }
   int64_t row = left.row, three = 3 * row, five = 5 * row;
   asm("" : "+r"(row), "+r"(three), "+r"(five));
   const int64_t steps = left.depth / 2;
@@ -64,15 +81,36 @@ void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
       advance(1);
     }
   }
+  if (end == nullptr) {
+#pragma GCC unroll 14
+    for (int r = 0; r < kFirst + kSecond; ++r) {
+      float* to =
+          r < kFirst ? target.sums[0] + r * target.row : target.sums[1] + (r - kFirst) * target.row;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[r][v]);
+    }
+    return;
+  }
+  const vf low = splat(end->low), high = splat(end->high);
+  bf16* y = end->y[0];
+  const bf16* add = end->add[0];
 #pragma GCC unroll 14
   for (int r = 0; r < kFirst + kSecond; ++r) {
-    float* to = c + (r < kFirst ? r : r - kFirst + kPartRows) * c_row;
+    if (r == kFirst) y = end->y[1], add = end->add[1];
+    vf value[kVecs];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kVecs; ++v) {
+      value[v] = sum[r][v];
+      if (add != nullptr) value[v] += load(add + v * kLanes);
+      value[v] = vmin(high, vmax(low, value[v]));
+    }
+    store_two(y, value[0], value[1]);
+    y += end->y_row;
+    if (add != nullptr) add += end->add_row;
   }
 }
 
-using TileFn = void (*)(const LeftTile&, const bf16*, float*, int64_t, const Ahead&);
+using TileFn = void (*)(const LeftTile&, const bf16*, const Target&, const Ahead&);
 
 // Of few rows, or of a whole first part.
 const TileFn kOne[] = {run_tile<1, 0>, run_tile<2, 0>, run_tile<3, 0>, run_tile<4, 0>,
@@ -85,15 +123,23 @@ const TileFn kSame[] = {run_tile<1, 1>, run_tile<2, 2>, run_tile<3, 3>,
 }  // namespace
 
 void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead) {
-  const int64_t upper = a.rows[0], lower = a.rows[1];
-  if (lower == 0) return kOne[upper - 1](a, panel, c, c_row, ahead);
-  if (upper == kPartRows) return kTwo[lower - 1](a, panel, c, c_row, ahead);
-  if (upper == lower) return kSame[upper - 1](a, panel, c, c_row, ahead);
-  kOne[upper - 1](a, panel, c, c_row, ahead);
-  LeftTile rest = a;
-  rest.part[0] = a.part[1];
-  kOne[lower - 1](rest, panel, c + kPartRows * c_row, c_row, {nullptr, 0});
+                    const Ahead& ahead, const TileEnd* end) {
+  LeftTile left = a;
+  TileEnd ends = end != nullptr ? *end : TileEnd{};
+  Target target{{c, c + kPartRows * c_row}, c_row, end != nullptr ? &ends : nullptr};
+  if (a.rows[1] > a.rows[0]) {
+    std::swap(left.part[0], left.part[1]), std::swap(left.rows[0], left.rows[1]);
+    std::swap(target.sums[0], target.sums[1]);
+    std::swap(ends.add[0], ends.add[1]), std::swap(ends.y[0], ends.y[1]);
+  }
+  const int64_t rows = left.rows[0], more = left.rows[1];
+  if (more == 0) return kOne[rows - 1](left, panel, target, ahead);
+  if (rows == kPartRows) return kTwo[more - 1](left, panel, target, ahead);
+  if (rows == more) return kSame[rows - 1](left, panel, target, ahead);
+  kOne[rows - 1](left, panel, target, ahead);
+  left.part[0] = left.part[1], target.sums[0] = target.sums[1];
+  ends.add[0] = ends.add[1], ends.y[0] = ends.y[1];
+  kOne[more - 1](left, panel, target, {nullptr, 0});
 }
 
 #else
@@ -152,7 +198,7 @@ void run_rows(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, con
 }  // namespace
 
 void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead) {
+                    const Ahead& ahead, const TileEnd*) {
   run_rows<kPartRows>(a, panel, c, c_row, ahead);
 }
 #endif
