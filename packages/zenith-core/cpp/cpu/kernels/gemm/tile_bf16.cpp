@@ -11,23 +11,15 @@ constexpr int kVecs = kCols / kLanes;
 constexpr int kUnroll = 4;  // pairs of the depth between two looks ahead
 
 #if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
-// Where results go: sums of the parts, rows `row` apart, or an end.
-struct Target {
-  float* sums[kParts];
-  int64_t row;
-  const TileEnd* end;
-};
-
 // Rows of both parts times a panel. A row's place is its part's times one, two or four of three
 // distances, which an address can hold.
 template <int kFirst, int kSecond>
-void run_tile(const LeftTile& left, const bf16* panel, const Target& target, const Ahead& ahead) {
-  const TileEnd* end = target.end;
+void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   vf sum[kFirst + kSecond][kVecs] = {};
-  if (end != nullptr && end->bias != nullptr) {
+  if (end.bias != nullptr) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
-      const vf bias = load(end->bias + v * kLanes);
+      const vf bias = load(end.bias + v * kLanes);
 #pragma GCC unroll 14
       for (int r = 0; r < kFirst + kSecond; ++r) sum[r][v] = bias;
     }
@@ -81,22 +73,22 @@ void run_tile(const LeftTile& left, const bf16* panel, const Target& target, con
       advance(1);
     }
   }
-  if (end == nullptr) {
+  if (end.sums[0] != nullptr) {
 #pragma GCC unroll 14
     for (int r = 0; r < kFirst + kSecond; ++r) {
       float* to =
-          r < kFirst ? target.sums[0] + r * target.row : target.sums[1] + (r - kFirst) * target.row;
+          r < kFirst ? end.sums[0] + r * end.sums_row : end.sums[1] + (r - kFirst) * end.sums_row;
 #pragma GCC unroll 2
       for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[r][v]);
     }
     return;
   }
-  const vf low = splat(end->low), high = splat(end->high);
-  bf16* y = end->y[0];
-  const bf16* add = end->add[0];
+  const vf low = splat(end.low), high = splat(end.high);
+  bf16* y = end.y[0];
+  const bf16* add = end.add[0];
 #pragma GCC unroll 14
   for (int r = 0; r < kFirst + kSecond; ++r) {
-    if (r == kFirst) y = end->y[1], add = end->add[1];
+    if (r == kFirst) y = end.y[1], add = end.add[1];
     vf value[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
@@ -105,12 +97,12 @@ void run_tile(const LeftTile& left, const bf16* panel, const Target& target, con
       value[v] = vmin(high, vmax(low, value[v]));
     }
     store_two(y, value[0], value[1]);
-    y += end->y_row;
-    if (add != nullptr) add += end->add_row;
+    y += end.y_row;
+    if (add != nullptr) add += end.add_row;
   }
 }
 
-using TileFn = void (*)(const LeftTile&, const bf16*, const Target&, const Ahead&);
+using TileFn = void (*)(const LeftTile&, const bf16*, const TileEnd&, const Ahead&);
 
 // Of few rows, or of a whole first part.
 const TileFn kOne[] = {run_tile<1, 0>, run_tile<2, 0>, run_tile<3, 0>, run_tile<4, 0>,
@@ -122,24 +114,19 @@ const TileFn kSame[] = {run_tile<1, 1>, run_tile<2, 2>, run_tile<3, 3>,
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead, const TileEnd* end) {
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+  const int64_t rows = a.rows[0], more = a.rows[1];
+  if (more == 0) return kOne[rows - 1](a, panel, end, ahead);
+  if (rows == kPartRows) return kTwo[more - 1](a, panel, end, ahead);
+  if (rows == more) return kSame[rows - 1](a, panel, end, ahead);
   LeftTile left = a;
-  TileEnd ends = end != nullptr ? *end : TileEnd{};
-  Target target{{c, c + kPartRows * c_row}, c_row, end != nullptr ? &ends : nullptr};
-  if (a.rows[1] > a.rows[0]) {
-    std::swap(left.part[0], left.part[1]), std::swap(left.rows[0], left.rows[1]);
-    std::swap(target.sums[0], target.sums[1]);
-    std::swap(ends.add[0], ends.add[1]), std::swap(ends.y[0], ends.y[1]);
-  }
-  const int64_t rows = left.rows[0], more = left.rows[1];
-  if (more == 0) return kOne[rows - 1](left, panel, target, ahead);
-  if (rows == kPartRows) return kTwo[more - 1](left, panel, target, ahead);
-  if (rows == more) return kSame[rows - 1](left, panel, target, ahead);
-  kOne[rows - 1](left, panel, target, ahead);
-  left.part[0] = left.part[1], target.sums[0] = target.sums[1];
-  ends.add[0] = ends.add[1], ends.y[0] = ends.y[1];
-  kOne[more - 1](left, panel, target, {nullptr, 0});
+  TileEnd ends = end;
+  std::swap(left.part[0], left.part[1]), std::swap(left.rows[0], left.rows[1]);
+  std::swap(ends.sums[0], ends.sums[1]);
+  std::swap(ends.y[0], ends.y[1]), std::swap(ends.add[0], ends.add[1]);
+  if (more == kPartRows) return kTwo[rows - 1](left, panel, ends, ahead);
+  kOne[rows - 1](a, panel, end, ahead);
+  kOne[more - 1](left, panel, ends, {nullptr, 0});
 }
 
 #else
@@ -167,8 +154,7 @@ template <int R>
 }
 
 template <int R>
-void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
-              const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   vf sum[R][kVecs] = {};
   const int64_t fetch = ahead.bytes / (left.taps * (left.depth / kStep)), row = left.row;
   const char* next = ahead.from;
@@ -183,23 +169,22 @@ void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kVecs; ++v) store(end.sums[0] + r * end.sums_row + v * kLanes, sum[r][v]);
   }
 }
 
 template <int R>
-void run_rows(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
+void run_rows(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   if constexpr (R > 1) {
-    if (a.rows[0] < R) return run_rows<R - 1>(a, panel, c, c_row, ahead);
+    if (a.rows[0] < R) return run_rows<R - 1>(a, panel, end, ahead);
   }
-  run_tile<R>(a, panel, c, c_row, ahead);
+  run_tile<R>(a, panel, end, ahead);
 }
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead, const TileEnd*) {
-  run_rows<kPartRows>(a, panel, c, c_row, ahead);
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+  run_rows<kPartRows>(a, panel, end, ahead);
 }
 #endif
 

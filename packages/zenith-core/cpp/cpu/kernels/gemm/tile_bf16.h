@@ -65,13 +65,14 @@ struct LeftTile {
   int64_t taps, depth;
 };
 
-// Where the results of a tile go when they need no more than this, and never are sums in memory:
-// y = clamp(bias + products + add), bfloat16 all of them, kCols columns.
+// Where the results of a tile go: sums as they are, or, where these steps are all, bfloat16 that
+// never were sums in memory, y = clamp(bias + products + add) of kCols columns.
 struct TileEnd {
-  const bf16* bias;         // null without one
-  const bf16* add[kParts];  // null without one
+  float* sums[kParts];  // null with y
   bf16* y[kParts];
-  int64_t add_row, y_row;
+  const bf16* add[kParts];  // null without one
+  const bf16* bias;         // null without one
+  int64_t sums_row, y_row, add_row;
   float low, high;
 };
 
@@ -174,21 +175,22 @@ class Multiplier {
 #else
 }  // namespace
 
-// Sums c[kRows][kCols] of a tile, rows `c_row` apart; those of the second part begin at row
-// kPartRows. With an end, c is not written.
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead, const TileEnd* end);
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead);
 
 namespace {
 
 class Multiplier {
  public:
   explicit Multiplier(int64_t = kStep) {}
+  // Sums c[kRows][kCols], rows `c_row` apart; those of the second part begin at row kPartRows.
   void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    multiply_pairs(a, panel, c, c_row, ahead, nullptr);
+    TileEnd end{};
+    for (int64_t i = 0; i < kParts; ++i) end.sums[i] = c + i * kPartRows * c_row;
+    end.sums_row = c_row;
+    multiply_pairs(a, panel, end, ahead);
   }
   void run(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
-    multiply_pairs(a, panel, nullptr, 0, ahead, &end);
+    multiply_pairs(a, panel, end, ahead);
   }
 };
 #endif
