@@ -276,7 +276,12 @@ class Block {
                    [&](int64_t, int64_t pixel, int64_t rows) { finish.fetch(pixel, first, rows); });
       }
       const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + panel_size : panel);
-      const Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
+      Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
+      if (by_rows && w_.matrix && !kWholeParts && t + 1 < tiles) {  // else the next rows
+        const int64_t bytes = kRows * row_ * static_cast<int64_t>(sizeof(APart));
+        ahead = {reinterpret_cast<const char*>(runs[kParts].from) + bytes * p / panels,
+                 bytes / panels};
+      }
       if (finish.whole(multiplier, left, panel, ahead, pixels, first, cols)) continue;
       multiplier.run(left, panel, sums, kCols, ahead);
       for (int64_t part = 0; part < kParts && left.rows[part] > 0; ++part) {

@@ -70,7 +70,8 @@ class TileFinish {
   void fetch(int64_t row, int64_t col, int64_t rows) const {
     const int64_t item = half_ ? 2 : 4;
     const char* y = static_cast<const char*>(y_) + (row * ldy_ + col) * item;
-    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(y + r * ldy_ * item, 1, 3);
+    // Whole lines that are written from registers are not waited for.
+    for (int64_t r = 0; !kEndsTiles && r < rows; ++r) __builtin_prefetch(y + r * ldy_ * item, 1, 3);
     if (add_.data == nullptr) return;
     const int64_t size = add_.half ? 2 : 4;
     const char* add = static_cast<const char*>(add_.data) + (row * add_.row + col) * size;
