@@ -277,7 +277,8 @@ class Block {
       }
       const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + panel_size : panel);
       Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
-      if (by_rows && w_.matrix && !kWholeParts && t + 1 < tiles) {  // else the next rows
+      // The next rows, where more is read of an image than written.
+      if (by_rows && w_.matrix && w_.s.c > w_.s.m && !kWholeParts && t + 1 < tiles) {
         const int64_t bytes = kRows * row_ * static_cast<int64_t>(sizeof(APart));
         ahead = {reinterpret_cast<const char*>(runs[kParts].from) + bytes * p / panels,
                  bytes / panels};
