@@ -22,22 +22,24 @@ namespace {
 using APart = bf16;
 constexpr int64_t kParts = 2, kPartRows = 16, kCols = 32, kStep = 32;
 constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth needs no padding
+constexpr bool kEndsTiles = false;    // Multiplier takes a TileEnd
 // A part of few rows takes as long as a full one.
 [[maybe_unused]] constexpr bool kWholeParts = true;
 [[maybe_unused]] const char* const kPairTile = "32x32";
-#else
-constexpr int kPairVecs = kLanes == 4 ? 2 : 3;
-constexpr int64_t kParts = 1, kPartRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
-constexpr int64_t kCols = kPairVecs * kLanes, kStep = 2;
-[[maybe_unused]] constexpr bool kWholeParts = false;
-[[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
-#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+#elif defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+// 28 sums, two vectors of B, one broadcast of A. Seven divides the images of many networks.
 using APart = bf16;
-constexpr bool kReadsInPlace = true;
+constexpr int64_t kParts = 2, kPartRows = 7, kCols = 32, kStep = 2;
+constexpr bool kReadsInPlace = true, kEndsTiles = true;
+[[maybe_unused]] constexpr bool kWholeParts = false;
+[[maybe_unused]] const char* const kPairTile = "14x32";
 #else
 using APart = float;  // without products of pairs, A is widened ahead
-constexpr bool kReadsInPlace = false;
-#endif
+constexpr int64_t kParts = 1, kPartRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
+constexpr int64_t kCols = (kLanes == 4 ? 2 : 3) * kLanes, kStep = 2;
+constexpr bool kReadsInPlace = false, kEndsTiles = false;
+[[maybe_unused]] constexpr bool kWholeParts = false;
+[[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
 #endif
 constexpr int64_t kRows = kParts * kPartRows;
 
@@ -51,6 +53,8 @@ constexpr int64_t kRows = kParts * kPartRows;
   return kStep;
 }
 
+}  // namespace
+
 // A of one tile: rows in kParts parts, those of a part `row` apart. A row is `taps` pieces of
 // `depth` elements, a multiple of the step, at `offsets` from where it begins.
 struct LeftTile {
@@ -60,6 +64,25 @@ struct LeftTile {
   const int64_t* offsets;
   int64_t taps, depth;
 };
+
+// Where the results of a tile go: sums as they are, or, where these steps are all, bfloat16 that
+// never were sums in memory, y = clamp(bias + products + add) of kCols columns.
+struct TileEnd {
+  float* sums[kParts];  // null with y
+  bf16* y[kParts];
+  const bf16* add[kParts];  // null without one
+  const bf16* bias;         // null without one
+  int64_t sums_row, y_row, add_row;
+  float low, high;
+};
+
+// `bytes` from `from` on are fetched during a tile.
+struct Ahead {
+  const char* from;
+  int64_t bytes;
+};
+
+namespace {
 
 // `rows` rows of a matrix, of one piece each.
 [[maybe_unused]] LeftTile left_rows(const APart* a, int64_t a_row, int64_t rows, int64_t depth) {
@@ -71,12 +94,6 @@ struct LeftTile {
   }
   return left;
 }
-
-// `bytes` from `from` on are fetched during a tile.
-struct Ahead {
-  const char* from;
-  int64_t bytes;
-};
 
 #if defined(__AMX_TILE__)
 
@@ -156,79 +173,24 @@ class Multiplier {
 };
 
 #else
+}  // namespace
 
-// One pair of the depth: sums += rows of a times the panel's next 2 x kCols.
-template <int R>
-[[gnu::always_inline]] inline void add_pairs(vf (&sum)[R][kPairVecs], const APart* a, int64_t row,
-                                             const bf16* panel) {
-  vi pairs[kPairVecs];
-  std::memcpy(pairs, panel, sizeof(pairs));
-#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    int32_t pair;
-    std::memcpy(&pair, a + r * row, 4);
-    const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 4
-    for (int v = 0; v < kPairVecs; ++v) {
-      sum[r][v] = (vf)_mm512_dpbf16_ps((__m512)sum[r][v], x, (__m512bh)pairs[v]);
-    }
-  }
-#else
-  // B is widened on the way, one half of the pairs after the other.
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-    vf b[kPairVecs];
-#pragma GCC unroll 4
-    for (int v = 0; v < kPairVecs; ++v) {
-      b[v] = (vf)(half == 0 ? pairs[v] << 16 : pairs[v] & static_cast<int32_t>(0xffff0000));
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const vf x = splat(a[r * row + half]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kPairVecs; ++v) multiply_add(sum[r][v], x, b[v]);
-    }
-  }
-#endif
-}
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead);
 
-template <int R>
-[[gnu::noinline]] void pair_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
-                                 const Ahead& ahead) {
-  vf sum[R][kPairVecs] = {};
-  const int64_t fetch = ahead.bytes / (left.taps * (left.depth / kStep)), row = left.row;
-  const char* next = ahead.from;
-  for (int64_t t = 0; t < left.taps; ++t) {
-    const APart* a = left.part[0] + left.offsets[t];
-    for (int64_t k = 0; k < left.depth; k += 2, a += 2, panel += 2 * kCols) {
-      add_pairs(sum, a, row, panel);
-      for (int64_t i = 0; i < fetch; i += 64) __builtin_prefetch(next + i, 0, 2);
-      next += fetch;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kPairVecs; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
-  }
-}
+namespace {
 
-// Sums c[kRows][kCols] of a tile, rows `c_row` apart.
 class Multiplier {
  public:
   explicit Multiplier(int64_t = kStep) {}
+  // Sums c[kRows][kCols], rows `c_row` apart; those of the second part begin at row kPartRows.
   void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    tile<kRows>(a, panel, c, c_row, ahead);
+    TileEnd end{};
+    for (int64_t i = 0; i < kParts; ++i) end.sums[i] = c + i * kPartRows * c_row;
+    end.sums_row = c_row;
+    multiply_pairs(a, panel, end, ahead);
   }
-
- private:
-  template <int R>
-  void tile(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    if constexpr (R > 1) {
-      if (a.rows[0] < R) return tile<R - 1>(a, panel, c, c_row, ahead);
-    }
-    pair_tile<R>(a, panel, c, c_row, ahead);
+  void run(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+    multiply_pairs(a, panel, end, ahead);
   }
 };
 #endif
