@@ -80,14 +80,17 @@ struct Queries {
   return shown;
 }
 
-[[maybe_unused]] float row_max(const float* s, int64_t n) {
+// The largest of each lane.
+[[maybe_unused]] vf row_max_lanes(const float* s, int64_t n) {
   vf a = splat(-__builtin_inff()), b = a;
   for (int64_t j = 0; j < n; j += 2 * kLanes) {
     a = vmax(a, load(s + j));
     b = vmax(b, load(s + j + kLanes));
   }
-  return max_lanes(vmax(a, b));
+  return vmax(a, b);
 }
+
+[[maybe_unused]] float row_max(const float* s, int64_t n) { return max_lanes(row_max_lanes(s, n)); }
 
 // s -> e^(s - base); the sum of the results.
 [[maybe_unused]] float row_exp(float* s, int64_t n, float base) {
