@@ -142,7 +142,8 @@ struct Scored {
 // Scales, caps and masks where that is not left to the exponential, whose factor is the result.
 float finish_scores(const Params& w, const TensorRef* mask, const Scored& at, float* s,
                     int64_t stride) {
-  const bool now = w.softcap != 0.0f || mask != nullptr || !(w.scale > 0.0f);
+  const bool added = mask != nullptr && mask->dtype != DType::kBool;
+  const bool now = w.softcap != 0.0f || added || !(w.scale > 0.0f);
   for (int64_t r = 0; r < at.m; ++r, s += stride) {
     const Span own = visible(w, at.row + r, at.keys);
     const int64_t from = at_most(at_least(own.from - at.c0, 0), at.width);
@@ -150,9 +151,9 @@ float finish_scores(const Params& w, const TensorRef* mask, const Scored& at, fl
     if (now) {
       for (int64_t j = 0; j < at.width; j += kLanes) store(s + j, load(s + j) * w.scale);
       if (w.softcap != 0.0f) cap_scores(s, round_up(to, kLanes), w.softcap);
-      if (mask != nullptr) {
-        mask_scores(*mask, at.b, at.h, at.row + r, at.c0 + from, at.c0 + to, s + from);
-      }
+    }
+    if (mask != nullptr) {
+      mask_scores(*mask, at.b, at.h, at.row + r, at.c0 + from, at.c0 + to, s + from);
     }
     for (int64_t j = 0; j < from; ++j) s[j] = -__builtin_inff();
     for (int64_t j = to; j < at.width; ++j) s[j] = -__builtin_inff();
@@ -177,8 +178,8 @@ vf softmax_rows(const float* s, int64_t stride, int64_t m, int64_t width, float 
 }
 
 // All query rows of a group, which are few, against keys and values where they lie.
-void few_attention(const Call& call, const TilePlan& p, const TileWork& work, const Params& w,
-                   int64_t b, int64_t group) {
+[[maybe_unused]] void few_attention(const Call& call, const TilePlan& p, const TileWork& work,
+                                    const Params& w, int64_t b, int64_t group) {
   const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2], &y = call.out[0];
   const int64_t first = visible(w, 0, p.keys).from / kKeys * kKeys;
   const int64_t last = at_least(visible(w, p.rows - 1, p.keys).to, first);
@@ -288,7 +289,9 @@ const char* run_tile_attention(const Call& call) {
       p.keys = shown_keys(*mask, {b, group * p.heads, (group + 1) * p.heads, row0, row1},
                           at_most(p.keys, mask->shape[3]));
     }
-    if (p.few) return few_attention(call, p, work, there.how, b, group);
+    if constexpr (kFewRows > 0) {
+      if (p.few) return few_attention(call, p, work, there.how, b, group);
+    }
     p.keys = at_most(p.keys, at_least(visible(there.how, row1 - 1, p.keys).to, 0));
     p.tp = round_up(at_least(p.keys, 1), kKeys);
     const int64_t tiles = (row1 - row0 + kRows - 1) / kRows;
