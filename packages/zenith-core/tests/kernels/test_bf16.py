@@ -273,13 +273,56 @@ def test_attention(isa: str, heads: int, groups: int, rows: int, keys: int, d: i
     sums = weights.sum(-1, keepdims=True)
     weights = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
     wanted = weights @ vd
-    # On tile registers the weights are rounded as well.
-    size = ULP / 2 / 3e-6 * (weights @ np.abs(vd)) if isa == "amx" else 4.0
+    # Where pairs are multiplied the weights are rounded as well.
+    rounded = isa in ("amx", "avx512_vnni")
+    size = ULP / 2 / 3e-6 * (weights @ np.abs(vd)) if rounded else 4.0
     for threads in (1, 2):
         y = np.zeros((2, rows, heads, e), BF16).transpose(0, 2, 1, 3)
         call(isa, "attention_bf16", [q, k, v, mask], [y], scale=0.3, softcap=0.0, causal=1,
              offset=offset, left=-1, right=-1, threads=threads)  # fmt: skip
         close(np.ascontiguousarray(y), wanted, size)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", [(0, -1, -1), (1, -1, -1), (1, 3, -1), (0, 40, 5)])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 29])
+@pytest.mark.parametrize(
+    ("keys", "d", "e"), [(1, 3, 1), (37, 32, 33), (131, 80, 100), (300, 65, 64)]
+)
+def test_attention_of_few_and_many_rows(
+    isa: str, window: tuple[int, int, int], rows: int, keys: int, d: int, e: int
+) -> None:
+    """Against the same numbers in float32, also where keys and values end inside a vector."""
+    causal, left, right = window
+    how = {"scale": d**-0.5, "softcap": 0.0, "causal": causal, "offset": max(keys - rows, 0),
+           "left": left, "right": right}  # fmt: skip
+    shapes = (6, rows, d), (2, keys, d), (2, keys, e)
+    q, k, v = (halves((3, *s), i) for i, s in enumerate(shapes))
+    wanted = np.zeros((3, 6, rows, e), np.float32)
+    wide = [t.astype(np.float32) for t in (q, k, v)]
+    call(isa, "attention_f32", [*wide, None], [wanted], **how)
+    y = np.zeros((3, 6, rows, e), BF16)
+    call(isa, "attention_bf16", [q, k, v, None], [y], **how)
+    # Results are means of values.
+    close(y, wanted, ULP / 3e-6 * np.abs(wide[2]).max())
+    one = np.zeros((1, 6, rows, e), BF16)
+    call(isa, "attention_bf16", [q[2:], k[2:], v[2:], None], [one], **how, threads=1)
+    np.testing.assert_array_equal(bits(y[2:]), bits(one))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_of_few_rows_reads_nothing_behind_the_keys(isa: str) -> None:
+    """A cache has room for more keys, whose numbers mean nothing."""
+    q, k, v = halves((1, 4, 1, 64), 1), halves((1, 2, 70, 64), 2), halves((1, 2, 70, 64), 3)
+    for n in (1, 2, 33, 69):
+        k[:, :, n:] = v[:, :, n:] = np.nan
+        y, one = np.zeros((2, 1, 4, 1, 64), BF16)
+        how = {"scale": 0.2, "softcap": 0.0, "causal": 0, "offset": 0, "left": -1, "right": -1}
+        call(isa, "attention_bf16", [q, k, v, None, np.array([n])], [y], **how)
+        call(isa, "attention_bf16", [q, k[:, :, :n], v[:, :, :n], None], [one], **how)
+        assert np.isfinite(one.astype(np.float32)).all()
+        np.testing.assert_array_equal(bits(y), bits(one))
+        k, v = halves((1, 2, 70, 64), 2), halves((1, 2, 70, 64), 3)
 
 
 @pytest.mark.parametrize("isa", ISAS)

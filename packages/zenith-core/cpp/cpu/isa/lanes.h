@@ -73,6 +73,16 @@ template <int H = 1>
   if constexpr (2 * H < kLanes) return sum_each<2 * H>(r);
   return r[0];
 }
+// The same for the largest of all lanes.
+template <int H = 1>
+[[gnu::always_inline]] inline vf max_each(vf (&r)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * H) {
+    r[i] = vmax(low_blocks<H>(r[i], r[i + H]), high_blocks<H>(r[i], r[i + H]));
+  }
+  if constexpr (2 * H < kLanes) return max_each<2 * H>(r);
+  return r[0];
+}
 
 }  // namespace
 }  // namespace zenith::ZENITH_ISA

@@ -1,25 +1,34 @@
-// Attention of bfloat16 with products on tile registers: scores of 32 query rows at a time in
-// float32, their softmax rounded to bfloat16 for the second product. Where there are no such
-// registers, half.cpp is the kernel of this name.
+// Attention of bfloat16 where the machine multiplies pairs: scores of a tile's query rows at a time
+// in float32, their softmax rounded to bfloat16 for the second product. Elsewhere half.cpp is the
+// kernel of this name.
 #include "cpu/isa/bf16.h"
 #include "cpu/isa/short_functions.h"
 #include "cpu/kernels/attention/attention.h"
 
-#ifdef __AMX_TILE__
+#if defined(__AVX512BF16__) && ZENITH_VEC_BYTES == 64
+#define ZENITH_PAIRS
+#include <numeric>
+
+#include "cpu/kernels/attention/rows_bf16.h"
 #include "cpu/kernels/attention/scores.h"
 #include "cpu/kernels/gemm/tile_bf16.h"
 #endif
 
 namespace zenith::ZENITH_ISA {
 
-#ifdef __AMX_TILE__
+#ifdef ZENITH_PAIRS
 namespace {
 
 constexpr int64_t kTaskRows = 64;  // least query rows that are worth packing keys for
+// Up to so many query rows read keys and values in place.
+constexpr int64_t kFewRows = kWholeParts ? 0 : 4;
+constexpr int64_t kFewKeys = 128;  // of them, as many as stay in L1 for all heads of a group
+constexpr int64_t kKeys = std::lcm(kCols, 2 * kLanes);  // of them, whole panels and loops of two
 
 // Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows.
 struct TilePlan : Sizes {
-  int64_t dp, tp, ep, cuts;
+  bool few;
+  int64_t dp, tp, ep, stride, cuts;
   int64_t k_size, v_size, p_size, q_size;  // bfloat16 numbers of one worker
   int64_t s_size, y_size;                  // float32 numbers
   int64_t worker_bytes;
@@ -28,17 +37,20 @@ struct TilePlan : Sizes {
 TilePlan tile_plan_of(const Call& call) {
   TilePlan p{};
   static_cast<Sizes&>(p) = sizes_of(call);
-  p.dp = round_up(at_least(p.d, 1), kStep);
-  p.tp = round_up(at_least(p.keys, 1), kStep);
+  p.few = p.rows <= kFewRows;
+  p.dp = round_up(at_least(p.d, 1), p.few ? 2 * kLanes : kStep);
+  p.tp = round_up(at_least(p.keys, 1), kKeys);
+  p.stride = p.tp + kLanes;  // no power of two: rows would share cache sets
   p.ep = round_up(at_least(p.e, 1), kCols);
   const int64_t tasks = at_least(call.in[0].shape[0] * p.groups, 1);
   const int64_t want = call.parallel.threads == 1 ? 1 : 4 * call.parallel.threads;
   p.cuts = at_least(at_most((want + tasks - 1) / tasks, p.rows / kTaskRows), 1);
-  p.k_size = p.tp * p.dp;
-  p.v_size = p.tp * p.ep;
-  p.p_size = kRows * p.tp;
-  p.q_size = kRows * p.dp;
-  p.s_size = kRows * p.tp;
+  p.k_size = p.few ? 0 : p.tp * p.dp;
+  p.v_size = p.few ? 0 : p.tp * p.ep;
+  const int64_t rows = p.few ? p.heads * p.rows : kRows;
+  p.p_size = rows * p.stride;
+  p.q_size = rows * p.dp;
+  p.s_size = rows * p.stride;
   p.y_size = kRows * kCols;
   p.worker_bytes = (p.k_size + p.v_size + p.p_size + p.q_size) * 2 + (p.s_size + p.y_size) * 4;
   return p;
@@ -54,27 +66,14 @@ void copy_padded(const bf16* from, int64_t n, int64_t padded, bf16* to) {
   std::memset(to + n, 0, static_cast<size_t>(padded - n) * 2);
 }
 
-// A vector V of the numbers from `from` on, of which n are there; others are zero. Copies of a
-// length that is not constant are calls, which would take most of the time of packing.
-template <typename V>
-[[gnu::always_inline]] inline V read_padded(const bf16* from, int64_t n) {
-  V v{};
-  if (n >= static_cast<int64_t>(sizeof(V) / 2)) {
-    std::memcpy(&v, from, sizeof(V));
-  } else if (n > 0) {
-    std::memcpy(&v, from, static_cast<size_t>(n) * 2);
-  }
-  return v;
-}
-
-// Keys as pair panels [tp / 32][dp / 2][32][2]: their 32-bit pairs transposed.
+// Keys as pair panels [tp / kCols][dp / 2][kCols][2]: their 32-bit pairs transposed.
 void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16* to) {
   for (int64_t first = 0; first < p.tp; first += kLanes) {
     for (int64_t c = 0; c < p.dp; c += 2 * kLanes) {
       vf r[kLanes];
       for (int i = 0; i < kLanes; ++i) {
         const bool here = first + i < p.keys;
-        r[i] = here ? read_padded<vf>(row_of<const bf16>(k, b, g, first + i) + c, p.d - c) : vf{};
+        r[i] = here ? (vf)read_padded(row_of<const bf16>(k, b, g, first + i) + c, p.d - c) : vf{};
       }
       transpose(r);
       bf16* panel = to + first / kCols * kCols * p.dp + c * kCols + first % kCols * 2;
@@ -83,55 +82,129 @@ void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16
   }
 }
 
-// Values as pair panels [ep / 32][tp / 2][32][2]: two rows interleaved.
+// Values as pair panels [ep / kCols][tp / 2][kCols][2]: two rows interleaved.
 void pack_values(const TensorRef& v, int64_t b, int64_t g, const TilePlan& p, bf16* to) {
-  for (int64_t t = 0; t < p.tp; t += 2) {
+  typedef uint16_t halves __attribute__((vector_size(64)));
+  halves low, high;
+  for (int i = 0; i < 32; ++i) {
+    low[i] = static_cast<uint16_t>(i / 2 + i % 2 * 32);
+    high[i] = static_cast<uint16_t>(low[i] + 16);
+  }
+  const int64_t depth = round_up(p.keys, kStep);
+  for (int64_t t = 0; t < depth; t += 2) {
     const bool here = t < p.keys, next = t + 1 < p.keys;
-    const bf16* low = here ? row_of<const bf16>(v, b, g, t) : nullptr;
-    const bf16* high = next ? row_of<const bf16>(v, b, g, t + 1) : nullptr;
-    for (int64_t c = 0; c < p.ep; c += kLanes) {
-      const vh a = here ? read_padded<vh>(low + c, p.e - c) : vh{};
-      const vh z = next ? read_padded<vh>(high + c, p.e - c) : vh{};
-      const vu pairs = __builtin_convertvector(a, vu) | __builtin_convertvector(z, vu) << 16;
-      bf16* panel = to + c / kCols * kCols * p.tp + t * kCols + c % kCols * 2;
-      std::memcpy(panel, &pairs, sizeof(vu));
+    const bf16* first = here ? row_of<const bf16>(v, b, g, t) : nullptr;
+    const bf16* second = next ? row_of<const bf16>(v, b, g, t + 1) : nullptr;
+    for (int64_t c = 0; c < p.ep; c += 2 * kLanes) {
+      const halves a = here ? (halves)read_padded(first + c, p.e - c) : halves{};
+      const halves z = next ? (halves)read_padded(second + c, p.e - c) : halves{};
+      const auto put = [&](int64_t column, halves pairs) __attribute__((always_inline)) {
+        bf16* panel = to + column / kCols * kCols * p.tp + t * kCols + column % kCols * 2;
+        std::memcpy(panel, &pairs, sizeof(pairs));
+      };
+      put(c, __builtin_shuffle(a, z, low));
+      if (c + kLanes < p.ep) put(c + kLanes, __builtin_shuffle(a, z, high));
     }
   }
 }
 
-// 2^(s * factor - base), rounded into p; the sum of the results before they are rounded.
-float exp_into(const float* s, int64_t n, float factor, float base, bf16* p) {
+// 2^x of two vectors, to 8e-5; of -inf it is 0. Step by step in turns: one after the other, too
+// many of the instructions that the machine looks at wait for those before them.
+[[gnu::always_inline]] inline void powers_of_two(vf& x, vf& y) {
+  const vf r = (vf)_mm512_maskz_reduce_ps(0xffff, (__m512)x, 1);  // x - floor(x)
+  const vf s = (vf)_mm512_maskz_reduce_ps(0xffff, (__m512)y, 1);
+  vf p = r * 0.07802452f + 0.22606716f, q = s * 0.07802452f + 0.22606716f;
+  p = p * r + 0.69583354f, q = q * s + 0.69583354f;
+  p = p * r + 0.99992522f, q = q * s + 0.99992522f;
+  x = (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)x);
+  y = (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)q, (__m512)y);
+}
+
+// 2^(s * factor - base), rounded into p; the sums of the results before they are rounded, by lanes.
+[[gnu::always_inline]] inline vf exp_into(const float* s, int64_t n, float factor, float base,
+                                          bf16* p) {
   vf a{}, b{};
   for (int64_t j = 0; j < n; j += 2 * kLanes) {
-    const vf x = power_of_two(load(s + j) * factor - base);
-    const vf y = power_of_two(load(s + j + kLanes) * factor - base);
-    store(p + j, x);
-    store(p + j + kLanes, y);
+    vf x = load(s + j) * factor - base, y = load(s + j + kLanes) * factor - base;
+    powers_of_two(x, y);
+    store_two(p + j, x, y);
     a += x;
     b += y;
   }
-  return sum_lanes(a + b);
+  return a + b;
 }
 
-// The softmax of one row of scores of the keys [c0, c0 + width), rounded into p; 1 / its sum.
-float softmax_row(const Params& w, const TensorRef* mask, int64_t b, int64_t h, int64_t row,
-                  int64_t keys, int64_t c0, int64_t width, float* s, bf16* p) {
-  const Span own = visible(w, row, keys);
-  const int64_t from = at_most(at_least(own.from - c0, 0), width);
-  const int64_t to = at_least(at_most(own.to - c0, width), from);
-  float factor = w.scale;
-  if (w.softcap != 0.0f || mask != nullptr || !(factor > 0.0f)) {
-    for (int64_t j = 0; j < width; j += kLanes) store(s + j, load(s + j) * factor);
-    factor = 1.0f;
-    if (w.softcap != 0.0f) cap_scores(s, round_up(to, kLanes), w.softcap);
-    if (mask != nullptr) mask_scores(*mask, b, h, row, c0 + from, c0 + to, s + from);
+// Query rows [row, row + m) of head h of item b, of which keys [c0, c0 + width) have scores.
+struct Scored {
+  int64_t b, h, row, m, keys, c0, width;
+};
+
+// Scales, caps and masks where that is not left to the exponential, whose factor is the result.
+float finish_scores(const Params& w, const TensorRef* mask, const Scored& at, float* s,
+                    int64_t stride) {
+  const bool added = mask != nullptr && mask->dtype != DType::kBool;
+  const bool now = w.softcap != 0.0f || added || !(w.scale > 0.0f);
+  for (int64_t r = 0; r < at.m; ++r, s += stride) {
+    const Span own = visible(w, at.row + r, at.keys);
+    const int64_t from = at_most(at_least(own.from - at.c0, 0), at.width);
+    const int64_t to = at_least(at_most(own.to - at.c0, at.width), from);
+    if (now) {
+      for (int64_t j = 0; j < at.width; j += kLanes) store(s + j, load(s + j) * w.scale);
+      if (w.softcap != 0.0f) cap_scores(s, round_up(to, kLanes), w.softcap);
+    }
+    if (mask != nullptr) {
+      mask_scores(*mask, at.b, at.h, at.row + r, at.c0 + from, at.c0 + to, s + from);
+    }
+    for (int64_t j = 0; j < from; ++j) s[j] = -__builtin_inff();
+    for (int64_t j = to; j < at.width; ++j) s[j] = -__builtin_inff();
   }
-  for (int64_t j = 0; j < from; ++j) s[j] = -__builtin_inff();
-  for (int64_t j = to; j < width; ++j) s[j] = -__builtin_inff();
-  const float top = row_max(s, width);
-  factor *= kLog2E;
-  const float total = exp_into(s, width, factor, top == -__builtin_inff() ? 0.0f : top * factor, p);
-  return total == 0.0f ? 0.0f : 1.0f / total;
+  return (now ? 1.0f : w.scale) * kLog2E;
+}
+
+// The softmax of up to kLanes rows of scores times their sums, rounded into p; 1 / the sums. Ends
+// of rows meet in vectors: one by one, rows would wait for them.
+vf softmax_rows(const float* s, int64_t stride, int64_t m, int64_t width, float factor, bf16* p) {
+  vf each[kLanes];
+  for (int r = 0; r < kLanes; ++r) {
+    each[r] = r < m ? row_max_lanes(s + r * stride, width) : vf{};
+  }
+  const vf top = max_each(each);
+  const vf base = top == -__builtin_inff() ? vf{} : top * factor;
+  for (int r = 0; r < kLanes; ++r) {
+    each[r] = r < m ? exp_into(s + r * stride, width, factor, base[r], p + r * stride) : vf{};
+  }
+  const vf total = sum_each(each);
+  return total == 0.0f ? vf{} : 1.0f / total;
+}
+
+// All query rows of a group, which are few, against keys and values where they lie.
+[[maybe_unused]] void few_attention(const Call& call, const TilePlan& p, const TileWork& work,
+                                    const Params& w, int64_t b, int64_t group) {
+  const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2], &y = call.out[0];
+  const int64_t first = visible(w, 0, p.keys).from / kKeys * kKeys;
+  const int64_t last = at_least(visible(w, p.rows - 1, p.keys).to, first);
+  const int64_t rows = p.heads * p.rows, head0 = group * p.heads;
+  const int64_t width = round_up(last - first, kKeys);
+  for (int64_t i = 0; i < rows; ++i) {
+    copy_padded(row_of<const bf16>(q, b, head0 + i / p.rows, i % p.rows), p.d, p.dp,
+                work.q + i * p.dp);
+  }
+  for (int64_t t = first; t < last; t += kFewKeys) {
+    for (int64_t i = 0; i < rows; ++i) {
+      row_scores(work.q + i * p.dp, row_of<const bf16>(k, b, group, t), k.strides[2],
+                 at_most(kFewKeys, last - t), p.d, work.s + i * p.stride + t - first);
+    }
+  }
+  for (int64_t h = 0; h < p.heads; ++h) {
+    const int64_t at = h * p.rows * p.stride;
+    const float factor = finish_scores(
+        w, mask_of(call), {b, head0 + h, 0, p.rows, p.keys, first, width}, work.s + at, p.stride);
+    const vf scale = softmax_rows(work.s + at, p.stride, p.rows, width, factor, work.p + at);
+    for (int64_t r = 0; r < p.rows; ++r) {
+      row_values(work.p + at + r * p.stride, row_of<const bf16>(v, b, group, first), v.strides[2],
+                 last - first, p.e, scale[r], row_of<bf16>(y, b, head0 + h, r));
+    }
+  }
 }
 
 // `m` query rows from `row` on of head h, against packed keys and values.
@@ -141,7 +214,7 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
   const TensorRef &q = call.in[0], &y = call.out[0];
   const TensorRef* mask = mask_of(call);
   const int64_t keys = p.keys;
-  const int64_t first = visible(w, row, keys).from / kStep * kStep;
+  const int64_t first = visible(w, row, keys).from / kKeys * kKeys;
   const int64_t last = at_most(visible(w, row + m - 1, keys).to, keys);
   bf16* to = row_of<bf16>(y, b, h, row);
   if (first >= last) {  // no row sees a key
@@ -150,7 +223,7 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
     }
     return;
   }
-  const int64_t width = round_up(last - first, kStep);
+  const int64_t width = round_up(last - first, kKeys), depth = round_up(last - first, kStep);
   const bf16* rows = row_of<const bf16>(q, b, h, row);
   int64_t rows_stride = q.strides[2];
   if (p.d != p.dp) {
@@ -162,15 +235,17 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
   }
   const LeftTile queries = left_rows(rows, rows_stride, m, p.dp);
   for (int64_t c = 0; c < width; c += kCols) {
-    multiplier.run(queries, work.k + (first + c) * p.dp, work.s + c, p.tp, {});
+    multiplier.run(queries, work.k + (first + c) * p.dp, work.s + c, p.stride, {});
   }
-  float scale[kRows];
-  for (int64_t r = 0; r < m; ++r) {
-    scale[r] = softmax_row(w, mask, b, h, row + r, keys, first, width, work.s + r * p.tp,
-                           work.p + r * p.tp);
+  const float factor = finish_scores(w, mask, {b, h, row, m, keys, first, width}, work.s, p.stride);
+  float scale[(kRows + kLanes - 1) / kLanes * kLanes];
+  for (int64_t r = 0; r < m; r += kLanes) {
+    const int64_t at = r * p.stride;
+    store(scale + r,
+          softmax_rows(work.s + at, p.stride, at_most(m - r, kLanes), width, factor, work.p + at));
   }
   for (int64_t c = 0; c < p.e; c += kCols) {
-    multiplier.run(left_rows(work.p, p.tp, m, width), work.v + c * p.tp + first * kCols, work.y,
+    multiplier.run(left_rows(work.p, p.stride, m, depth), work.v + c * p.tp + first * kCols, work.y,
                    kCols, {});
     const int64_t whole = at_most(p.e - c, kCols) / kLanes * kLanes;
     const int rest = static_cast<int>(at_most(p.e - c, kCols) - whole);
@@ -181,6 +256,11 @@ void tile_attention(const Call& call, const TilePlan& p, const TileWork& work,
       if (rest > 0) store_n(row_to + whole, load(sums + whole) * scale[r], rest);
     }
   }
+}
+
+// Where the i-th of `tiles` tiles begins: even ones, but where a part takes as long as a whole.
+int64_t tile_row(int64_t row0, int64_t row1, int64_t i, int64_t tiles) {
+  return kWholeParts ? at_most(row0 + i * kRows, row1) : row0 + (row1 - row0) * i / tiles;
 }
 
 int64_t tile_attention_scratch(const Call& call) {
@@ -209,13 +289,20 @@ const char* run_tile_attention(const Call& call) {
       p.keys = shown_keys(*mask, {b, group * p.heads, (group + 1) * p.heads, row0, row1},
                           at_most(p.keys, mask->shape[3]));
     }
-    p.tp = round_up(at_least(p.keys, 1), kStep);
+    if constexpr (kFewRows > 0) {
+      if (p.few) return few_attention(call, p, work, there.how, b, group);
+    }
+    p.keys = at_most(p.keys, at_least(visible(there.how, row1 - 1, p.keys).to, 0));
+    p.tp = round_up(at_least(p.keys, 1), kKeys);
+    const int64_t tiles = (row1 - row0 + kRows - 1) / kRows;
     pack_keys(call.in[1], b, group, p, work.k);
     pack_values(call.in[2], b, group, p, work.v);
     Multiplier multiplier;
     for (int64_t h = group * p.heads; h < (group + 1) * p.heads; ++h) {
-      for (int64_t row = row0; row < row1; row += kRows) {
-        tile_attention(call, p, work, multiplier, there.how, b, h, row, at_most(kRows, row1 - row));
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t row = tile_row(row0, row1, i, tiles);
+        tile_attention(call, p, work, multiplier, there.how, b, h, row,
+                       tile_row(row0, row1, i + 1, tiles) - row);
       }
     }
   });
@@ -223,7 +310,7 @@ const char* run_tile_attention(const Call& call) {
 }
 
 const Kernel kKernels[] = {
-    {"attention_bf16", "32x32", kParamFields, kParamCount, sizeof(Params), tile_attention_scratch,
+    {"attention_bf16", kPairTile, kParamFields, kParamCount, sizeof(Params), tile_attention_scratch,
      run_tile_attention},
 };
 
@@ -232,7 +319,7 @@ const Kernel kKernels[] = {
 
 Table attention_bf16_table();
 Table attention_bf16_table() {
-#ifdef __AMX_TILE__
+#ifdef ZENITH_PAIRS
   return {kKernels, sizeof(kKernels) / sizeof(*kKernels), nullptr, 0};
 #else
   return {nullptr, 0, nullptr, 0};

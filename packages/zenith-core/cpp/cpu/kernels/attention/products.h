@@ -128,43 +128,48 @@ template <int M>
   }
 }
 
-// Sums of earlier blocks are stored in whole panels, so only the output has a short last one.
+// Columns [c, c + kPanel) of a tile's m rows of sums to where they go. Sums of earlier blocks are
+// stored in whole panels, so only the output has a short last one.
+[[gnu::noinline]] void put_values(int m, const float* sums, int64_t c, int64_t d,
+                                  const Accumulate& out) {
+  const int64_t columns = out.scale != nullptr && d - c < kPanel ? d - c : kPanel;
+  for (int r = 0; r < m; ++r) {
+    for (int64_t j = 0; j < columns; j += kLanes, sums += kLanes) {
+      vf sum = load(sums);
+      if (out.old != nullptr) sum += load(out.old + r * out.old_stride + c + j) * out.keep[r];
+      if (out.scale != nullptr) sum *= out.scale[r];
+      float* to = out.to + r * out.to_stride + c + j;
+      if (columns - j >= kLanes) {
+        store(to, sum);
+      } else {
+        store_n(to, sum, static_cast<int>(columns - j));
+      }
+    }
+    if (columns <= kLanes) sums += kLanes;
+  }
+}
+
 template <int M>
 [[gnu::noinline]] void value_tile(Rows p, int64_t n, const float* panels, int64_t panel_stride,
                                   int64_t d, const Accumulate& out) {
   for (int64_t c = 0; c < d; c += kPanel, panels += panel_stride) {
     vf acc[M][2] = {};
     multiply<M>(acc, p, n, panels);
-    if (out.old != nullptr) {
+    if (out.old == nullptr && out.scale != nullptr && d - c >= kPanel) {
 #pragma GCC unroll 16
       for (int r = 0; r < M; ++r) {
-        const float* old = out.old + r * out.old_stride + c;
-        acc[r][0] += load(old) * out.keep[r];
-        acc[r][1] += load(old + kLanes) * out.keep[r];
-      }
-    }
-    if (out.scale != nullptr) {
-#pragma GCC unroll 16
-      for (int r = 0; r < M; ++r) {
-        acc[r][0] *= out.scale[r];
-        acc[r][1] *= out.scale[r];
-      }
-    }
-    const int64_t columns = out.scale != nullptr && d - c < kPanel ? d - c : kPanel;
-    if (columns == kPanel) {
-#pragma GCC unroll 16
-      for (int r = 0; r < M; ++r) {
-        store(out.to + r * out.to_stride + c, acc[r][0]);
-        store(out.to + r * out.to_stride + c + kLanes, acc[r][1]);
+        float* to = out.to + r * out.to_stride + c;
+        store(to, acc[r][0] * out.scale[r]);
+        store(to + kLanes, acc[r][1] * out.scale[r]);
       }
     } else {
-      const int columns0 = static_cast<int>(columns < kLanes ? columns : kLanes);
-      const int columns1 = static_cast<int>(columns) - columns0;
+      float sums[M * kPanel];
 #pragma GCC unroll 16
       for (int r = 0; r < M; ++r) {
-        store_n(out.to + r * out.to_stride + c, acc[r][0], columns0);
-        if (columns1 > 0) store_n(out.to + r * out.to_stride + c + kLanes, acc[r][1], columns1);
+        store(sums + r * kPanel, acc[r][0]);
+        store(sums + r * kPanel + kLanes, acc[r][1]);
       }
+      put_values(M, sums, c, d, out);
     }
   }
 }

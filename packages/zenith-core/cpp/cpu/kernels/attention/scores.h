@@ -7,6 +7,10 @@
 #include "cpu/kernels/attention/attention.h"
 #include "cpu/kernels/softmax/exp_down.h"
 
+#if defined(__AVX512BW__) && ZENITH_VEC_BYTES == 64
+#include <immintrin.h>
+#endif
+
 namespace zenith::ZENITH_ISA {
 namespace {
 
@@ -29,6 +33,22 @@ struct Span {
   for (int64_t j = 0; j < n; j += kLanes) store(s + j, cap * vtanh(load(s + j) * inverse));
 }
 
+// -inf where m[j] is 0.
+[[maybe_unused]] void hide_scores(const uint8_t* m, int64_t n, float* s) {
+  int64_t j = 0;
+#if defined(__AVX512BW__) && ZENITH_VEC_BYTES == 64
+  const __m512 hidden = (__m512)splat(-__builtin_inff());
+  for (; j + 64 <= n; j += 64) {  // mostly none of them is
+    const __m512i there = _mm512_loadu_si512(m + j);
+    const uint64_t gone = _mm512_testn_epi8_mask(there, there);
+    for (int i = 0; i < 64 && gone >> i != 0; i += kLanes) {
+      _mm512_mask_storeu_ps(s + j + i, static_cast<__mmask16>(gone >> i), hidden);
+    }
+  }
+#endif
+  for (; j < n; ++j) s[j] = m[j] != 0 ? s[j] : -__builtin_inff();
+}
+
 // Adds row (b, h, row) of the mask to the scores of keys [from, to).
 [[maybe_unused]] void mask_scores(const TensorRef& mask, int64_t b, int64_t h, int64_t row,
                                   int64_t from, int64_t to, float* s) {
@@ -37,7 +57,7 @@ struct Span {
   if (mask.dtype == DType::kBool) {
     const uint8_t* m = static_cast<const uint8_t*>(mask.data) + at;
     if (step == 1) {
-      for (int64_t j = from; j < to; ++j) s[j - from] = m[j] != 0 ? s[j - from] : -__builtin_inff();
+      hide_scores(m + from, to - from, s);
     } else {
       for (int64_t j = from; j < to; ++j) {
         if (m[j * step] == 0) s[j - from] = -__builtin_inff();
@@ -80,14 +100,17 @@ struct Queries {
   return shown;
 }
 
-[[maybe_unused]] float row_max(const float* s, int64_t n) {
+// The largest of each lane.
+[[maybe_unused]] vf row_max_lanes(const float* s, int64_t n) {
   vf a = splat(-__builtin_inff()), b = a;
   for (int64_t j = 0; j < n; j += 2 * kLanes) {
     a = vmax(a, load(s + j));
     b = vmax(b, load(s + j + kLanes));
   }
-  return max_lanes(vmax(a, b));
+  return vmax(a, b);
 }
+
+[[maybe_unused]] float row_max(const float* s, int64_t n) { return max_lanes(row_max_lanes(s, n)); }
 
 // s -> e^(s - base); the sum of the results.
 [[maybe_unused]] float row_exp(float* s, int64_t n, float base) {

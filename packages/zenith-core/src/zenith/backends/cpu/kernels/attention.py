@@ -12,7 +12,8 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS"]
 
 _FLOAT = 1  # TensorProto.FLOAT
-_TILE_ROWS = 4  # from so many query rows on, products on tiles are faster than in float32
+_PAIRS = ("amx", "avx512_vnni")  # instruction sets with products of bfloat16
+_TILE_ROWS = 4  # from so many query rows on, products on AMX tiles are faster than in float32
 
 
 def _used(op: OpView, index: int) -> bool:
@@ -142,11 +143,12 @@ def _emit(e: Emit) -> None:
 
 
 def _beside_int8(op: OpView) -> str | None:
-    """Without tiles the kernel of bfloat16 widens its operands and computes in float32."""
-    if _native.isas()[0] != "amx":
-        return "no tiles of bfloat16 here (AMX)"
+    """Without products of pairs the kernel of bfloat16 widens its operands."""
+    isa = _native.isas()[0]
+    if isa not in _PAIRS:
+        return "no products of bfloat16 here (AVX512-BF16 or AMX)"
     rows = _sizes(op)[0]
-    few = isinstance(rows, int) and rows < _TILE_ROWS
+    few = isa == "amx" and isinstance(rows, int) and rows < _TILE_ROWS
     return f"{rows} query rows fill little of a tile of bfloat16" if few else None
 
 
