@@ -126,7 +126,9 @@ inline void cut_runs(Grid g, Run* runs, Held& held) {
   const int64_t all = (g.lines - 1) * columns + g.width;
   int64_t& n = held.runs;
   n = 0, held.width = g.width, held.columns = columns, held.row = g.row;
-  if (columns * g.row == g.line_step && ceil_div(all, kPartRows) < g.lines * parts) {
+  const auto cost = [](int64_t tiles, int64_t rows) { return tiles * kTileCost + rows * kRowCost; };
+  if (columns * g.row == g.line_step &&
+      cost(ceil_div(all, kPartRows), all) < cost(g.lines * parts, g.lines * g.width)) {
     for (int64_t i = 0; i < all; i += kPartRows) {
       runs[n++] = {g.from + i * g.row, i / columns, i % columns, least(kPartRows, all - i)};
     }
@@ -191,8 +193,13 @@ class BlockProduct {
     alignas(64) int32_t sums[kTileRows * kCols];
     const Run* runs = runs_ + t * kParts;
     const int64_t depth = p_.pieces.depth, copied = t - held_.in_place;
-    LeftTile<Left, kParts> left{{},   {}, copied < 0 ? held_.row : depth, offsets_, p_.pieces.taps,
-                                depth};
+    LeftTile<Left, kParts> left{{},
+                                {},
+                                copied < 0 ? held_.row : depth,
+                                offsets_,
+                                p_.pieces.taps,
+                                depth,
+                                least(kCols, p_.n - channel)};
     const int64_t used = least(kParts, held_.runs - t * kParts);
     for (int64_t part = 0; part < used; ++part) {
       left.part[part] =
