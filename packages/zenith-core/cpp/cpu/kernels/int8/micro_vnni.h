@@ -1,6 +1,7 @@
 // The product of the int8 family with vpdpbusd (micro.h).
 #pragma once
 
+#include "cpu/kernels/int8/finish.h"
 #include "cpu/kernels/int8/left.h"
 #include "zenith/kernel.h"
 
@@ -29,14 +30,33 @@ struct Distances {
   }
 };
 
+// Where sums go.
+struct Stored {
+  int32_t* sums;
+};
+// Finished from the registers they are in.
+struct Packed {
+  const Finish& finish;
+  int64_t channel, row, col;
+};
+
 // kVectors: those of a panel that are used.
-template <int kCount, int kVectors>
+template <int kCount, int kVectors, typename To>
 [[gnu::noinline]] void run_rows(const LeftTile<Left, kParts>& left, const int8_t* panel,
-                                const char* ahead, int32_t* sums) {
+                                const char* ahead, const To& to) {
   // Independent sums hide the latency where there are few rows.
   constexpr int kSums = kCount * kVectors >= 8 ? 1 : kCount * kVectors >= 4 ? 2 : 4;
   constexpr int kBases = (kCount + 6) / 7;
   vi acc[kSums][kCount][kVectors] = {};
+  if constexpr (__is_same(To, Packed)) {
+    static_assert(kSums == 1);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const vi offset = *reinterpret_cast<const vi_u*>(to.finish.offset + to.channel + v * kLanes);
+#pragma GCC unroll 14
+      for (int i = 0; i < kCount; ++i) acc[0][i][v] = offset;
+    }
+  }
   const uint8_t* base[kBases];
   Distances row{left.row, 3 * left.row, 5 * left.row};
   const auto step = [&](vi(&sum)[kCount][kVectors], int u) __attribute__((always_inline)) {
@@ -83,22 +103,29 @@ template <int kCount, int kVectors>
       advance(1);
     }
   }
+  if constexpr (__is_same(To, Packed)) {
+    to.finish.pack_tile(acc[0], to.channel, to.row, to.col);
+    return;
+  } else {
 #pragma GCC unroll 14
-  for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kCount; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
-      for (int s = 1; s < kSums; ++s) acc[0][i][v] += acc[s][i][v];
-      std::memcpy(sums + i * kCols + v * kLanes, &acc[0][i][v], kVecBytes);
+        for (int s = 1; s < kSums; ++s) acc[0][i][v] += acc[s][i][v];
+        std::memcpy(to.sums + i * kCols + v * kLanes, &acc[0][i][v], kVecBytes);
+      }
     }
   }
 }
 
-using RowsFn = void (*)(const LeftTile<Left, kParts>&, const int8_t*, const char*, int32_t*);
-#define ZENITH_ROWS(v)                                                                 \
-  {run_rows<1, v>,  run_rows<2, v>,  run_rows<3, v>,  run_rows<4, v>, run_rows<5, v>,  \
-   run_rows<6, v>,  run_rows<7, v>,  run_rows<8, v>,  run_rows<9, v>, run_rows<10, v>, \
-   run_rows<11, v>, run_rows<12, v>, run_rows<13, v>, run_rows<14, v>}
+using RowsFn = void (*)(const LeftTile<Left, kParts>&, const int8_t*, const char*, const Stored&);
+#define ZENITH_ROWS(v)                                                        \
+  {run_rows<1, v, Stored>,  run_rows<2, v, Stored>,  run_rows<3, v, Stored>,  \
+   run_rows<4, v, Stored>,  run_rows<5, v, Stored>,  run_rows<6, v, Stored>,  \
+   run_rows<7, v, Stored>,  run_rows<8, v, Stored>,  run_rows<9, v, Stored>,  \
+   run_rows<10, v, Stored>, run_rows<11, v, Stored>, run_rows<12, v, Stored>, \
+   run_rows<13, v, Stored>, run_rows<14, v, Stored>}
 constexpr RowsFn kRowsFns[][kPartRows] = {ZENITH_ROWS(1), ZENITH_ROWS(2)};
 #undef ZENITH_ROWS
 
@@ -106,7 +133,15 @@ struct TileProduct {
   explicit TileProduct(int64_t) {}
   void multiply(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead& ahead,
                 int32_t* sums) {
-    kRowsFns[left.cols > kLanes][left.rows[0] - 1](left, panel, ahead.from, sums);
+    kRowsFns[left.cols > kLanes][left.rows[0] - 1](left, panel, ahead.from, {sums});
+  }
+  // Whether the tile can be one of Finish::packs_tiles(), and such a tile from sums to bytes.
+  static bool packs(const LeftTile<Left, kParts>& left) {
+    return left.rows[0] == kPartRows && left.cols == kCols;
+  }
+  void pack(const LeftTile<Left, kParts>& left, const Right* panel, const Ahead& ahead,
+            const Packed& to) {
+    run_rows<kPartRows, kColVectors>(left, panel, ahead.from, to);
   }
 };
 [[maybe_unused]] const char* const kInt8Tile = "14x32";
