@@ -304,23 +304,41 @@ def test_conv_is_exact(case: tuple[Any, ...], dtype: str) -> None:
         np.testing.assert_array_equal(got, want.astype(np.float32), err_msg=isa)
 
 
-@pytest.mark.parametrize("group", [1, 16])
-def test_conv_keeps_integers_and_adds_some(group: int) -> None:
-    x, r = integers("uint8", 1, 16, 9, 11), integers("uint8", 1, 16, 9, 11, seed=3)
-    w = integers("int8", 16, 16 // group, 3, 3, seed=1)
+@pytest.mark.parametrize("result", ["uint8", "int8"])
+@pytest.mark.parametrize("steps", ["relu.quantize", "addq.quantize", "addq.relu.quantize"])
+@pytest.mark.parametrize(
+    ("channels", "group", "stride"),
+    [(16, 1, 1), (16, 16, 1), (40, 1, 1), (112, 112, 1), (112, 112, 2)],
+)
+def test_conv_keeps_integers(
+    channels: int, group: int, stride: int, steps: str, result: str
+) -> None:
+    """Sums that become bytes in registers, and what is left of channels and pixels."""
+    size = (5, 29 * stride)
+    x = integers("uint8", 1, channels, *size)
+    r = integers(result, 1, channels, -(-size[0] // stride), 29, seed=3)
+    w = integers("int8", channels, channels // group, 3, 3, seed=1)
+    rz, yz = (11, 0 if steps == "relu.quantize" else 2) if result == "uint8" else (-11, -9)
     inputs = {
         "x": x, "xs": scalar("float32", 2**-6), "xz": scalar("uint8", 0), "w": w,
-        "ws": scalar("float32", 2**-6), "r": r, "rs": scalar("float32", 0.5),
-        "rz": scalar("uint8", 11), "ys": scalar("float32", 0.25), "yz": scalar("uint8", 2),
+        "ws": scalar("float32", 2**-6),
     }  # fmt: skip
-    attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": group}
-    graph = node_of("QuantizedConv", "addq.relu.quantize", inputs, {"x", "r"}, **attributes)
-    value = convolved(x.astype(np.int64), w, group, 1, 1, 1) * 2.0**-12
-    value = np.maximum(value + (r.astype(np.float64) - 11) * 0.5, 0)
-    want = np.clip(np.rint(value / 0.25) + 2, 0, 255)
+    if "addq" in steps:
+        inputs |= {"r": r, "rs": scalar("float32", 0.5), "rz": scalar(result, rz)}
+    inputs |= {"ys": scalar("float32", 0.25), "yz": scalar(result, yz)}
+    attributes = {"strides": [stride] * 2, "pads": [1] * 4, "dilations": [1, 1], "group": group}
+    fed = {"x", "r"} & {*inputs}
+    graph = node_of("QuantizedConv", steps, inputs, fed, **attributes)
+    value = convolved(x.astype(np.int64), w, group, stride, 1, 1) * 2.0**-12
+    if "addq" in steps:
+        value = value + (r.astype(np.float64) - rz) * 0.5
+    if "relu" in steps:
+        value = np.maximum(value, 0)
+    info = np.iinfo(result)
+    want = np.clip(np.rint(value / 0.25) + yz, info.min, info.max)
     for isa, threads in OF_ALL:
-        got, _ = run(graph, {"x": x, "r": r}, isa, threads)
-        np.testing.assert_array_equal(got, want.astype(np.uint8), err_msg=isa)
+        got, _ = run(graph, {k: inputs[k] for k in fed}, isa, threads)
+        np.testing.assert_array_equal(got, want.astype(result), err_msg=isa)
 
 
 @pytest.mark.parametrize("group", [1, 3, 24])

@@ -104,6 +104,30 @@ template <int kRows>
 #endif
 }
 
+// Two vectors of channels of a column.
+template <int kRows>
+[[gnu::always_inline]] inline void stack_half(const Row* rows, int64_t column, int64_t at, vi flip,
+                                              int32_t* to) {
+#if defined(__AVX512VNNI__) && ZENITH_VEC_BYTES == 64
+  const __m512i order = _mm512_setr_epi32(0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7);
+  __m512i row[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    const Row& from = rows[r < kRows ? r : kRows - 1];
+    const auto* bytes = reinterpret_cast<const __m256i*>(from.at + column * from.step + at);
+    row[r] = _mm512_maskz_permutexvar_epi32(0xffff, order,
+                                            _mm512_castsi256_si512(_mm256_loadu_si256(bytes)));
+  }
+  const __m512i first = _mm512_unpacklo_epi8(row[0], row[1]);
+  const __m512i last = _mm512_unpacklo_epi8(row[2], row[3]);
+  *reinterpret_cast<vi_u*>(to + at) = (vi)_mm512_unpacklo_epi16(first, last) ^ flip;
+  *reinterpret_cast<vi_u*>(to + at + kLanes) = (vi)_mm512_unpackhi_epi16(first, last) ^ flip;
+#else
+  stack<kRows>(rows, column, at, kLanes, flip, to);
+  stack<kRows>(rows, column, at + kLanes, kLanes, flip, to);
+#endif
+}
+
 // The first `channels` of a block in `count` columns.
 template <int kRows>
 void stack_columns(const Row* rows, int64_t count, int64_t channels, vi flip, int32_t* to) {
@@ -113,6 +137,7 @@ void stack_columns(const Row* rows, int64_t count, int64_t channels, vi flip, in
   }
   for (int64_t i = 0; i < count; ++i, to += kBlock) {
     int64_t c = 0;
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes) stack_half<kRows>(rows, i, c, flip, to);
     for (; c + kLanes <= channels; c += kLanes) stack<kRows>(rows, i, c, kLanes, flip, to);
     if (c < channels) stack<kRows>(rows, i, c, static_cast<int>(channels - c), flip, to);
   }
@@ -165,6 +190,56 @@ void sum_pixels(const Stacks& s, const int32_t* stacks, int skip, const int32_t*
   }
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) *reinterpret_cast<vi_u*>(sums + p * kBlock) = sum[p];
+}
+
+// Two vectors of channels of kPixels pixels, the first of which are `channel`, `row` and `col` of
+// y, become bytes without a way through memory.
+template <int kStride>
+void pack_pixels(const Stacks& s, const int32_t* stacks, int skip, const int32_t* weights,
+                 const Finish& finish, int64_t channel, int64_t row) {
+  if constexpr (kPacksRows) {
+    constexpr int kWidth = 3;
+    vi sum[kPixels][2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const vi offset = *reinterpret_cast<const vi_u*>(finish.offset + channel + v * kLanes);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) sum[p][v] = offset;
+    }
+    for (int64_t q = 0; q < s.groups; ++q, stacks += s.group) {
+      vi w[kWidth][2];
+#pragma GCC unroll 8
+      for (int j = 0; j < kWidth; ++j, weights += s.weights_row) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          w[j][v] = *reinterpret_cast<const vi_u*>(weights + v * kLanes) << (skip * kBits);
+        }
+      }
+#pragma GCC unroll 32
+      for (int c = 0; c < (kPixels - 1) * kStride + kWidth; ++c) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          const vi x = *reinterpret_cast<const vi_u*>(stacks + c * kBlock + v * kLanes);
+#pragma GCC unroll 8
+          for (int j = 0; j < kWidth; ++j) {
+            const int p = (c - j) / kStride;
+            if (c >= j && (c - j) % kStride == 0 && p < kPixels) {
+              add_products(sum[p][v], x, w[j][v]);
+            }
+          }
+        }
+      }
+    }
+    finish.pack_tile(sum, channel, row, channel);
+  }
+}
+
+using PackFn = void (*)(const Stacks&, const int32_t*, int, const int32_t*, const Finish&, int64_t,
+                        int64_t);
+// Null if there is no such.
+PackFn pack_fn(const ConvShape& s, const Finish& finish) {
+  if (!finish.packs_tiles() || s.kw != 3 || s.dw != 1 || s.sw > 2) return nullptr;
+  return s.sw == 1 ? pack_pixels<1> : pack_pixels<2>;
 }
 
 using SumFn = void (*)(const Stacks&, const int32_t*, int, const int32_t*, int32_t*);
@@ -220,6 +295,7 @@ void run_task(const Call& call, const Work& w, const Finish& finish, int64_t tas
   const Stacks all{w.groups, w.columns * kBlock, s.kw, s.sw, s.dw, round_up(s.c, kLanes)};
   const auto* weights = static_cast<const int32_t*>(call.in[1].data);
   const SumFn sum = sum_fn(s);
+  const PackFn pack = pack_fn(s, finish);
   const int64_t end = least(s.n * s.oh, (task % w.row_tasks + 1) * w.rows);
   int64_t lines;
   for (int64_t line = task % w.row_tasks * w.rows; line < end; line += lines) {
@@ -231,14 +307,30 @@ void run_task(const Call& call, const Work& w, const Finish& finish, int64_t tas
       for (int64_t c = begin; c < chunk_end; c += kBlock) {
         const int64_t channels = least(kBlock, chunk_end - c);
         make_stacks(w, place, s.kh + lines - 1, columns, c, channels, border, stacks);
+        // Pixels and channels that are packed at once, and what is left of both.
+        const int64_t whole = pack == nullptr ? 0 : pixels / kPixels * kPixels;
+        const int64_t packed = whole == 0 ? 0 : channels / (2 * kLanes) * (2 * kLanes);
         for (int64_t i = 0; i < lines; ++i) {
+          const int64_t row = (line + i) * s.ow + col;
+          const int skip = static_cast<int>(i);
           for (int64_t p = 0; p < pixels; p += kPixels) {
-            for (int64_t v = 0; v < channels; v += kLanes) {
-              sum(all, stacks + p * s.sw * kBlock + v, static_cast<int>(i), weights + c + v,
-                  sums + p * kBlock + v);
+            const int32_t* from = stacks + p * s.sw * kBlock;
+            int64_t v = 0;
+            for (; p < whole && v < packed; v += 2 * kLanes) {
+              pack(all, from + v, skip, weights + c + v, finish, c + v, row + p);
+            }
+            for (; v < channels; v += kLanes) {
+              sum(all, from + v, skip, weights + c + v, sums + p * kBlock + v);
             }
           }
-          finish.tile<kBlock>(sums, 0, c, (line + i) * s.ow + col, c, pixels, channels);
+          if (whole > 0 && packed < channels) {
+            finish.tile<kBlock>(sums + packed, 0, c + packed, row, c + packed, whole,
+                                channels - packed);
+          }
+          if (whole < pixels) {
+            finish.tile<kBlock>(sums + whole * kBlock, 0, c, row + whole, c, pixels - whole,
+                                channels);
+          }
         }
       }
     }

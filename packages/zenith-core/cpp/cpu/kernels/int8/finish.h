@@ -47,6 +47,31 @@ constexpr int kFinishFieldCount = 6;
 // Where a step of y is at least this, the error is a fifth of one.
 constexpr float kLeastGeluStep = 1e-3f;
 
+}  // namespace
+
+// Two vectors of columns that become bytes, a row or two after the other, in steps of y (kPlain,
+// kWhole: of RowPacker).
+template <bool kPlain, bool kWhole, bool kAdds, bool kGelu>
+struct ColumnPair {
+  RowPacker<kPlain, kWhole> packer;
+  vf factor[2], shift[2], scale8, inverse;
+  uint8_t flip;
+
+  // sum: with the offsets; more: what is added.
+  [[gnu::always_inline]] void row(vi first, vi second, const uint8_t* more, vf (&to)[2]) const {
+    to[0] = to_float(first) * factor[0] + shift[0];
+    to[1] = to_float(second) * factor[1] + shift[1];
+    if constexpr (kAdds) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) to[v] += to_float(packer.wide(more, v, flip)) * scale8;
+    }
+    if constexpr (kGelu) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) to[v] = gelu_for_bytes(to[v]) * inverse;
+    }
+  }
+};
+
 struct Finish {
   const int32_t* offset;
   const float* scale;
@@ -169,6 +194,23 @@ struct Finish {
     }
   }
 
+  // Whether pack_tile() computes what tile() does.
+  bool packs_tiles() const { return kPacksRows && integers && rest.n == 0 && add.data == nullptr; }
+
+  // tile() of sums in registers, with the offsets, two vectors a row.
+  template <int kRows>
+  [[gnu::always_inline]] void pack_tile(const vi (&sums)[kRows][2], int64_t channel, int64_t row,
+                                        int64_t col) const {
+    const bool adds = add8 != nullptr;
+    if (rounding.plain()) {
+      adds ? pack_rows<true, true>(sums, channel, row, col)
+           : pack_rows<true, false>(sums, channel, row, col);
+    } else {
+      adds ? pack_rows<false, true>(sums, channel, row, col)
+           : pack_rows<false, false>(sums, channel, row, col);
+    }
+  }
+
  private:
   enum class Last { kFloats, kBytes, kGeluBytes };
   // Elements of y, and where their channels are among the constants.
@@ -191,6 +233,12 @@ struct Finish {
     if constexpr (kPacksRows && kLast == Last::kBytes)
       j = rounding.plain() ? packed_columns<kLd, true>(sums, span)
                            : packed_columns<kLd, false>(sums, span);
+    if constexpr (kPacksRows && kLast == Last::kGeluBytes) {
+      for (; add8 == nullptr && add.data == nullptr && j + 2 * kLanes <= span.cols;
+           j += 2 * kLanes) {
+        two_columns<kLd, false, true, false, true>(sums, span, j);
+      }
+    }
     for (; j + kLanes <= span.cols; j += kLanes) {
       if (add8 != nullptr || add.data != nullptr) {
         column<kLd, kLast, true>(sums, span, j, kLanes, to, to_row);
@@ -206,6 +254,24 @@ struct Finish {
   // What is added to the scaled sums from channel `at` on, the same in every function that asks.
   [[gnu::always_inline]] vf shift_of(int64_t at, vf unit, vf scale8) const {
     return as_rounded(load(bias + at) * unit) - as_rounded(scale8 * add_zero);
+  }
+
+  [[gnu::always_inline]] static vi load_i(const int32_t* from) {
+    return *reinterpret_cast<const vi_u*>(from);
+  }
+
+  // Of `n` columns whose constants are those of channel `at` on.
+  template <bool kPlain, bool kWhole, bool kAdds, bool kGelu = false>
+  [[gnu::always_inline]] ColumnPair<kPlain, kWhole, kAdds, kGelu> column_pair(int64_t at,
+                                                                              int64_t n) const {
+    const vf inverse = splat(rounding.inverse), unit = kGelu ? splat(1) : inverse;
+    const vf scale8 = splat(kAdds ? add_scale : 0) * unit;
+    return {RowPacker<kPlain, kWhole>(rounding, n),
+            {load(scale + at) * unit, load(scale + at + kLanes) * unit},
+            {shift_of(at, unit, scale8), shift_of(at + kLanes, unit, scale8)},
+            scale8,
+            inverse,
+            add_flip};
   }
 
   // As many columns as go two vectors at a time; their number.
@@ -229,39 +295,52 @@ struct Finish {
     return span.cols;
   }
 
-  // Two vectors of columns from j on, of all rows, in steps of y (kPlain, kWhole: of RowPacker).
-  template <int kLd, bool kPlain, bool kWhole, bool kAdds>
-  [[gnu::always_inline]] void two_columns(const int32_t* sums, const Span& span, int64_t j) const {
-    const RowPacker<kPlain, kWhole> packer(rounding, kWhole ? 2 * kLanes : span.cols - j);
-    const uint8_t flip = add_flip;
-    const vf unit = splat(rounding.inverse), scale8 = splat(kAdds ? add_scale : 0) * unit;
-    vi off[2];
-    vf factor[2], shift[2];
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
-      const int64_t at = span.channel + j + v * kLanes;
-      off[v] = *reinterpret_cast<const vi_u*>(offset + at);
-      factor[v] = load(scale + at) * unit;
-      shift[v] = shift_of(at, unit, scale8);
-    }
-    const auto values = [&](const int32_t* from, const uint8_t* more, vf(&row)[2]) {
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        const vi sum = *reinterpret_cast<const vi_u*>(from + v * kLanes);
-        row[v] = to_float((vi)((vu)sum + (vu)off[v])) * factor[v] + shift[v];
-        if constexpr (kAdds) row[v] += to_float(packer.wide(more, v, flip)) * scale8;
+  template <bool kPlain, bool kAdds, int kRows>
+  [[gnu::always_inline]] void pack_rows(const vi (&sums)[kRows][2], int64_t channel, int64_t row,
+                                        int64_t col) const {
+    const auto pair = column_pair<kPlain, true, kAdds>(channel, 2 * kLanes);
+    const int64_t out_row = ldy, row8 = kAdds ? add8_row : 0;
+    uint8_t* out = bytes_at(row, col);
+    const uint8_t* more = kAdds ? add8 + row * row8 + col : nullptr;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i += 2) {
+      constexpr int64_t kLast = kRows - 1;
+      const int64_t next = i < kLast ? 1 : 0;  // the last of an odd number is taken twice
+      vf upper[2], lower[2];
+      pair.row(sums[i][0], sums[i][1], more, upper);
+      if (next == 1) {
+        pair.row(sums[i + 1][0], sums[i + 1][1], more + row8, lower);
+      } else {
+        lower[0] = upper[0], lower[1] = upper[1];
       }
-    };
+      pair.packer.store_steps(upper, lower, out, out + next * out_row);
+      out += 2 * out_row;
+      if constexpr (kAdds) more += 2 * row8;
+    }
+  }
+
+  // Two vectors of columns from j on, of all rows, in steps of y (kPlain, kWhole: of RowPacker).
+  template <int kLd, bool kPlain, bool kWhole, bool kAdds, bool kGelu = false>
+  [[gnu::always_inline]] void two_columns(const int32_t* sums, const Span& span, int64_t j) const {
+    const int64_t first = span.channel + j;
+    const auto pair =
+        column_pair<kPlain, kWhole, kAdds, kGelu>(first, kWhole ? 2 * kLanes : span.cols - j);
+    const vi off[2] = {load_i(offset + first), load_i(offset + first + kLanes)};
     const int64_t out_row = ldy, row8 = kAdds ? add8_row : 0, rows = span.rows;
     uint8_t* out = bytes_at(span.row, span.col + j);
     const uint8_t* more = kAdds ? add8 + span.row * row8 + span.col + j : nullptr;
+    const auto values = [&](const int32_t* from, const uint8_t* bytes, vf(&row)[2])
+                            __attribute__((always_inline)) {
+                              pair.row((vi)((vu)load_i(from) + (vu)off[0]),
+                                       (vi)((vu)load_i(from + kLanes) + (vu)off[1]), bytes, row);
+                            };
     sums += j;
     for (int64_t i = 0; i < rows; i += 2) {
       const int64_t next = i + 1 < rows ? 1 : 0;  // the last of an odd number is taken twice
       vf upper[2], lower[2];
       values(sums, more, upper);
       values(sums + next * kLd, more + next * row8, lower);
-      packer.store_steps(upper, lower, out, out + next * out_row);
+      pair.packer.store_steps(upper, lower, out, out + next * out_row);
       sums += 2 * kLd, out += 2 * out_row;
       if constexpr (kAdds) more += 2 * row8;
     }
@@ -322,5 +401,4 @@ struct Finish {
   }
 };
 
-}  // namespace
 }  // namespace zenith::ZENITH_ISA

@@ -18,6 +18,7 @@ struct LeftTile {
   int64_t row;
   const int64_t* offsets;
   int64_t taps, depth;
+  int64_t cols;  // of the panel that are asked for
 };
 
 // `bytes` from `from` on are fetched during a tile.

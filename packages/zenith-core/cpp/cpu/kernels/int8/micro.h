@@ -28,6 +28,8 @@ using Left = int16_t;
 using Right = int16_t;
 constexpr int64_t kGroup = 2, kDepthStep = 2;
 constexpr int64_t kParts = 1, kPartRows = kRows;
+// Of a tile and of each of its rows, in no unit.
+constexpr int64_t kTileCost = 2, kRowCost = 1;
 
 // Scope in which tiles are computed, one per task.
 struct TileProduct {

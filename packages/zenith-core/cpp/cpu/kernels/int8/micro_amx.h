@@ -14,6 +14,7 @@ using Right = int8_t;
 constexpr int64_t kGroup = 4, kDepthStep = 64;
 constexpr int kCols = 32;
 constexpr int64_t kParts = 2, kPartRows = 16;
+constexpr int64_t kTileCost = 1, kRowCost = 0;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

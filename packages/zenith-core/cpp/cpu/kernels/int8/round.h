@@ -9,7 +9,6 @@
 #endif
 
 namespace zenith::ZENITH_ISA {
-namespace {
 
 // Numbers to 8-bit integers. NaN becomes the lowest.
 struct Rounding {
@@ -44,7 +43,7 @@ struct Rounding {
 };
 
 #if defined(__AVX512BW__) && ZENITH_VEC_BYTES == 64
-constexpr bool kPacksRows = true;
+inline constexpr bool kPacksRows = true;
 
 // Two neighbouring vectors of each of two rows at once, by narrowing that saturates: it takes half
 // as long as to convert one vector after the other. The result is that of Rounding. kPlain: its
@@ -109,10 +108,9 @@ class RowPacker {
   __m512i zero_, least_, flip_;
 };
 #else
-constexpr bool kPacksRows = false;
+inline constexpr bool kPacksRows = false;
 template <bool kPlain, bool kWhole>
 class RowPacker;
 #endif
 
-}  // namespace
 }  // namespace zenith::ZENITH_ISA

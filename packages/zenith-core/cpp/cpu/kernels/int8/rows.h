@@ -11,8 +11,6 @@
 #include "cpu/kernels/int8/micro.h"
 
 namespace zenith::ZENITH_ISA {
-namespace {
-
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -74,7 +72,18 @@ struct Cut {
     }
     block = ceil_div(p.unit, most(1, pieces));
     if (p.width == 1) block = round_up(block, kTileRows);
-    blocks = ceil_div(p.unit, block) * units;
+    // Larger ones may be shared out more evenly.
+    const int64_t step = p.width == 1 ? kTileRows : 1;
+    const auto blocks_of = [&](int64_t size) { return ceil_div(p.unit, size) * units; };
+    const auto load_of = [&](int64_t size) {
+      return ceil_div(blocks_of(size) * p.groups * ranges, threads) * size;
+    };
+    int64_t best = block;
+    for (int64_t more = block + step; more <= least(2 * block, most(limit, block)); more += step) {
+      if (load_of(more) < load_of(best)) best = more;
+    }
+    block = best;
+    blocks = blocks_of(block);
   }
 };
 
@@ -126,15 +135,25 @@ inline void cut_runs(Grid g, Run* runs, Held& held) {
   const int64_t all = (g.lines - 1) * columns + g.width;
   int64_t& n = held.runs;
   n = 0, held.width = g.width, held.columns = columns, held.row = g.row;
-  if (columns * g.row == g.line_step && ceil_div(all, kPartRows) < g.lines * parts) {
+  const auto cost = [](int64_t tiles, int64_t rows) { return tiles * kTileCost + rows * kRowCost; };
+  if (columns * g.row == g.line_step &&
+      cost(ceil_div(all, kPartRows), all) < cost(g.lines * parts, g.lines * g.width)) {
     for (int64_t i = 0; i < all; i += kPartRows) {
       runs[n++] = {g.from + i * g.row, i / columns, i % columns, least(kPartRows, all - i)};
     }
     return;
   }
+  // Where a tile costs what its rows do, full ones first.
+  const int64_t rest = g.width % kPartRows;
+  int64_t full = kRowCost > 0 ? g.width / kPartRows : 0;
+  if (full > 0 && rest > 0 && 2 * rest < kPartRows) --full;
+  const auto begins = [&](int64_t part) {
+    const int64_t behind = part - full, first = least(part, full) * kPartRows;
+    return behind <= 0 ? first : first + (g.width - first) * behind / (parts - full);
+  };
   for (int64_t line = 0; line < g.lines; ++line) {
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = g.width * part / parts, end = g.width * (part + 1) / parts;
+      const int64_t begin = begins(part), end = begins(part + 1);
       runs[n++] = {g.from + line * g.line_step + begin * g.row, line, begin, end - begin};
     }
   }
@@ -160,74 +179,15 @@ inline void copy_tail(const Product& p, const Left* end, const Run* runs, Held& 
 }
 
 // The rows of a worker's block times panels [begin, end) of group g.
-class BlockProduct {
- public:
-  BlockProduct(const Product& p, const int64_t* offsets, const Finish& finish, const Held& held,
-               const Run* runs, const Left* tail)
-      : p_(p), offsets_(offsets), finish_(finish), held_(held), runs_(runs), tail_(tail) {}
+struct BlockProduct {
+  const Product& p;
+  const int64_t* offsets;  // of the pieces of a row
+  const Finish& finish;
+  const Held& held;
+  const Run* runs;
+  const Left* tail;
 
-  void run(const Right* weights, int64_t g, int64_t begin, int64_t end) const {
-    constexpr int64_t kNearBytes = 128 << 10;
-    const int64_t panel_size = p_.pieces.panel(), count = end - begin;
-    const int64_t bytes = panel_size * static_cast<int64_t>(sizeof(Right));
-    // Few weights stay near: then results are written row by row, else panel by panel, and tiles
-    // fetch the next panel, slice by slice.
-    const bool by_rows = count * bytes <= kNearBytes;
-    const int64_t slice = by_rows ? 0 : bytes / held_.tiles;
-    weights += (g * p_.panels() + begin) * panel_size;
-    TileProduct tiles(p_.pieces.length);
-    for (int64_t i = 0; i < count * held_.tiles; ++i) {
-      const int64_t j = by_rows ? i % count : i / held_.tiles;
-      const int64_t t = by_rows ? i / count : i % held_.tiles;
-      const Right* panel = weights + j * panel_size;
-      const char* next = reinterpret_cast<const char*>(j + 1 < count ? panel + panel_size : panel);
-      tile(tiles, t, panel, {next + t * slice, slice}, g, (begin + j) * kCols);
-    }
-  }
-
- private:
-  void tile(TileProduct& tiles, int64_t t, const Right* panel, const Ahead& ahead, int64_t g,
-            int64_t channel) const {
-    alignas(64) int32_t sums[kTileRows * kCols];
-    const Run* runs = runs_ + t * kParts;
-    const int64_t depth = p_.pieces.depth, copied = t - held_.in_place;
-    LeftTile<Left, kParts> left{{},   {}, copied < 0 ? held_.row : depth, offsets_, p_.pieces.taps,
-                                depth};
-    const int64_t used = least(kParts, held_.runs - t * kParts);
-    for (int64_t part = 0; part < used; ++part) {
-      left.part[part] =
-          copied < 0 ? runs[part].from : tail_ + (copied * kParts + part) * kPartRows * depth;
-      left.rows[part] = runs[part].rows;
-      const int64_t row = held_.first + runs[part].line * held_.width + runs[part].col;
-      finish_.fetch(row, g * p_.n + channel, runs[part].rows);
-    }
-    tiles.multiply(left, panel, ahead, sums);
-    for (int64_t part = 0; part < used; ++part) {
-      store(runs[part], sums + part * kPartRows * kCols, g, channel);
-    }
-  }
-
-  // Results of a run, without those of the columns between lines.
-  void store(const Run& run, int32_t* sums, int64_t g, int64_t channel) const {
-    const int64_t cols = least(kCols, p_.n - channel);
-    int64_t line = run.line, col = run.col;
-    for (int64_t r = 0; r < run.rows;) {
-      const int64_t count = least(held_.width - col, run.rows - r);
-      if (count > 0) {
-        finish_.tile<kCols>(sums + r * kCols, g, channel, held_.first + line * held_.width + col,
-                            g * p_.n + channel, count, cols);
-      }
-      r += held_.columns - col;
-      ++line, col = 0;
-    }
-  }
-
-  const Product& p_;
-  const int64_t* offsets_;
-  const Finish& finish_;
-  const Held& held_;
-  const Run* runs_;
-  const Left* tail_;
+  void run(const Right* weights, int64_t g, int64_t begin, int64_t end) const;
 };
 
 // place(g, line, count, copy): the grid of `count` lines of group g from `line` on, copied there if
@@ -256,9 +216,9 @@ void run_product(const Call& call, const Product& p, const int64_t* offsets, cha
       copy_tail(p, grid.end, runs, held, tail);
       held.first = line * p.width, held.block = block;
     }
-    BlockProduct(p, offsets, finish, held, runs, tail)
-        .run(static_cast<const Right*>(call.in[1].data), g, p.panels() * range / cut.ranges,
-             p.panels() * (range + 1) / cut.ranges);
+    BlockProduct{p, offsets, finish, held, runs, tail}.run(
+        static_cast<const Right*>(call.in[1].data), g, p.panels() * range / cut.ranges,
+        p.panels() * (range + 1) / cut.ranges);
   });
 }
 
@@ -279,5 +239,4 @@ inline void copy_bytes(const uint8_t* from, int64_t n, uint8_t flip, Left* to) {
 }
 inline uint8_t flip_of(DType dtype) { return dtype == DType::kI8 ? 0x80 : 0; }
 
-}  // namespace
 }  // namespace zenith::ZENITH_ISA
