@@ -162,13 +162,13 @@ struct Strip {
       const int64_t ih = row_number * s.sh - s.ph + r;
       taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(chunk, ih);
     }
-    const int64_t tiles = ceil_div(s.ow, kPixels);
-    for (int64_t t = 0, col = 0; t < tiles; ++t) {
-      const int64_t count = s.ow * (t + 1) / tiles - col;
-      products.depthwise(memory, at, count, channel, place + col);
-      col += count;
+    const int64_t count = least(s.ow, kPixels);
+    for (int64_t done = 0, step = count;; done += step) {  // whole tiles: the last one may overlap
+      products.depthwise(memory, at, count, channel, place + done);
+      step = least(count, s.ow - count - done);
+      if (step == 0) break;
       for (int64_t r = 0; r < s.kh; ++r) {
-        if (taps[r] != nullptr) taps[r] += count * at.pixel;
+        if (taps[r] != nullptr) taps[r] += step * at.pixel;
       }
     }
   }
