@@ -5,8 +5,9 @@
 //
 // A task is a range of output rows, cut into strips. In a strip one chunk after the other is
 // expanded and convolved for all rows, so that its ring is in L1 meanwhile, and then the strip is
-// projected as one sequence of pixels. Rings are kept from strip to strip; the rows of the kernel
-// that reach into the next task's range are expanded by both.
+// projected as one sequence of pixels. Rings are kept from strip to strip, and from task to task
+// where a worker's next one is the next in the image, as it is unless a core is late; else the rows
+// of the kernel that reach into the next task's range are expanded by both.
 #pragma once
 
 #include "cpu/kernels/conv/depthwise.h"
@@ -37,6 +38,11 @@ constexpr int kBottleneckFieldCount = 7;
 // Inputs: x, the packed weights of the three convolutions, then the operands of their epilogues.
 constexpr int kFirstOperand = 4;
 
+// What a worker's rings hold: rows of the image before `done`, for the line after the last.
+struct Reached {
+  int64_t line, done;
+};
+
 struct Bottleneck {
   ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
   int64_t expanded;         // channels
@@ -49,7 +55,7 @@ struct Bottleneck {
   int64_t rings;                // one where no strip goes on where another ends
   int64_t bias, ring;           // bytes of these parts of scratch
 
-  int64_t taps() const { return round_up(s.kh * 8, 64); }
+  int64_t taps() const { return round_up(s.kh * 8 + int64_t{sizeof(Reached)}, 64); }
   // Rows of x that are expanded for one strip, at most.
   int64_t rows_of_strip() const { return (strip - 1) * s.sh + s.kh + together - 1; }
 };
@@ -89,7 +95,8 @@ Bottleneck bottleneck_of(const Call& call) {
   const int64_t lines = least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes));
   b.strip = whole ? 1 : most(1, lines);
   b.bias = round_up((2 * b.pixel + round_up(s.m, kLanes)) * 4, 64);
-  b.rings = b.strip >= least(s.oh, b.rows_of_task) ? 1 : b.chunks;
+  const bool at_once = b.strip >= (b.tasks <= threads ? least(s.oh, b.rows_of_task) : s.oh);
+  b.rings = at_once ? 1 : b.chunks;
   b.ring = round_up(b.rings * b.height * b.columns * b.chunk * 4, 64);
   return b;
 }
@@ -130,6 +137,7 @@ struct Strip {
   const T* x;
   const float* weights;  // of the depthwise convolution
   float* rings;
+  Reached* reached;
   const float** taps;  // rows of a ring under one output row
   char* memory;        // of the products
 
@@ -198,8 +206,8 @@ struct Strip {
 
   void run(int64_t first, int64_t last) const {
     const ConvShape& s = b.s;
-    clear_borders();
-    int64_t done = 0;
+    if (reached->line < 0) clear_borders();
+    int64_t done = reached->line == first ? reached->done : 0;
     for (int64_t line = first, next; line < last; line = next) {
       const int64_t image_end = least(last, (line / s.oh + 1) * s.oh);
       next = least(line + b.strip, image_end);
@@ -215,6 +223,7 @@ struct Strip {
       done = after;
       products.project(memory, line, next - line);
     }
+    *reached = {last, done};
   }
 };
 
@@ -233,16 +242,21 @@ const char* run_bottleneck(const Call& call) {
   const Products products(call, b, reinterpret_cast<float*>(call.scratch));
   const int64_t of_worker = b.ring + b.taps() + Products::worker_bytes(b);
   char* workers = call.scratch + b.bias + Products::call_bytes(b);
+  const auto reached_by = [&](int64_t worker) {
+    return reinterpret_cast<Reached*>(workers + worker * of_worker + b.ring);
+  };
+  for (int worker = 0; worker < call.parallel.threads; ++worker) *reached_by(worker) = {-1, 0};
   parallel_for(call, b.tasks, [&](int64_t task, int worker) {
     char* rings = workers + worker * of_worker;
-    char* taps = rings + b.ring;
+    Reached* reached = reached_by(worker);
     const Strip<Products> strip{b,
                                 products,
                                 static_cast<const T*>(call.in[0].data),
                                 static_cast<const float*>(call.in[2].data),
                                 reinterpret_cast<float*>(rings),
-                                reinterpret_cast<const float**>(taps),
-                                taps + b.taps()};
+                                reached,
+                                reinterpret_cast<const float**>(reached + 1),
+                                rings + b.ring + b.taps()};
     const int64_t first = task * b.rows_of_task;
     strip.run(first, least(b.s.n * b.s.oh, first + b.rows_of_task));
   });
