@@ -31,7 +31,7 @@ void multiply_row(const float* x, int64_t x_pixel, int64_t depth, const float* w
 class Products {
  public:
   using T = float;
-  static constexpr int64_t kItem = sizeof(float);
+  static constexpr int64_t kItem = sizeof(float), kTogether = 8 << 10;
   // Rings of panels in L1 were no faster: products of float32 take most of the time.
   static int64_t chunk_of(int64_t expanded) { return row_of(expanded); }
   static int64_t row_of(int64_t expanded) { return round_up(expanded, kLanes); }

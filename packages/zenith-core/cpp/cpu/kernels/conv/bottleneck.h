@@ -65,7 +65,6 @@ constexpr int64_t kLeastRows = 7;  // of a task, while all workers have one
 template <typename Products>
 Bottleneck bottleneck_of(const Call& call) {
   constexpr int64_t kStripBytes = 256 << 10;  // of depthwise results, to stay in L2
-  constexpr int64_t kTogether = 8 << 10;      // results, whose ring is in L1
   const auto& p = *static_cast<const BottleneckParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
   Bottleneck b{};
@@ -85,7 +84,7 @@ Bottleneck bottleneck_of(const Call& call) {
   b.columns = (s.ow - 1) * s.sw + s.kw;
   // Several rows: at each change from products to depthwise sums a core waits for the last results.
   const bool whole = b.chunks == 1;
-  b.together = whole ? 1 : most(1, least(s.h, kTogether / most(1, s.w * b.chunk)));
+  b.together = whole ? 1 : most(1, least(s.h, Products::kTogether / most(1, s.w * b.chunk)));
   b.height = s.kh + b.together - 1;
   const int64_t rows = s.n * s.oh, threads = call.parallel.threads;
   const int64_t per_worker = threads == 1 ? 1 : most(1, least(4, rows / (threads * kLeastRows)));
@@ -120,6 +119,7 @@ inline int count_operands(const StepCodes& codes) {
 // A worker's part in a task. Products is
 //   T                      the type of the image's elements
 //   chunk_of()             expanded channels of a chunk; of a single one, strips are single rows
+//   kTogether              expanded results after which sums follow products, at least one row
 //   kItem, row_of()        how a depthwise result is kept: bytes, and elements of a pixel
 //   call_bytes(), worker_bytes()    its own parts of scratch
 //   Expansion              what lasts while rows are expanded:

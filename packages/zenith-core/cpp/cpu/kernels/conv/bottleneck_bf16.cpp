@@ -98,6 +98,11 @@ class Products {
   using T = bf16;
 
   static constexpr int64_t kChunk = kCols, kItem = sizeof(APart);
+#ifdef ZENITH_PAIR_TILES
+  static constexpr int64_t kTogether = 2 << 10;
+#else
+  static constexpr int64_t kTogether = 8 << 10;
+#endif
   static int64_t chunk_of(int64_t) { return kChunk; }
   static int64_t row_of(int64_t expanded) { return depth(expanded).padded; }
 
