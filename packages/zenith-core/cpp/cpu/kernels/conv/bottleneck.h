@@ -56,6 +56,9 @@ struct Bottleneck {
   int64_t bias, ring;           // bytes of these parts of scratch
 
   int64_t taps() const { return round_up(s.kh * 8 + int64_t{sizeof(Reached)}, 64); }
+  // The first column of x in a ring, and how many there are.
+  int64_t left() const { return most(0, s.pw); }
+  int64_t inside() const { return most(0, least(s.w + s.pw, columns) - left()); }
   // Rows of x that are expanded for one strip, at most.
   int64_t rows_of_strip() const { return (strip - 1) * s.sh + s.kh + together - 1; }
 };
@@ -79,9 +82,9 @@ Bottleneck bottleneck_of(const Call& call) {
   s.dh = s.dw = s.group = 1;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
-  b.chunk = Products::chunk_of(b.expanded);
-  b.chunks = ceil_div(b.expanded, b.chunk);
   b.columns = (s.ow - 1) * s.sw + s.kw;
+  b.chunk = Products::chunk_of(b);
+  b.chunks = ceil_div(b.expanded, b.chunk);
   // Several rows: at each change from products to depthwise sums a core waits for the last results.
   const bool whole = b.chunks == 1;
   b.together = whole ? 1 : most(1, least(s.h, Products::kTogether / most(1, s.w * b.chunk)));
@@ -145,14 +148,10 @@ struct Strip {
     return rings + (least(chunk, b.rings - 1) * b.height + ih % b.height) * b.columns * b.chunk;
   }
 
-  // The first column of x in a ring, and how many there are.
-  int64_t left() const { return most(0, b.s.pw); }
-  int64_t inside() const { return most(0, least(b.s.w + b.s.pw, b.columns) - left()); }
-
   // Nothing is written there later.
   void clear_borders() const {
-    const int64_t row = b.columns * b.chunk, before = left() * b.chunk;
-    const int64_t end = before + inside() * b.chunk;
+    const int64_t row = b.columns * b.chunk, before = b.left() * b.chunk;
+    const int64_t end = before + b.inside() * b.chunk;
     float* to = rings;
     for (int64_t i = 0; i < b.rings * b.height; ++i, to += row) {
       std::memset(to, 0, static_cast<size_t>(before) * sizeof(float));
@@ -187,16 +186,16 @@ struct Strip {
                     int64_t last, int64_t done, int64_t end) const {
     const ConvShape& s = b.s;
     const int64_t image = first / s.oh, before = first % s.oh - first;
-    const int64_t skipped = left() - s.pw;  // columns of x
+    const int64_t skipped = b.left() - s.pw;  // columns of x
     const int64_t start = most(done, (first + before) * s.sh - s.ph);
     for (int64_t line = first; line < last; ++line) {
       const int64_t top = (line + before) * s.sh - s.ph;
       done = most(done, top);
       while (done < least(top + s.kh, s.h)) {
         const int64_t rows = least(b.together, end - done);
-        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, inside(),
+        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, b.inside(),
                       chunk * b.chunk,
-                      [&](int64_t row) { return ring_row(chunk, done + row) + left() * b.chunk; });
+                      [&](int64_t row) { return ring_row(chunk, done + row) + b.left() * b.chunk; });
         done += rows;
       }
       depthwise(chunk, line + before, (line - first) * s.ow);
@@ -207,7 +206,7 @@ struct Strip {
   void run(int64_t first, int64_t last) const {
     const ConvShape& s = b.s;
     if (reached->line < 0) clear_borders();
-    int64_t done = reached->line == first ? reached->done : 0;
+    int64_t done = b.rings == b.chunks && reached->line == first ? reached->done : 0;
     for (int64_t line = first, next; line < last; line = next) {
       const int64_t image_end = least(last, (line / s.oh + 1) * s.oh);
       next = least(line + b.strip, image_end);

@@ -103,7 +103,7 @@ class Products {
 #else
   static constexpr int64_t kTogether = 8 << 10;
 #endif
-  static int64_t chunk_of(int64_t) { return kChunk; }
+  static int64_t chunk_of(const Bottleneck&) { return kChunk; }
   static int64_t row_of(int64_t expanded) { return depth(expanded).padded; }
 
   // float32 copies of the operands that are added to expanded channels.
