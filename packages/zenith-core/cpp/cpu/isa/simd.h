@@ -50,12 +50,20 @@ typedef int32_t vi_u __attribute__((vector_size(ZENITH_VEC_BYTES), aligned(4), m
 
 // The first n lanes, 0 < n < kLanes; the other lanes read as zero and are not written.
 [[gnu::always_inline]] inline vf load_n(const float* p, int n) {
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  return __builtin_ia32_loadups512_mask(p, vf{}, static_cast<uint16_t>((1u << n) - 1));
+#else
   vf v{};
   std::memcpy(&v, p, static_cast<size_t>(n) * 4);
   return v;
+#endif
 }
 [[gnu::always_inline]] inline void store_n(float* p, vf v, int n) {
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  __builtin_ia32_storeups512_mask(p, v, static_cast<uint16_t>((1u << n) - 1));
+#else
   std::memcpy(p, &v, static_cast<size_t>(n) * 4);
+#endif
 }
 
 // The first operand where it is larger (smaller), else the second: NaN gives the second. In one

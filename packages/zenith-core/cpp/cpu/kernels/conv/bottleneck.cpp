@@ -12,17 +12,27 @@ void multiply_row(const float* x, int64_t x_pixel, int64_t depth, const float* w
   const int32_t piece = 0;
   for (int64_t col = 0; col < m; col += kPanel) {
     const int64_t cols = least(kPanel, m - col);
+    const LongTileFn long_tile = long_tile_fn(ceil_div(cols, kLanes));
     for (int64_t t = 0; t < tiles.count; ++t) {
-      const int64_t at = tiles.begin(t), height = tiles.begin(t + 1) - at;
+      const int64_t at = tiles.begin(t);
+      const bool two = long_tile != nullptr && t + 2 <= tiles.count &&
+                       tiles.begin(t + 2) - at == 2 * kTileRows;
+      const int64_t height = tiles.begin(t + (two ? 2 : 1)) - at;
       const float* rows[kTileRows];
-      for (int64_t r = 0; r < height; ++r) rows[r] = x + (at + r) * x_pixel;
+      for (int64_t r = 0; r < kTileRows; ++r) rows[r] = x + (at + r) * x_pixel;
       const StepOperand& add = finish.add;
       const TileEnd end{finish.bias + col,
                         add.data == nullptr ? nullptr : add.data + (place + at) * add.row + col,
                         add.row, finish.lo, finish.hi};
       float* to = y + at * ldy + col;
-      tile_fn(height, ceil_div(cols, kLanes))({rows, &piece, 1, depth, weights + col * depth},
-                                              weights + col * depth, end, to, ldy, cols);
+      const float* panel = weights + col * depth;
+      const Pieces left{rows, &piece, 1, depth, panel};
+      if (two) {
+        long_tile({left, x_pixel, panel, round_up(cols, kLanes), end, to, ldy, cols});
+        ++t;
+      } else {
+        tile_fn(height, ceil_div(cols, kLanes))(left, panel, end, to, ldy, cols);
+      }
       if (finish.rest.n > 0) apply_epilogue(finish.rest, place + at, col, height, cols, to, ldy);
     }
   }
@@ -31,9 +41,14 @@ void multiply_row(const float* x, int64_t x_pixel, int64_t depth, const float* w
 class Products {
  public:
   using T = float;
-  static constexpr int64_t kItem = sizeof(float);
-  // Rings of panels in L1 were no faster: products of float32 take most of the time.
-  static int64_t chunk_of(int64_t expanded) { return row_of(expanded); }
+  static constexpr int64_t kItem = sizeof(float), kTogether = 8 << 10;
+  // Rings of few channels, in L1, where that of all is far from it: else products take most of the
+  // time, and those of whole panels are faster.
+  static int64_t chunk_of(const Bottleneck& b) {
+    constexpr int64_t kChunk = 2 * kLanes, kNear = 96 << 10;
+    const bool chunks = b.s.kh * b.columns * b.expanded * 4 > kNear && b.inside() >= kLong;
+    return chunks && long_tile_fn(2) != nullptr ? kChunk : row_of(b.expanded);
+  }
   static int64_t row_of(int64_t expanded) { return round_up(expanded, kLanes); }
   static int64_t call_bytes(const Bottleneck&) { return 0; }
   static int64_t worker_bytes(const Bottleneck& b) {
@@ -54,9 +69,13 @@ class Products {
    public:
     Expansion(const Products& products, char*) : of_(products) {}
     template <typename Target>
-    void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t,
+    void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t channel,
              const Target& target) const {
       const Bottleneck& b = of_.b_;
+      if (b.chunks > 1) {
+        for (int64_t i = 0; i < rows; ++i) of_.expand(x + i * b.s.xh, channel, count, target(i));
+        return;
+      }
       for (int64_t i = 0; i < rows; ++i) {
         multiply_row(x + i * b.s.xh, b.s.xw, b.s.c, of_.weights(1), b.expanded, of_.expand_, 0,
                      count, target(i), b.pixel);
@@ -67,10 +86,11 @@ class Products {
     const Products& of_;
   };
 
-  void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t, int64_t place) const {
-    at.y = reinterpret_cast<float*>(memory) + place * b_.pixel;
+  void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t channel,
+                 int64_t place) const {
+    at.y = reinterpret_cast<float*>(memory) + place * b_.pixel + channel;
     at.ldy = b_.pixel;
-    finish_depthwise(at, count, b_.expanded, depthwise_, 0);
+    finish_depthwise(at, count, least(b_.chunk, b_.expanded - channel), depthwise_, channel);
   }
 
   void project(const char* memory, int64_t line, int64_t lines) const {
@@ -81,6 +101,26 @@ class Products {
   }
 
  private:
+  static constexpr int64_t kLong = 2 * kTileRows;
+
+  // A chunk of `count` pixels, as whole tiles: the last one may overlap.
+  void expand(const float* x, int64_t channel, int64_t count, float* to) const {
+    const ConvShape& s = b_.s;
+    const int64_t panel = channel / kPanel * kPanel, cols = least(b_.chunk, b_.expanded - channel);
+    const int64_t width = least(kPanel, b_.pixel - panel);
+    const LongTileFn tile = long_tile_fn(ceil_div(cols, kLanes));
+    const float* from = weights(1) + panel * s.c + channel - panel;
+    const TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
+    const int32_t piece = 0;
+    for (int64_t at = 0; at < count; at += kLong) {
+      at = least(at, count - kLong);
+      const float* row = x + at * s.xw;
+      float* y = to + at * b_.chunk;
+      tile({{&row, &piece, 1, s.c, nullptr}, s.xw, from, width, end, y, b_.chunk, cols});
+      if (expand_.rest.n > 0) apply_epilogue(expand_.rest, 0, channel, kLong, cols, y, b_.chunk);
+    }
+  }
+
   const float* weights(int i) const { return static_cast<const float*>(call_.in[i].data); }
 
   const Bottleneck& b_;

@@ -5,8 +5,9 @@
 //
 // A task is a range of output rows, cut into strips. In a strip one chunk after the other is
 // expanded and convolved for all rows, so that its ring is in L1 meanwhile, and then the strip is
-// projected as one sequence of pixels. Rings are kept from strip to strip; the rows of the kernel
-// that reach into the next task's range are expanded by both.
+// projected as one sequence of pixels. Rings are kept from strip to strip, and from task to task
+// where a worker's next one is the next in the image, as it is unless a core is late; else the rows
+// of the kernel that reach into the next task's range are expanded by both.
 #pragma once
 
 #include "cpu/kernels/conv/depthwise.h"
@@ -37,6 +38,11 @@ constexpr int kBottleneckFieldCount = 7;
 // Inputs: x, the packed weights of the three convolutions, then the operands of their epilogues.
 constexpr int kFirstOperand = 4;
 
+// What a worker's rings hold: rows of the image before `done`, for the line after the last.
+struct Reached {
+  int64_t line, done;
+};
+
 struct Bottleneck {
   ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
   int64_t expanded;         // channels
@@ -49,7 +55,10 @@ struct Bottleneck {
   int64_t rings;                // one where no strip goes on where another ends
   int64_t bias, ring;           // bytes of these parts of scratch
 
-  int64_t taps() const { return round_up(s.kh * 8, 64); }
+  int64_t taps() const { return round_up(s.kh * 8 + int64_t{sizeof(Reached)}, 64); }
+  // The first column of x in a ring, and how many there are.
+  int64_t left() const { return most(0, s.pw); }
+  int64_t inside() const { return most(0, least(s.w + s.pw, columns) - left()); }
   // Rows of x that are expanded for one strip, at most.
   int64_t rows_of_strip() const { return (strip - 1) * s.sh + s.kh + together - 1; }
 };
@@ -59,7 +68,6 @@ constexpr int64_t kLeastRows = 7;  // of a task, while all workers have one
 template <typename Products>
 Bottleneck bottleneck_of(const Call& call) {
   constexpr int64_t kStripBytes = 256 << 10;  // of depthwise results, to stay in L2
-  constexpr int64_t kTogether = 8 << 10;      // results, whose ring is in L1
   const auto& p = *static_cast<const BottleneckParams*>(call.params);
   const TensorRef &x = call.in[0], &y = call.out[0];
   Bottleneck b{};
@@ -74,12 +82,12 @@ Bottleneck bottleneck_of(const Call& call) {
   s.dh = s.dw = s.group = 1;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
-  b.chunk = Products::chunk_of(b.expanded);
-  b.chunks = ceil_div(b.expanded, b.chunk);
   b.columns = (s.ow - 1) * s.sw + s.kw;
+  b.chunk = Products::chunk_of(b);
+  b.chunks = ceil_div(b.expanded, b.chunk);
   // Several rows: at each change from products to depthwise sums a core waits for the last results.
   const bool whole = b.chunks == 1;
-  b.together = whole ? 1 : most(1, least(s.h, kTogether / most(1, s.w * b.chunk)));
+  b.together = whole ? 1 : most(1, least(s.h, Products::kTogether / most(1, s.w * b.chunk)));
   b.height = s.kh + b.together - 1;
   const int64_t rows = s.n * s.oh, threads = call.parallel.threads;
   const int64_t per_worker = threads == 1 ? 1 : most(1, least(4, rows / (threads * kLeastRows)));
@@ -89,7 +97,8 @@ Bottleneck bottleneck_of(const Call& call) {
   const int64_t lines = least(least(s.oh, b.rows_of_task), kStripBytes / most(1, row_bytes));
   b.strip = whole ? 1 : most(1, lines);
   b.bias = round_up((2 * b.pixel + round_up(s.m, kLanes)) * 4, 64);
-  b.rings = b.strip >= least(s.oh, b.rows_of_task) ? 1 : b.chunks;
+  const bool at_once = b.strip >= (b.tasks <= threads ? least(s.oh, b.rows_of_task) : s.oh);
+  b.rings = at_once ? 1 : b.chunks;
   b.ring = round_up(b.rings * b.height * b.columns * b.chunk * 4, 64);
   return b;
 }
@@ -113,6 +122,7 @@ inline int count_operands(const StepCodes& codes) {
 // A worker's part in a task. Products is
 //   T                      the type of the image's elements
 //   chunk_of()             expanded channels of a chunk; of a single one, strips are single rows
+//   kTogether              expanded results after which sums follow products, at least one row
 //   kItem, row_of()        how a depthwise result is kept: bytes, and elements of a pixel
 //   call_bytes(), worker_bytes()    its own parts of scratch
 //   Expansion              what lasts while rows are expanded:
@@ -130,6 +140,7 @@ struct Strip {
   const T* x;
   const float* weights;  // of the depthwise convolution
   float* rings;
+  Reached* reached;
   const float** taps;  // rows of a ring under one output row
   char* memory;        // of the products
 
@@ -137,14 +148,10 @@ struct Strip {
     return rings + (least(chunk, b.rings - 1) * b.height + ih % b.height) * b.columns * b.chunk;
   }
 
-  // The first column of x in a ring, and how many there are.
-  int64_t left() const { return most(0, b.s.pw); }
-  int64_t inside() const { return most(0, least(b.s.w + b.s.pw, b.columns) - left()); }
-
   // Nothing is written there later.
   void clear_borders() const {
-    const int64_t row = b.columns * b.chunk, before = left() * b.chunk;
-    const int64_t end = before + inside() * b.chunk;
+    const int64_t row = b.columns * b.chunk, before = b.left() * b.chunk;
+    const int64_t end = before + b.inside() * b.chunk;
     float* to = rings;
     for (int64_t i = 0; i < b.rings * b.height; ++i, to += row) {
       std::memset(to, 0, static_cast<size_t>(before) * sizeof(float));
@@ -162,13 +169,13 @@ struct Strip {
       const int64_t ih = row_number * s.sh - s.ph + r;
       taps[r] = ih < 0 || ih >= s.h ? nullptr : ring_row(chunk, ih);
     }
-    const int64_t tiles = ceil_div(s.ow, kPixels);
-    for (int64_t t = 0, col = 0; t < tiles; ++t) {
-      const int64_t count = s.ow * (t + 1) / tiles - col;
-      products.depthwise(memory, at, count, channel, place + col);
-      col += count;
+    const int64_t count = least(s.ow, kPixels);
+    for (int64_t done = 0, step = count;; done += step) {  // whole tiles: the last one may overlap
+      products.depthwise(memory, at, count, channel, place + done);
+      step = least(count, s.ow - count - done);
+      if (step == 0) break;
       for (int64_t r = 0; r < s.kh; ++r) {
-        if (taps[r] != nullptr) taps[r] += count * at.pixel;
+        if (taps[r] != nullptr) taps[r] += step * at.pixel;
       }
     }
   }
@@ -179,16 +186,16 @@ struct Strip {
                     int64_t last, int64_t done, int64_t end) const {
     const ConvShape& s = b.s;
     const int64_t image = first / s.oh, before = first % s.oh - first;
-    const int64_t skipped = left() - s.pw;  // columns of x
+    const int64_t skipped = b.left() - s.pw;  // columns of x
     const int64_t start = most(done, (first + before) * s.sh - s.ph);
     for (int64_t line = first; line < last; ++line) {
       const int64_t top = (line + before) * s.sh - s.ph;
       done = most(done, top);
       while (done < least(top + s.kh, s.h)) {
         const int64_t rows = least(b.together, end - done);
-        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, inside(),
+        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, b.inside(),
                       chunk * b.chunk,
-                      [&](int64_t row) { return ring_row(chunk, done + row) + left() * b.chunk; });
+                      [&](int64_t row) { return ring_row(chunk, done + row) + b.left() * b.chunk; });
         done += rows;
       }
       depthwise(chunk, line + before, (line - first) * s.ow);
@@ -198,8 +205,8 @@ struct Strip {
 
   void run(int64_t first, int64_t last) const {
     const ConvShape& s = b.s;
-    clear_borders();
-    int64_t done = 0;
+    if (reached->line < 0) clear_borders();
+    int64_t done = b.rings == b.chunks && reached->line == first ? reached->done : 0;
     for (int64_t line = first, next; line < last; line = next) {
       const int64_t image_end = least(last, (line / s.oh + 1) * s.oh);
       next = least(line + b.strip, image_end);
@@ -215,6 +222,7 @@ struct Strip {
       done = after;
       products.project(memory, line, next - line);
     }
+    *reached = {last, done};
   }
 };
 
@@ -233,16 +241,21 @@ const char* run_bottleneck(const Call& call) {
   const Products products(call, b, reinterpret_cast<float*>(call.scratch));
   const int64_t of_worker = b.ring + b.taps() + Products::worker_bytes(b);
   char* workers = call.scratch + b.bias + Products::call_bytes(b);
+  const auto reached_by = [&](int64_t worker) {
+    return reinterpret_cast<Reached*>(workers + worker * of_worker + b.ring);
+  };
+  for (int worker = 0; worker < call.parallel.threads; ++worker) *reached_by(worker) = {-1, 0};
   parallel_for(call, b.tasks, [&](int64_t task, int worker) {
     char* rings = workers + worker * of_worker;
-    char* taps = rings + b.ring;
+    Reached* reached = reached_by(worker);
     const Strip<Products> strip{b,
                                 products,
                                 static_cast<const T*>(call.in[0].data),
                                 static_cast<const float*>(call.in[2].data),
                                 reinterpret_cast<float*>(rings),
-                                reinterpret_cast<const float**>(taps),
-                                taps + b.taps()};
+                                reached,
+                                reinterpret_cast<const float**>(reached + 1),
+                                rings + b.ring + b.taps()};
     const int64_t first = task * b.rows_of_task;
     strip.run(first, least(b.s.n * b.s.oh, first + b.rows_of_task));
   });

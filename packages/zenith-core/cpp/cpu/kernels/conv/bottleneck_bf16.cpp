@@ -1,6 +1,7 @@
 // The inverted residual block of bfloat16: products of bfloat16 pairs with float32 sums; what is
 // between them is float32.
 #include "cpu/kernels/conv/bottleneck.h"
+#include "cpu/kernels/conv/bottleneck_pairs.h"
 #include "cpu/kernels/conv/depth_bf16.h"
 #include "cpu/kernels/gemm/finish_bf16.h"
 
@@ -97,7 +98,12 @@ class Products {
   using T = bf16;
 
   static constexpr int64_t kChunk = kCols, kItem = sizeof(APart);
-  static int64_t chunk_of(int64_t) { return kChunk; }
+#ifdef ZENITH_PAIR_TILES
+  static constexpr int64_t kTogether = 2 << 10;
+#else
+  static constexpr int64_t kTogether = 8 << 10;
+#endif
+  static int64_t chunk_of(const Bottleneck&) { return kChunk; }
   static int64_t row_of(int64_t expanded) { return depth(expanded).padded; }
 
   // float32 copies of the operands that are added to expanded channels.
@@ -146,6 +152,14 @@ class Products {
         }
         from = copy;
       }
+#ifdef ZENITH_PAIR_TILES
+      if (count >= kPixels) {
+        for (int64_t i = 0; i < rows; ++i) {
+          of_.expand_row(from + i * row, pixel, count, channel, target(i));
+        }
+        return;
+      }
+#endif
       const int64_t end = least(of_.b_.expanded, channel + kChunk);
       Tiles<float*> tiles(depth, pixel, of_.weights(1), channel, end);
       const auto finish = [&](auto... tile) { of_.finish_expansion(tile...); };
@@ -176,11 +190,20 @@ class Products {
 
   void depthwise(char* memory, DepthwiseTile& at, int64_t count, int64_t channel,
                  int64_t place) const {
-    alignas(64) float tile[kPixels * kChunk];
     const int64_t channels = least(kChunk, b_.expanded - channel), padded = out_.padded;
+    APart* to = reinterpret_cast<APart*>(memory) + place * padded + channel;
+#ifdef ZENITH_PAIR_TILES
+    if (count == kPixels && depthwise_.rest.n == 0 && channels % kLanes == 0) {
+      const NarrowFn narrow = channels == kLanes ? narrow_fn<1>(b_.s) : narrow_fn<2>(b_.s);
+      if (narrow != nullptr) {
+        at.end = {depthwise_.bias + channel, nullptr, 0, depthwise_.lo, depthwise_.hi};
+        return narrow(at, to, padded);
+      }
+    }
+#endif
+    alignas(64) float tile[kPixels * kChunk];
     at.y = tile, at.ldy = kChunk;
     finish_depthwise(at, count, channels, depthwise_, channel);
-    APart* to = reinterpret_cast<APart*>(memory) + place * padded + channel;
     const bool last = channel + kChunk >= b_.expanded;
     for (int64_t i = 0; i < count; ++i, to += padded) {
       take_row(tile + i * kChunk, channels, to);
@@ -207,6 +230,22 @@ class Products {
   static int64_t kept_bytes(const Bottleneck& b) {
     return round_up(b.strip * b.s.ow * row_of(b.expanded) * kItem, 64);
   }
+#ifdef ZENITH_PAIR_TILES
+  // `count` pixels, at least kPixels, as whole tiles: the last one may overlap.
+  void expand_row(const bf16* x, int64_t pixel, int64_t count, int64_t channel, float* to) const {
+    const TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
+    const bf16* panel = weights(1) + channel * in_.padded;
+    const int64_t cols = least(kChunk, b_.expanded - channel);
+    for (int64_t at = 0; at < count;) {
+      const bool two = count - at > kPixels && count >= 2 * kPixels;
+      const int64_t height = two ? 2 * kPixels : kPixels, begin = least(at, count - height);
+      float* tile = to + begin * kChunk;
+      expand_fn(two, cols > kLanes)(x + begin * pixel, pixel, in_.padded, panel, end, tile, kChunk);
+      if (expand_.rest.n > 0) apply_epilogue(expand_.rest, 0, channel, height, cols, tile, kChunk);
+      at = begin + height;
+    }
+  }
+#endif
   // Sums of an expanded chunk to its ring.
   void finish_expansion(const float* sums, float* to, int64_t rows, int64_t channel,
                         int64_t cols) const {

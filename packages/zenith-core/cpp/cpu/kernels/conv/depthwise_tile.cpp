@@ -52,7 +52,7 @@ template <int kRows, int kVecs, bool kWhole>
 }
 
 // kPixels results whose taps are kWidth neighbours: a value is loaded once for all of them.
-template <int kWidth>
+template <int kWidth, int kStride>
 [[gnu::noinline]] int64_t depthwise_neighbours(const DepthwiseTile& at, int64_t channels) {
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
@@ -67,12 +67,15 @@ template <int kWidth>
       vf w[kWidth];
 #pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j) w[j] = load(weights + j * kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kPixels + kWidth - 1; ++i, x += at.tap) {
+#pragma GCC unroll 32
+      for (int i = 0; i < (kPixels - 1) * kStride + kWidth; ++i, x += at.tap) {
         const vf value = load(x);
 #pragma GCC unroll 8
         for (int j = 0; j < kWidth; ++j) {
-          if (i >= j && i - j < kPixels) multiply_add(sum[i - j][0], w[j], value);
+          const int p = (i - j) / kStride;
+          if (i >= j && (i - j) % kStride == 0 && p < kPixels) {
+            multiply_add(sum[p][0], w[j], value);
+          }
         }
       }
     }
@@ -98,9 +101,12 @@ void run_depthwise(const DepthwiseTile& at, int64_t count, int64_t channels) {
   // A single pixel has few sums: more channels at once hide the latency of the multiply-adds.
   int64_t done = count == 1 ? depthwise_channels<1, 4, true>(at, 0, channels) : 0;
   if (count == kPixels && at.to - at.from == at.kw && at.tap == at.pixel) {
-    if (at.kw == 3) done = depthwise_neighbours<3>(at, channels);
-    if (at.kw == 5) done = depthwise_neighbours<5>(at, channels);
-    if (at.kw == 7) done = depthwise_neighbours<7>(at, channels);
+    if (at.kw == 3) done = depthwise_neighbours<3, 1>(at, channels);
+    if (at.kw == 5) done = depthwise_neighbours<5, 1>(at, channels);
+    if (at.kw == 7) done = depthwise_neighbours<7, 1>(at, channels);
+  } else if (count == kPixels && at.to - at.from == at.kw && 2 * at.tap == at.pixel) {
+    if (at.kw == 3) done = depthwise_neighbours<3, 2>(at, channels);
+    if (at.kw == 5) done = depthwise_neighbours<5, 2>(at, channels);
   }
   if (done + 2 * kLanes <= channels) done = kDepthwise<2, true>[count - 1](at, done, channels);
   if (done < channels) done = kDepthwise<1, true>[count - 1](at, done, channels);

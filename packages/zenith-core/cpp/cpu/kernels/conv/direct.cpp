@@ -42,6 +42,21 @@ int64_t table_bytes(const Cut& cut, int64_t pieces) {
                   64);
 }
 
+// Between the rows of two whole tiles, if that is one distance for each of a few pieces; or 0.
+int64_t distance_of(const float* const* rows, int64_t pieces) {
+  constexpr int64_t kFewPieces = 4;
+  if (pieces > kFewPieces) return 0;
+  const int64_t distance = rows[1] - rows[0];
+  const float* const* second = rows + pieces * kTileRows;
+  for (int64_t s = 0; s < pieces * kTileRows; s += kTileRows) {
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      if (rows[s + r] - rows[s] != r * distance) return 0;
+      if (second[s + r] - rows[s] != (kTileRows + r) * distance) return 0;
+    }
+  }
+  return distance;
+}
+
 // All groups of all pixels of s. zeros has taps.length values, tables has one table per worker.
 void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut& cut,
               int64_t first_pixel, const float* zeros, char* tables, const Finish& finish) {
@@ -77,8 +92,13 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
       const int64_t after = p + 1 < last_panel || cut.panel_ranges == 1 ? p + 1 : other;
       const int64_t next = after < cut.panels ? after : p;
       const int64_t next_floats = least(kPanel, padded - next * kPanel) * depth;
+      const LongTileFn long_tile = long_tile_fn(vecs);
       for (int64_t t = 0; t < tiles.count; ++t) {
-        const int64_t at = tiles.begin(t), height = tiles.begin(t + 1) - at;
+        const int64_t at = tiles.begin(t);
+        const bool whole = long_tile != nullptr && t + 2 <= tiles.count && counts[t] == pieces &&
+                           counts[t + 1] == pieces && tiles.begin(t + 2) - at == 2 * kTileRows;
+        const int64_t distance = whole ? distance_of(table + at * pieces, pieces) : 0;
+        const int64_t height = tiles.begin(t + (distance > 0 ? 2 : 1)) - at;
         const int64_t row = first_pixel + begin + at;
         const float* ahead =
             ahead_slice(weights + g * group_floats + next * kPanel * depth, next_floats, depth, t);
@@ -88,7 +108,12 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
                           add.data == nullptr ? nullptr : add.data + row * add.row + col, add.row,
                           finish.lo, finish.hi};
         float* y = s.y + row * s.ldy + col;
-        tile_fn(height, vecs)(left, panel, end, y, s.ldy, cols);
+        if (distance > 0) {
+          long_tile({left, distance, panel, vecs * kLanes, end, y, s.ldy, cols});
+          ++t;
+        } else {
+          tile_fn(height, vecs)(left, panel, end, y, s.ldy, cols);
+        }
         if (finish.rest.n > 0) apply_epilogue(finish.rest, row, col, height, cols, y, s.ldy);
       }
     }

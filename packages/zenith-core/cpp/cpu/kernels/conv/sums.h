@@ -13,13 +13,13 @@ template <int kRows, int kVecs>
   const vf lo = splat(end.lo), hi = splat(end.hi);
   if (cols >= kVecs * kLanes) {
     if (end.add != nullptr) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
         for (int j = 0; j < kVecs; ++j) sum[i][j] += load(end.add + i * end.add_row + j * kLanes);
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
       for (int j = 0; j < kVecs; ++j) {
@@ -30,7 +30,7 @@ template <int kRows, int kVecs>
   }
   // The last vector is partial.
   const int n = static_cast<int>(cols - (kVecs - 1) * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kVecs; ++j) {

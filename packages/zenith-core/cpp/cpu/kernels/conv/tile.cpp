@@ -79,6 +79,62 @@ template <int kRows, int kVecs>
   store_tile<kRows, kVecs>(sum, end, y, ldy, cols);
 }
 
+// The same of the long tile, whose weights are all held: no value of a later row is read ahead.
+template <int kVecs>
+[[gnu::always_inline]] inline void multiply_add_row(vf (&sum)[kVecs], const float* x,
+                                                    const vf (&w)[kVecs]) {
+#if defined(__AVX512F__) && ZENITH_VEC_BYTES == 64
+  vf v;
+  if constexpr (kVecs == 2) {
+    asm("vbroadcastss %[x], %[v]\n\t"
+        "vfmadd231ps %[w0], %[v], %[s0]\n\t"
+        "vfmadd231ps %[w1], %[v], %[s1]"
+        : [s0] "+v"(sum[0]), [s1] "+v"(sum[1]), [v] "=&v"(v)
+        : [x] "m"(*x), [w0] "v"(w[0]), [w1] "v"(w[1]));
+    return;
+  }
+#endif
+  for (int j = 0; j < kVecs; ++j) multiply_add(sum[j], splat(*x), w[j]);
+}
+
+// A row's place is its half's times one, two or four of three distances, which an address can hold.
+template <int kVecs>
+void run_long_tile(const LongTile& at) {
+  constexpr int kRows = 14, kHalf = 7;
+  vf sum[kRows][kVecs];
+#pragma GCC unroll 2
+  for (int j = 0; j < kVecs; ++j) {
+    const vf bias = load(at.end.bias + j * kLanes);
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
+  }
+  int64_t distance = 4 * at.distance, three = 3 * distance, five = 5 * distance;  // bytes
+  asm("" : "+r"(distance), "+r"(three), "+r"(five));
+  for (int64_t s = 0; s < at.left.count; ++s) {
+    const char* first = reinterpret_cast<const char*>(at.left.rows[s * kTileRows]);
+    const char* second = first + kHalf * distance;
+    const int64_t width = at.width, length = at.left.length * width;
+    const float* b = at.panel + at.left.ids[s] * length;
+    const float* last = b + length;
+    // What the loop does not need is in no register meanwhile.
+    asm volatile("" : "+r"(second), "+r"(last) : : "memory");
+#pragma GCC unroll 1
+    for (; b != last; b += width, first += 4, second += 4) {
+      const int64_t place[] = {0,    distance, 2 * distance, three, 4 * distance,
+                               five, 2 * three};
+      vf w[kVecs];
+#pragma GCC unroll 2
+      for (int j = 0; j < kVecs; ++j) w[j] = load(b + j * kLanes);
+#pragma GCC unroll 14
+      for (int i = 0; i < kRows; ++i) {
+        const char* x = i < kHalf ? first + place[i] : second + place[i - kHalf];
+        multiply_add_row(sum[i], reinterpret_cast<const float*>(x), w);
+      }
+    }
+  }
+  store_tile<kRows, kVecs>(sum, at.end, at.y, at.ldy, at.cols);
+}
+
 template <int kVecs>
 constexpr TileFn kTilesOfWidth[] = {
     run_tile<1, kVecs>, run_tile<2, kVecs>, run_tile<3, kVecs>,         run_tile<4, kVecs>,
@@ -86,6 +142,13 @@ constexpr TileFn kTilesOfWidth[] = {
 };
 
 }  // namespace
+
+LongTileFn long_tile_fn(int64_t vecs) {
+  if constexpr (kLanes == 16) {
+    if (vecs <= 2) return vecs == 2 ? run_long_tile<2> : run_long_tile<1>;
+  }
+  return nullptr;
+}
 
 // The tile of `rows` pixels and `vecs` vectors.
 TileFn tile_fn(int64_t rows, int64_t vecs) {

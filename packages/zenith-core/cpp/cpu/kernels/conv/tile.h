@@ -32,6 +32,21 @@ using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int
 // The tile of `rows` pixels and `vecs` vectors.
 TileFn tile_fn(int64_t rows, int64_t vecs);
 
+// Of one or two vectors, the tile of two whole ones in a row: a piece is found through its first
+// row. All of it lies in memory, since the sums leave no register.
+struct LongTile {
+  Pieces left;
+  int64_t distance;    // between rows
+  const float* panel;  // from the first of the tile's channels on
+  int64_t width;       // channels of the panel, of which the tile may be a part
+  TileEnd end;
+  float* y;
+  int64_t ldy, cols;
+};
+using LongTileFn = void (*)(const LongTile&);
+// Null where the registers do not hold it.
+LongTileFn long_tile_fn(int64_t vecs);
+
 namespace {
 
 // 32 vector registers hold 7x4 sums, 16 hold 6x2; both leave general registers for the pointers.
