@@ -88,7 +88,7 @@ class TileFinish {
       const bool halves =
           (bias_.data == nullptr || bias_.half) && (add_.data == nullptr || add_.half);
       if (!steps || !halves || cols < kCols || left.depth == 0) return false;
-      TileEnd end{};
+      PairEnd end{};
       end.bias = bias_.data == nullptr ? nullptr : bias_.halves(0, col);
       end.add_row = add_.row, end.y_row = ldy_, end.low = low_, end.high = high_;
       for (int64_t i = 0; i < kParts && left.rows[i] > 0; ++i) {

@@ -14,7 +14,7 @@ constexpr int kUnroll = 4;  // pairs of the depth between two looks ahead
 // Rows of both parts times a panel. A row's place is its part's times one, two or four of three
 // distances, which an address can hold.
 template <int kFirst, int kSecond>
-void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
   vf sum[kFirst + kSecond][kVecs] = {};
   if (end.bias != nullptr) {
 #pragma GCC unroll 2
@@ -102,7 +102,7 @@ void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const
   }
 }
 
-using TileFn = void (*)(const LeftTile&, const bf16*, const TileEnd&, const Ahead&);
+using TileFn = void (*)(const LeftTile&, const bf16*, const PairEnd&, const Ahead&);
 
 // Of few rows, or of a whole first part.
 const TileFn kOne[] = {run_tile<1, 0>, run_tile<2, 0>, run_tile<3, 0>, run_tile<4, 0>,
@@ -114,13 +114,13 @@ const TileFn kSame[] = {run_tile<1, 1>, run_tile<2, 2>, run_tile<3, 3>,
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+void multiply_pairs(const LeftTile& a, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
   const int64_t rows = a.rows[0], more = a.rows[1];
   if (more == 0) return kOne[rows - 1](a, panel, end, ahead);
   if (rows == kPartRows) return kTwo[more - 1](a, panel, end, ahead);
   if (rows == more) return kSame[rows - 1](a, panel, end, ahead);
   LeftTile left = a;
-  TileEnd ends = end;
+  PairEnd ends = end;
   std::swap(left.part[0], left.part[1]), std::swap(left.rows[0], left.rows[1]);
   std::swap(ends.sums[0], ends.sums[1]);
   std::swap(ends.y[0], ends.y[1]), std::swap(ends.add[0], ends.add[1]);
@@ -154,7 +154,7 @@ template <int R>
 }
 
 template <int R>
-void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
   vf sum[R][kVecs] = {};
   const int64_t fetch = ahead.bytes / (left.taps * (left.depth / kStep)), row = left.row;
   const char* next = ahead.from;
@@ -174,7 +174,7 @@ void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const
 }
 
 template <int R>
-void run_rows(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+void run_rows(const LeftTile& a, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
   if constexpr (R > 1) {
     if (a.rows[0] < R) return run_rows<R - 1>(a, panel, end, ahead);
   }
@@ -183,7 +183,7 @@ void run_rows(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ah
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+void multiply_pairs(const LeftTile& a, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
   run_rows<kPartRows>(a, panel, end, ahead);
 }
 #endif

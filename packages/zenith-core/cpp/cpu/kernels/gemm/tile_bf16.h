@@ -22,7 +22,7 @@ namespace {
 using APart = bf16;
 constexpr int64_t kParts = 2, kPartRows = 16, kCols = 32, kStep = 32;
 constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth needs no padding
-constexpr bool kEndsTiles = false;    // Multiplier takes a TileEnd
+constexpr bool kEndsTiles = false;    // Multiplier takes a PairEnd
 // A part of few rows takes as long as a full one.
 [[maybe_unused]] constexpr bool kWholeParts = true;
 [[maybe_unused]] const char* const kPairTile = "32x32";
@@ -67,7 +67,7 @@ struct LeftTile {
 
 // Where the results of a tile go: sums as they are, or, where these steps are all, bfloat16 that
 // never were sums in memory, y = clamp(bias + products + add) of kCols columns.
-struct TileEnd {
+struct PairEnd {
   float* sums[kParts];  // null with y
   bf16* y[kParts];
   const bf16* add[kParts];  // null without one
@@ -175,7 +175,7 @@ class Multiplier {
 #else
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead);
+void multiply_pairs(const LeftTile& a, const bf16* panel, const PairEnd& end, const Ahead& ahead);
 
 namespace {
 
@@ -184,12 +184,12 @@ class Multiplier {
   explicit Multiplier(int64_t = kStep) {}
   // Sums c[kRows][kCols], rows `c_row` apart; those of the second part begin at row kPartRows.
   void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    TileEnd end{};
+    PairEnd end{};
     for (int64_t i = 0; i < kParts; ++i) end.sums[i] = c + i * kPartRows * c_row;
     end.sums_row = c_row;
     multiply_pairs(a, panel, end, ahead);
   }
-  void run(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+  void run(const LeftTile& a, const bf16* panel, const PairEnd& end, const Ahead& ahead) {
     multiply_pairs(a, panel, end, ahead);
   }
 };
