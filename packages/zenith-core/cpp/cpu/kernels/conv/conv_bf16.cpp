@@ -52,12 +52,10 @@ struct Work {
     if (in_place) {
       matrix = s.kh * s.kw * s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
                s.xn == s.h * s.xh && pitch == s.ow;
-      if (matrix) {
-        lines = ceil_div(s.pixels(), kRows);
-        // Evenly: tiles of few rows would wait for their sums.
-        pitch = width = kWholeParts ? least(kRows, s.pixels()) : ceil_div(s.pixels(), lines);
-        lines = ceil_div(s.pixels(), width);
-      }
+      // Tiles alike: few rows would wait for their sums.
+      const int64_t tile = ceil_div(s.pixels(), ceil_div(s.pixels(), kRows));
+      if (matrix) pitch = width = kWholeParts ? least(kRows, s.pixels()) : tile;
+      if (matrix) lines = ceil_div(s.pixels(), width);
     }
     through = kWholeParts && !in_place && s.sh == s.sw &&
               ceil_div((s.oh - 1) * columns + width, kPartRows) < s.oh * parts();
