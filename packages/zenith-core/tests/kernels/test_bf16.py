@@ -308,6 +308,12 @@ def test_attention_of_few_and_many_rows(
     one = np.zeros((1, 6, rows, e), BF16)
     call(isa, "attention_bf16", [q[2:], k[2:], v[2:], None], [one], **how, threads=1)
     np.testing.assert_array_equal(bits(y[2:]), bits(one))
+    # One group, whose heads threads share; the first half reads what it read before.
+    call(isa, "attention_bf16", [q[:1], k[:1, :1], v[:1, :1], None], [one], **how, threads=4)
+    np.testing.assert_array_equal(bits(y[:1, :3]), bits(one[:, :3]))
+    call(isa, "attention_f32", [*(t[:1, :n] for t, n in zip(wide, (6, 1, 1), strict=True)), None],
+         [wanted[:1]], **how)  # fmt: skip
+    close(one, wanted[:1], ULP / 3e-6 * np.abs(wide[2]).max())
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -207,7 +207,9 @@ print(json.dumps([(n.kernel, n.dtype, n.why) for n in nodes]))
 """
 
 
-def test_without_products_of_pairs_attention_stays_float32_and_says_so(block: Any, tmp_path: Any) -> None:
+def test_without_products_of_pairs_attention_stays_float32_and_says_so(
+    block: Any, tmp_path: Any
+) -> None:
     onnx.save(block.to_onnx(), tmp_path / "block.onnx")
     isa = _native.complete_isas()[0]
     run = subprocess.run(
@@ -216,7 +218,9 @@ def test_without_products_of_pairs_attention_stays_float32_and_says_so(block: An
     )  # fmt: skip
     ((kernel, dtype, why),) = json.loads(run.stdout)
     assert kernel == f"attention_f32_{isa}" and dtype == "float32"
-    assert why.endswith("float32: no kernel over integers; no products of bfloat16 here (AVX512-BF16 or AMX)")
+    assert why.endswith(
+        "float32: no kernel over integers; no products of bfloat16 here (AVX512-BF16 or AMX)"
+    )
 
 
 def test_a_product_that_is_not_quantized_says_why(graph_of: Any, array: Any) -> None:

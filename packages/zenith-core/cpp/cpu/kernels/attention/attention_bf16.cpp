@@ -25,7 +25,8 @@ constexpr int64_t kFewRows = kWholeParts ? 0 : 4;
 constexpr int64_t kFewKeys = 128;  // of them, as many as stay in L1 for all heads of a group
 constexpr int64_t kKeys = std::lcm(kCols, 2 * kLanes);  // of them, whole panels and loops of two
 
-// Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows.
+// Sizes ending in p are rounded up to whole tiles. A task is a group's heads times some query rows,
+// or some of the heads times all rows where those are few.
 struct TilePlan : Sizes {
   bool few;
   int64_t dp, tp, ep, stride, cuts;
@@ -45,6 +46,7 @@ TilePlan tile_plan_of(const Call& call) {
   const int64_t tasks = at_least(call.in[0].shape[0] * p.groups, 1);
   const int64_t want = call.parallel.threads == 1 ? 1 : 4 * call.parallel.threads;
   p.cuts = at_least(at_most((want + tasks - 1) / tasks, p.rows / kTaskRows), 1);
+  if (p.few) p.cuts = at_least(at_most((call.parallel.threads + tasks - 1) / tasks, p.heads), 1);
   p.k_size = p.few ? 0 : p.tp * p.dp;
   p.v_size = p.few ? 0 : p.tp * p.ep;
   const int64_t rows = p.few ? p.heads * p.rows : kRows;
@@ -177,13 +179,15 @@ vf softmax_rows(const float* s, int64_t stride, int64_t m, int64_t width, float 
   return total == 0.0f ? vf{} : 1.0f / total;
 }
 
-// All query rows of a group, which are few, against keys and values where they lie.
+// All query rows, which are few, of heads [head0, head1) against keys and values of their group
+// where they lie.
 [[maybe_unused]] void few_attention(const Call& call, const TilePlan& p, const TileWork& work,
-                                    const Params& w, int64_t b, int64_t group) {
+                                    const Params& w, int64_t b, int64_t group, int64_t head0,
+                                    int64_t head1) {
   const TensorRef &q = call.in[0], &k = call.in[1], &v = call.in[2], &y = call.out[0];
   const int64_t first = visible(w, 0, p.keys).from / kKeys * kKeys;
   const int64_t last = at_least(visible(w, p.rows - 1, p.keys).to, first);
-  const int64_t rows = p.heads * p.rows, head0 = group * p.heads;
+  const int64_t rows = (head1 - head0) * p.rows;
   const int64_t width = round_up(last - first, kKeys);
   for (int64_t i = 0; i < rows; ++i) {
     copy_padded(row_of<const bf16>(q, b, head0 + i / p.rows, i % p.rows), p.d, p.dp,
@@ -195,14 +199,14 @@ vf softmax_rows(const float* s, int64_t stride, int64_t m, int64_t width, float 
                  at_most(kFewKeys, last - t), p.d, work.s + i * p.stride + t - first);
     }
   }
-  for (int64_t h = 0; h < p.heads; ++h) {
-    const int64_t at = h * p.rows * p.stride;
-    const float factor = finish_scores(
-        w, mask_of(call), {b, head0 + h, 0, p.rows, p.keys, first, width}, work.s + at, p.stride);
+  for (int64_t h = head0; h < head1; ++h) {
+    const int64_t at = (h - head0) * p.rows * p.stride;
+    const float factor = finish_scores(w, mask_of(call), {b, h, 0, p.rows, p.keys, first, width},
+                                       work.s + at, p.stride);
     const vf scale = softmax_rows(work.s + at, p.stride, p.rows, width, factor, work.p + at);
     for (int64_t r = 0; r < p.rows; ++r) {
       row_values(work.p + at + r * p.stride, row_of<const bf16>(v, b, group, first), v.strides[2],
-                 last - first, p.e, scale[r], row_of<bf16>(y, b, head0 + h, r));
+                 last - first, p.e, scale[r], row_of<bf16>(y, b, h, r));
     }
   }
 }
@@ -282,15 +286,18 @@ const char* run_tile_attention(const Call& call) {
     work.y = work.s + p.s_size;
     const int64_t cut = task % p.cuts, group = task / p.cuts % p.groups;
     const int64_t b = task / p.cuts / p.groups;
-    const int64_t row0 = p.rows * cut / p.cuts, row1 = p.rows * (cut + 1) / p.cuts;
+    const int64_t first = p.few ? p.heads * cut / p.cuts : 0;
+    const int64_t heads = p.few ? p.heads * (cut + 1) / p.cuts - first : p.heads;
+    const int64_t head0 = group * p.heads + first, head1 = head0 + heads;
+    const int64_t row0 = p.few ? 0 : p.rows * cut / p.cuts;
+    const int64_t row1 = p.few ? p.rows : p.rows * (cut + 1) / p.cuts;
     const Present there = present(call, p, b);
     p.keys = there.keys;  // hidden keys are not even packed
     if (const TensorRef* mask = mask_of(call)) {
-      p.keys = shown_keys(*mask, {b, group * p.heads, (group + 1) * p.heads, row0, row1},
-                          at_most(p.keys, mask->shape[3]));
+      p.keys = shown_keys(*mask, {b, head0, head1, row0, row1}, at_most(p.keys, mask->shape[3]));
     }
     if constexpr (kFewRows > 0) {
-      if (p.few) return few_attention(call, p, work, there.how, b, group);
+      if (p.few) return few_attention(call, p, work, there.how, b, group, head0, head1);
     }
     p.keys = at_most(p.keys, at_least(visible(there.how, row1 - 1, p.keys).to, 0));
     p.tp = round_up(at_least(p.keys, 1), kKeys);
@@ -298,7 +305,7 @@ const char* run_tile_attention(const Call& call) {
     pack_keys(call.in[1], b, group, p, work.k);
     pack_values(call.in[2], b, group, p, work.v);
     Multiplier multiplier;
-    for (int64_t h = group * p.heads; h < (group + 1) * p.heads; ++h) {
+    for (int64_t h = head0; h < head1; ++h) {
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t row = tile_row(row0, row1, i, tiles);
         tile_attention(call, p, work, multiplier, there.how, b, h, row,
