@@ -36,12 +36,21 @@ void multiply_tile(const BlockProduct& b, Tiles& tiles, int64_t t, const Right* 
     left.part[part] =
         copied < 0 ? runs[part].from : b.tail + (copied * kParts + part) * kPartRows * depth;
     left.rows[part] = runs[part].rows;
-    const int64_t row = b.held.first + runs[part].line * b.held.width + runs[part].col;
-    b.finish.fetch(row, c.g * b.p.n + c.channel, runs[part].rows);
+    const int64_t first = b.held.first + runs[part].line * b.held.width + runs[part].col;
+    b.finish.fetch(first, c.g * b.p.n + c.channel, runs[part].rows);
+  }
+  const int64_t row = b.held.first + runs->line * b.held.width + runs->col;
+  const bool all_kept = runs->col + runs->rows <= b.held.width;
+  if constexpr (kParts == 1) {
+    const int64_t line = row / b.p.width;
+    if (b.border != nullptr && all_kept && line == (row + runs->rows - 1) / b.p.width) {
+      const ZeroBorder::Range seen = b.border->pieces(line);
+      left.offsets += seen.begin, left.taps = seen.end - seen.begin;
+      panel += seen.begin * depth * kCols;
+    }
   }
   if constexpr (requires { tiles.packs(left); }) {
-    if (tiles.packs(left) && b.finish.packs_tiles() && runs->col + runs->rows <= b.held.width) {
-      const int64_t row = b.held.first + runs->line * b.held.width + runs->col;
+    if (tiles.packs(left) && b.finish.packs_tiles() && all_kept) {
       tiles.pack(left, panel, ahead,
                  {b.finish, c.g * b.finish.group_stride + c.channel, row, c.g * b.p.n + c.channel});
       return;

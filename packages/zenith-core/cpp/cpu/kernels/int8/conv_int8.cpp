@@ -125,7 +125,9 @@ const char* run(const Call& call) {
     from += line / s.oh * s.xn + (line % s.oh * s.sh - s.ph) * s.xh - s.pw * s.xw;
     return {from, count, s.ow, s.sw * s.xw, s.sh * s.xh, x + extent};
   };
-  run_product(call, p, offsets, call.scratch + w.offset_bytes(), place, finish);
+  const ZeroBorder border{s.oh, s.sh, s.ph, s.h, s.kh, s.dh, of_row};
+  run_product(call, p, offsets, call.scratch + w.offset_bytes(), place, finish,
+              p.copied && s.zero == 0 ? &border : nullptr);
   return nullptr;
 }
 

@@ -5,7 +5,7 @@
 // one for a matrix, and for a filter its rows (or its taps, where columns are dilated). An
 // instruction set multiplies groups of kGroup neighbours along K and adds them up in 32 bits; all
 // sums are exact and wrap around at 32 bits.
-//   avx512_vnni  u8 x s8, four at a time (vpdpbusd), 8 x 48 sums in registers
+//   avx512_vnni  u8 x s8, four at a time (vpdpbusd), 14 x 32 sums in registers
 //   amx          u8 x s8, tiles of 16 x 64 bytes (tdpbusd), 32 x 32 sums
 //   the others   16-bit pairs (vpmaddwd): u8 x s8 pairs would saturate at 16 bits (vpmaddubsw)
 //

@@ -178,6 +178,23 @@ inline void copy_tail(const Product& p, const Left* end, const Run* runs, Held& 
   }
 }
 
+// The border of zeros above and below an image: what its rows are multiplied by does not matter.
+struct ZeroBorder {
+  int64_t lines, step, before;             // of results of an image; in lines of it; of the border
+  int64_t height, rows, dilation, of_row;  // of the image; of the filter, and pieces of one
+
+  struct Range {
+    int64_t begin, end;
+  };
+  // Pieces of a row of results of `line` that see the image.
+  Range pieces(int64_t line) const {
+    const int64_t top = line % lines * step - before;
+    const int64_t begin = top < 0 ? least(rows, ceil_div(-top, dilation)) : 0;
+    const int64_t end = least(rows, ceil_div(most(0, height - top), dilation));
+    return {begin * of_row, most(begin, end) * of_row};
+  }
+};
+
 // The rows of a worker's block times panels [begin, end) of group g.
 struct BlockProduct {
   const Product& p;
@@ -186,6 +203,7 @@ struct BlockProduct {
   const Held& held;
   const Run* runs;
   const Left* tail;
+  const ZeroBorder* border;  // or null
 
   void run(const Right* weights, int64_t g, int64_t begin, int64_t end) const;
 };
@@ -194,7 +212,7 @@ struct BlockProduct {
 // they are. offsets: of the pieces of a row.
 template <typename Place>
 void run_product(const Call& call, const Product& p, const int64_t* offsets, char* scratch,
-                 const Place& place, const Finish& finish) {
+                 const Place& place, const Finish& finish, const ZeroBorder* border = nullptr) {
   const Cut cut(p, call.parallel.threads);
   const Scratch parts(p, cut);
   const int64_t of_unit = ceil_div(p.unit, cut.block);
@@ -216,7 +234,7 @@ void run_product(const Call& call, const Product& p, const int64_t* offsets, cha
       copy_tail(p, grid.end, runs, held, tail);
       held.first = line * p.width, held.block = block;
     }
-    BlockProduct{p, offsets, finish, held, runs, tail}.run(
+    BlockProduct{p, offsets, finish, held, runs, tail, border}.run(
         static_cast<const Right*>(call.in[1].data), g, p.panels() * range / cut.ranges,
         p.panels() * (range + 1) / cut.ranges);
   });

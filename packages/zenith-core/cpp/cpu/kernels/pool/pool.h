@@ -50,14 +50,10 @@ struct Box {
   int64_t size() const { return count[0] * count[1] * count[2]; }
 };
 
-inline Box box_of(const PoolParams& p, const TensorRef& x, const int64_t (&out)[3]) {
-  Box b{};
-  b.padded = 1;
-  for (int i = 0; i < 3; ++i) {
-    const Span s = span_of(p, i, out[i], x.shape[i + 1]);
-    b.at[i] = s.at, b.count[i] = s.count, b.padded *= s.padded;
-  }
-  return b;
+// Along one axis of a box whose `padded` is that of the axes before.
+inline void place_box(const PoolParams& p, const TensorRef& x, int axis, int64_t out, Box& b) {
+  const Span s = span_of(p, axis, out, x.shape[axis + 1]);
+  b.at[axis] = s.at, b.count[axis] = s.count, b.padded *= s.padded;
 }
 
 // Calls visit(image, position, its window) for all output positions, in tasks of a few lines.
@@ -72,7 +68,14 @@ void for_each_box(const Call& call, const F& visit) {
     for (int64_t line = task * per_task; line < end; ++line) {
       int64_t out[3] = {line / y.shape[2] % y.shape[1], line % y.shape[2], 0};
       const int64_t image = line / y.shape[2] / y.shape[1];
-      for (; out[2] < y.shape[3]; ++out[2]) visit(image, out, box_of(p, x, out));
+      Box of_line{};
+      of_line.padded = 1;
+      for (int axis = 0; axis < 2; ++axis) place_box(p, x, axis, out[axis], of_line);
+      for (; out[2] < y.shape[3]; ++out[2]) {
+        Box box = of_line;
+        place_box(p, x, 2, out[2], box);
+        visit(image, out, box);
+      }
     }
   });
 }
