@@ -72,6 +72,13 @@ class Products {
     void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t channel,
              const Target& target) const {
       const Bottleneck& b = of_.b_;
+      if (!b.expands) {
+        const int64_t channels = least(b.chunk, b.expanded - channel);
+        for (int64_t i = 0; i < rows; ++i) {
+          keep_row(x + i * b.s.xh + channel, b.s.xw, count, channels, target(i), b.chunk);
+        }
+        return;
+      }
       if (b.chunks > 1) {
         for (int64_t i = 0; i < rows; ++i) of_.expand(x + i * b.s.xh, channel, count, target(i));
         return;

@@ -10,6 +10,7 @@
 // of the kernel that reach into the next task's range are expanded by both.
 #pragma once
 
+#include "cpu/isa/bf16.h"
 #include "cpu/kernels/conv/depthwise.h"
 
 namespace zenith::ZENITH_ISA {
@@ -36,6 +37,7 @@ struct BottleneckParams {
 constexpr int kBottleneckFieldCount = 7;
 
 // Inputs: x, the packed weights of the three convolutions, then the operands of their epilogues.
+// Without weights of the first, x itself is convolved: a row of it goes to the ring as it is.
 constexpr int kFirstOperand = 4;
 
 // What a worker's rings hold: rows of the image before `done`, for the line after the last.
@@ -45,6 +47,7 @@ struct Reached {
 
 struct Bottleneck {
   ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
+  bool expands;
   int64_t expanded;         // channels
   int64_t pixel;            // floats of one expanded pixel: whole vectors
   int64_t chunk, chunks;    // of expanded channels
@@ -80,6 +83,7 @@ Bottleneck bottleneck_of(const Call& call) {
   s.sh = p.strides.v[0], s.sw = p.strides.v[1];
   s.ph = p.pads.v[0], s.pw = p.pads.v[1];
   s.dh = s.dw = s.group = 1;
+  b.expands = call.in[1].rank >= 0;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
   b.columns = (s.ow - 1) * s.sw + s.kw;
@@ -107,6 +111,14 @@ inline int count_operands(const StepCodes& codes) {
   int count = 0;
   for (int64_t i = 0; i < codes.n; ++i) count += codes.v[i] <= kStepMul ? 1 : 0;
   return count;
+}
+
+// A row of x that is not expanded, to its ring.
+template <typename T>
+[[maybe_unused]] void keep_row(const T* x, int64_t step, int64_t count, int64_t channels, float* to,
+                               int64_t chunk) {
+  if (step == chunk && channels == chunk) return convert_row(x, count * chunk, to);
+  for (int64_t i = 0; i < count; ++i) convert_row(x + i * step, channels, to + i * chunk);
 }
 
 // `count` results of channels from `channel` on, with what follows.

@@ -141,6 +141,13 @@ class Products {
              const Target& target) {
       const ConvShape& s = of_.b_.s;
       const Depth& depth = of_.in_;
+      if (!of_.b_.expands) {
+        const int64_t channels = least(kChunk, s.c - channel);
+        for (int64_t i = 0; i < rows; ++i) {
+          keep_row(x + i * s.xh + channel, s.xw, count, channels, target(i), kChunk);
+        }
+        return;
+      }
       const bool in_place = kReadsInPlace && depth.padded == s.c;
       const int64_t pixel = in_place ? s.xw : depth.padded;
       const int64_t row = in_place ? s.xh : s.w * depth.padded;
