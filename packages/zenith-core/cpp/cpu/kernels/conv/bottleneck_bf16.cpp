@@ -70,7 +70,14 @@ class Tiles {
     for (int64_t i = 1; i < n_; ++i) left.part[i] = parts_[i].from, left.rows[i] = parts_[i].rows;
     for (int64_t channel = begin_; channel < end_; channel += kCols) {
       const bf16* panel = weights_ + channel * depth_.padded;
-      multiplier.run(left, panel, sums, kCols, {nullptr, 0});
+#ifdef ZENITH_PAIR_TILES
+      const bool whole = left.rows[0] == kPixels && left.rows[1] == kPixels &&
+                         left.part[1] - left.part[0] == kPixels * pixel_;
+      if (whole && end_ - channel <= kLanes) {
+        product_tile(left.part[0], pixel_, depth_.padded, panel, sums, kCols);
+      } else
+#endif
+        multiplier.run(left, panel, sums, kCols, {nullptr, 0});
       for (int64_t i = 0; i < n_; ++i) {
         const Part<Place>& part = parts_[i];
         done(sums + (i * kPartRows + part.done) * kCols, part.place, part.rows - part.done, channel,

@@ -62,6 +62,14 @@ ExpandFn expand_fn(bool two, bool wide) {
   return wide ? expand_tile<7, 2> : expand_tile<7, 1>;
 }
 
+// The sums alone, of a panel that has no second vector.
+void product_tile(const bf16* x, int64_t row, int64_t depth, const bf16* panel, float* to,
+                  int64_t chunk) {
+  alignas(64) static constexpr float kZeros[kLanes] = {};
+  constexpr float kNoEnd = __builtin_inff();
+  expand_tile<14, 1>(x, row, depth, panel, {kZeros, nullptr, 0, -kNoEnd, kNoEnd}, to, chunk);
+}
+
 // kPixels results of kVecs vectors of channels to rows of `ldy` elements.
 template <int kWidth, int kStride, int kVecs>
 [[gnu::noinline]] void narrow_depthwise(const DepthwiseTile& at, bf16* y, int64_t ldy) {
