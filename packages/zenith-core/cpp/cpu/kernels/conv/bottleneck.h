@@ -46,14 +46,14 @@ struct Reached {
 };
 
 struct Bottleneck {
-  ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
+  ConvShape s;  // of the depthwise convolution, but sizes of x and y are the block's
   bool expands;
-  int64_t expanded;         // channels
-  int64_t pixel;            // floats of one expanded pixel: whole vectors
-  int64_t chunk, chunks;    // of expanded channels
-  int64_t columns, height;  // of a ring
-  int64_t together;         // rows that are expanded at once
-  int64_t strip;            // output rows
+  int64_t expanded;             // channels
+  int64_t pixel;                // floats of one expanded pixel: whole vectors
+  int64_t chunk, chunks;        // of expanded channels
+  int64_t columns, height;      // of a ring
+  int64_t together;             // rows that are expanded at once
+  int64_t strip;                // output rows
   int64_t rows_of_task, tasks;  // output rows
   int64_t rings;                // one where no strip goes on where another ends
   int64_t bias, ring;           // bytes of these parts of scratch
@@ -205,9 +205,10 @@ struct Strip {
       done = most(done, top);
       while (done < least(top + s.kh, s.h)) {
         const int64_t rows = least(b.together, end - done);
-        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, b.inside(),
-                      chunk * b.chunk,
-                      [&](int64_t row) { return ring_row(chunk, done + row) + b.left() * b.chunk; });
+        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows,
+                      b.inside(), chunk * b.chunk, [&](int64_t row) {
+                        return ring_row(chunk, done + row) + b.left() * b.chunk;
+                      });
         done += rows;
       }
       depthwise(chunk, line + before, (line - first) * s.ow);

@@ -11,7 +11,6 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-
 // kRows pixels, `row` elements apart, times kVecs vectors of a panel, to rows of `chunk` floats.
 template <int kRows, int kVecs>
 [[gnu::noinline]] void expand_tile(const bf16* x, int64_t row, int64_t depth, const bf16* panel,
@@ -56,7 +55,8 @@ template <int kRows, int kVecs>
   }
 }
 
-using ExpandFn = void (*)(const bf16*, int64_t, int64_t, const bf16*, const TileEnd&, float*, int64_t);
+using ExpandFn = void (*)(const bf16*, int64_t, int64_t, const bf16*, const TileEnd&, float*,
+                          int64_t);
 ExpandFn expand_fn(bool two, bool wide) {
   if (two) return wide ? expand_tile<14, 2> : expand_tile<14, 1>;
   return wide ? expand_tile<7, 2> : expand_tile<7, 1>;
