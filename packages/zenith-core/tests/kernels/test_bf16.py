@@ -173,6 +173,29 @@ def test_rows_do_not_depend_on_their_place(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("steps", ["bias", "bias.add.relu6", "add", "relu"])
+def test_rows_do_not_depend_on_their_tile(isa: str, steps: str) -> None:
+    """bfloat16 results of tiles of any height, in whole panels and in one that is not."""
+    n, x, w = 70, halves((31, 34), 1), halves((34, 70), 2)
+    bias, other = halves((n,), 3), halves((31, n), 4)
+    wanted = x.astype(np.float64) @ w.astype(np.float64)
+    wanted = wanted + bias.astype(np.float64) if "bias" in steps else wanted
+    wanted = wanted + other.astype(np.float64) if "add" in steps else wanted
+    wanted = np.maximum(wanted, 0) if "relu" in steps else wanted
+    wanted = np.minimum(wanted, 6) if "relu6" in steps else wanted
+    whole = None
+    for m in range(31, 0, -1):
+        y = np.empty((m, n), BF16)
+        operands = [bias] * ("bias" in steps) + [other[:m]] * ("add" in steps)
+        inputs = [x[:m], packed(isa, w), *operands]
+        call(isa, "linear_bf16", inputs, [y], epilogue=epilogue_codes(steps))
+        whole = y if whole is None else whole
+        np.testing.assert_array_equal(bits(y), bits(whole[:m]))
+    assert whole is not None
+    close(whole, wanted, 7)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 49), (64, 96)])
 def test_packing_is_undone(isa: str, shape: tuple[int, int]) -> None:
     w = halves(shape, 1)

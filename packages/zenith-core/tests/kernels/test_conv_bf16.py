@@ -167,6 +167,17 @@ def test_direct_epilogues(isa: str, epilogue: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("width", range(1, 24))
+def test_direct_lines_of_any_width(isa: str, width: int) -> None:
+    """Parts of tiles of every height and pair of heights, with images of one and three lines."""
+    for lines, kernel, pads in ((3, 3, (1,) * 4), (1, 1, (0,) * 4)):
+        conv = Conv(
+            (1, 16, lines, width), 70, (kernel, kernel), pads=pads, epilogue="bias.add.relu6"
+        )
+        conv.check(conv.run(isa, "conv_bf16", packed(isa, conv), 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_images_do_not_touch(isa: str) -> None:
     """An infinity or NaN reaches the results whose windows have it, in its group, and no other."""
     for conv in (DIRECT["3x3 batch"], DIRECT["stem"], DIRECT["1x1 odd"], DIRECT["groups"]):

@@ -52,7 +52,12 @@ struct Work {
     if (in_place) {
       matrix = s.kh * s.kw * s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
                s.xn == s.h * s.xh && pitch == s.ow;
-      if (matrix) pitch = width = least(kRows, s.pixels()), lines = ceil_div(s.pixels(), width);
+      if (matrix) {
+        lines = ceil_div(s.pixels(), kRows);
+        // Evenly: tiles of few rows would wait for their sums.
+        pitch = width = kWholeParts ? least(kRows, s.pixels()) : ceil_div(s.pixels(), lines);
+        lines = ceil_div(s.pixels(), width);
+      }
     }
     through = kWholeParts && !in_place && s.sh == s.sw &&
               ceil_div((s.oh - 1) * columns + width, kPartRows) < s.oh * parts();
@@ -258,23 +263,31 @@ class Block {
       const int64_t p = by_rows ? i % panels : i / tiles, t = by_rows ? i / panels : i % tiles;
       const bf16* panel = weights + p * panel_size;
       const int64_t channel = (begin + p) * kCols, cols = least(kCols, w_.of_group() - channel);
+      const int64_t first = group_ * w_.of_group() + channel;
+      int64_t pixels[kParts] = {};
       const Run* runs = runs_ + t * kParts;
       for (int64_t part = 0; part < kParts; ++part) {
         const bool there = t * kParts + part < n_runs_;
         left.part[part] = there ? runs[part].from : nullptr;
         left.rows[part] = there ? runs[part].rows : 0;
         if (!there) continue;
-        each_piece(runs[part], [&](int64_t, int64_t pixel, int64_t rows) {
-          finish.fetch(pixel, group_ * w_.of_group() + channel, rows);
-        });
+        pixels[part] = runs[part].pixel;
+        each_piece(runs[part],
+                   [&](int64_t, int64_t pixel, int64_t rows) { finish.fetch(pixel, first, rows); });
       }
       const char* next = reinterpret_cast<const char*>(p + 1 < panels ? panel + panel_size : panel);
-      const Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
+      Ahead ahead{next + panel_bytes * t / tiles, by_rows ? 0 : panel_bytes / tiles};
+      // The next rows, where more is read of an image than written.
+      if (by_rows && w_.matrix && w_.s.c > w_.s.m && !kWholeParts && t + 1 < tiles) {
+        const int64_t bytes = kRows * row_ * static_cast<int64_t>(sizeof(APart));
+        ahead = {reinterpret_cast<const char*>(runs[kParts].from) + bytes * p / panels,
+                 bytes / panels};
+      }
+      if (finish.whole(multiplier, left, panel, ahead, pixels, first, cols)) continue;
       multiplier.run(left, panel, sums, kCols, ahead);
       for (int64_t part = 0; part < kParts && left.rows[part] > 0; ++part) {
         each_piece(runs[part], [&](int64_t row, int64_t pixel, int64_t rows) {
-          finish.tile(sums + (part * kPartRows + row) * kCols, kCols, pixel,
-                      group_ * w_.of_group() + channel, rows, cols);
+          finish.tile(sums + (part * kPartRows + row) * kCols, kCols, pixel, first, rows, cols);
         });
       }
     }
@@ -339,7 +352,9 @@ class Block {
         from = copied_line(copy, i);
       }
       for (int64_t part = 0; part < parts; ++part) {
-        const int64_t begin = width * part / parts, end = width * (part + 1) / parts;
+        const int64_t begin = kWholeParts ? width * part / parts : least(width, part * kPartRows);
+        const int64_t end =
+            kWholeParts ? width * (part + 1) / parts : least(width, begin + kPartRows);
         if (end > begin)
           runs_[n_runs_++] = {from + begin * row_, pixel + begin, end - begin, begin};
       }

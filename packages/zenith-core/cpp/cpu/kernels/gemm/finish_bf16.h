@@ -5,6 +5,7 @@
 #include "cpu/isa/bf16.h"
 #include "cpu/isa/epilogue.h"
 #include "cpu/isa/short_functions.h"
+#include "cpu/kernels/gemm/tile_bf16.h"
 
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -69,11 +70,35 @@ class TileFinish {
   void fetch(int64_t row, int64_t col, int64_t rows) const {
     const int64_t item = half_ ? 2 : 4;
     const char* y = static_cast<const char*>(y_) + (row * ldy_ + col) * item;
-    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(y + r * ldy_ * item, 1, 3);
+    // Whole lines that are written from registers are not waited for.
+    for (int64_t r = 0; !kEndsTiles && r < rows; ++r) __builtin_prefetch(y + r * ldy_ * item, 1, 3);
     if (add_.data == nullptr) return;
     const int64_t size = add_.half ? 2 : 4;
     const char* add = static_cast<const char*>(add_.data) + (row * add_.row + col) * size;
     for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(add + r * add_.row * size, 0, 3);
+  }
+
+  // A tile from its products down to y without sums in memory, where that is possible. Its parts
+  // begin at `rows` of y.
+  template <typename Product>
+  bool whole(Product& multiplier, const LeftTile& left, const bf16* panel, const Ahead& ahead,
+             const int64_t* rows, int64_t col, int64_t cols) const {
+    if constexpr (kEndsTiles) {
+      const bool steps = half_ && swish_ == nullptr && rest_.n == 0;
+      const bool halves =
+          (bias_.data == nullptr || bias_.half) && (add_.data == nullptr || add_.half);
+      if (!steps || !halves || cols < kCols || left.depth == 0) return false;
+      TileEnd end{};
+      end.bias = bias_.data == nullptr ? nullptr : bias_.halves(0, col);
+      end.add_row = add_.row, end.y_row = ldy_, end.low = low_, end.high = high_;
+      for (int64_t i = 0; i < kParts && left.rows[i] > 0; ++i) {
+        end.add[i] = add_.data == nullptr ? nullptr : add_.halves(rows[i], col);
+        end.y[i] = static_cast<bf16*>(y_) + rows[i] * ldy_ + col;
+      }
+      multiplier.run(left, panel, end, ahead);
+      return true;
+    }
+    return false;
   }
 
   // sums[rows][ld] of the elements of y from (row, col) on; they are overwritten.

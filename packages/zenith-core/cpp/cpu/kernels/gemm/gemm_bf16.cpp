@@ -159,16 +159,22 @@ const char* run_linear(const Call& call) {
       const bf16* panel = w + p * s.padded * kCols;
       const int64_t col = p * kCols, cols = n - col < kCols ? n - col : kCols;
       for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t row = first + t * kRows, rows = last - row < kRows ? last - row : kRows;
+        // Rows are shared evenly: few would wait for their sums.
+        const int64_t below = (last - first) * (t + 1) / tiles;
+        const int64_t at = kWholeParts ? t * kRows : (last - first) * t / tiles;
+        const int64_t row = first + at, most = last - row < kRows ? last - row : kRows;
+        const int64_t rows = kWholeParts ? most : below - at;
         // Each tile fetches its share of the next panel.
         const Ahead ahead{reinterpret_cast<const char*>(panel) +
                               (p + 1 < s.panel_count ? panel_bytes : 0) + panel_bytes * t / tiles,
                           panel_bytes / tiles};
+        const LeftTile left = left_rows(a + row * a_row, a_row, rows, s.padded);
+        const int64_t places[] = {row, row + kPartRows};
+        if (finish.whole(multiplier, left, panel, ahead, places, col, cols)) continue;
         if (s.padded == 0) {
           std::memset(sums, 0, sizeof(sums));
         } else {
-          multiplier.run(left_rows(a + row * a_row, a_row, rows, s.padded), panel, sums, kCols,
-                         ahead);
+          multiplier.run(left, panel, sums, kCols, ahead);
         }
         finish.tile(sums, kCols, row, col, rows, cols);
       }

@@ -1,6 +1,8 @@
 // The register tile of bfloat16 products where there are no tile registers.
 #include "cpu/kernels/gemm/tile_bf16.h"
 
+#include <utility>
+
 #ifndef __AMX_TILE__
 namespace zenith::ZENITH_ISA {
 namespace {
@@ -12,9 +14,16 @@ constexpr int kUnroll = 4;  // pairs of the depth between two looks ahead
 // Rows of both parts times a panel. A row's place is its part's times one, two or four of three
 // distances, which an address can hold.
 template <int kFirst, int kSecond>
-void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
-              const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   vf sum[kFirst + kSecond][kVecs] = {};
+  if (end.bias != nullptr) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      const vf bias = load(end.bias + v * kLanes);
+#pragma GCC unroll 14
+      for (int r = 0; r < kFirst + kSecond; ++r) sum[r][v] = bias;
+    }
+  }
   int64_t row = left.row, three = 3 * row, five = 5 * row;
   asm("" : "+r"(row), "+r"(three), "+r"(five));
   const int64_t steps = left.depth / 2;
@@ -64,15 +73,36 @@ void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
       advance(1);
     }
   }
+  if (end.sums[0] != nullptr) {
+#pragma GCC unroll 14
+    for (int r = 0; r < kFirst + kSecond; ++r) {
+      float* to =
+          r < kFirst ? end.sums[0] + r * end.sums_row : end.sums[1] + (r - kFirst) * end.sums_row;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[r][v]);
+    }
+    return;
+  }
+  const vf low = splat(end.low), high = splat(end.high);
+  bf16* y = end.y[0];
+  const bf16* add = end.add[0];
 #pragma GCC unroll 14
   for (int r = 0; r < kFirst + kSecond; ++r) {
-    float* to = c + (r < kFirst ? r : r - kFirst + kPartRows) * c_row;
+    if (r == kFirst) y = end.y[1], add = end.add[1];
+    vf value[kVecs];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kVecs; ++v) {
+      value[v] = sum[r][v];
+      if (add != nullptr) value[v] += load(add + v * kLanes);
+      value[v] = vmin(high, vmax(low, value[v]));
+    }
+    store_two(y, value[0], value[1]);
+    y += end.y_row;
+    if (add != nullptr) add += end.add_row;
   }
 }
 
-using TileFn = void (*)(const LeftTile&, const bf16*, float*, int64_t, const Ahead&);
+using TileFn = void (*)(const LeftTile&, const bf16*, const TileEnd&, const Ahead&);
 
 // Of few rows, or of a whole first part.
 const TileFn kOne[] = {run_tile<1, 0>, run_tile<2, 0>, run_tile<3, 0>, run_tile<4, 0>,
@@ -84,16 +114,19 @@ const TileFn kSame[] = {run_tile<1, 1>, run_tile<2, 2>, run_tile<3, 3>,
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead) {
-  const int64_t upper = a.rows[0], lower = a.rows[1];
-  if (lower == 0) return kOne[upper - 1](a, panel, c, c_row, ahead);
-  if (upper == kPartRows) return kTwo[lower - 1](a, panel, c, c_row, ahead);
-  if (upper == lower) return kSame[upper - 1](a, panel, c, c_row, ahead);
-  kOne[upper - 1](a, panel, c, c_row, ahead);
-  LeftTile rest = a;
-  rest.part[0] = a.part[1];
-  kOne[lower - 1](rest, panel, c + kPartRows * c_row, c_row, {nullptr, 0});
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+  const int64_t rows = a.rows[0], more = a.rows[1];
+  if (more == 0) return kOne[rows - 1](a, panel, end, ahead);
+  if (rows == kPartRows) return kTwo[more - 1](a, panel, end, ahead);
+  if (rows == more) return kSame[rows - 1](a, panel, end, ahead);
+  LeftTile left = a;
+  TileEnd ends = end;
+  std::swap(left.part[0], left.part[1]), std::swap(left.rows[0], left.rows[1]);
+  std::swap(ends.sums[0], ends.sums[1]);
+  std::swap(ends.y[0], ends.y[1]), std::swap(ends.add[0], ends.add[1]);
+  if (more == kPartRows) return kTwo[rows - 1](left, panel, ends, ahead);
+  kOne[rows - 1](a, panel, end, ahead);
+  kOne[more - 1](left, panel, ends, {nullptr, 0});
 }
 
 #else
@@ -121,8 +154,7 @@ template <int R>
 }
 
 template <int R>
-void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
-              const Ahead& ahead) {
+void run_tile(const LeftTile& left, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   vf sum[R][kVecs] = {};
   const int64_t fetch = ahead.bytes / (left.taps * (left.depth / kStep)), row = left.row;
   const char* next = ahead.from;
@@ -137,23 +169,22 @@ void run_tile(const LeftTile& left, const bf16* panel, float* c, int64_t c_row,
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(c + r * c_row + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kVecs; ++v) store(end.sums[0] + r * end.sums_row + v * kLanes, sum[r][v]);
   }
 }
 
 template <int R>
-void run_rows(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
+void run_rows(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
   if constexpr (R > 1) {
-    if (a.rows[0] < R) return run_rows<R - 1>(a, panel, c, c_row, ahead);
+    if (a.rows[0] < R) return run_rows<R - 1>(a, panel, end, ahead);
   }
-  run_tile<R>(a, panel, c, c_row, ahead);
+  run_tile<R>(a, panel, end, ahead);
 }
 
 }  // namespace
 
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead) {
-  run_rows<kPartRows>(a, panel, c, c_row, ahead);
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+  run_rows<kPartRows>(a, panel, end, ahead);
 }
 #endif
 

@@ -22,6 +22,7 @@ namespace {
 using APart = bf16;
 constexpr int64_t kParts = 2, kPartRows = 16, kCols = 32, kStep = 32;
 constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth needs no padding
+constexpr bool kEndsTiles = false;    // Multiplier takes a TileEnd
 // A part of few rows takes as long as a full one.
 [[maybe_unused]] constexpr bool kWholeParts = true;
 [[maybe_unused]] const char* const kPairTile = "32x32";
@@ -29,14 +30,14 @@ constexpr bool kReadsInPlace = true;  // A is read where it lies when its depth 
 // 28 sums, two vectors of B, one broadcast of A. Seven divides the images of many networks.
 using APart = bf16;
 constexpr int64_t kParts = 2, kPartRows = 7, kCols = 32, kStep = 2;
-constexpr bool kReadsInPlace = true;
+constexpr bool kReadsInPlace = true, kEndsTiles = true;
 [[maybe_unused]] constexpr bool kWholeParts = false;
 [[maybe_unused]] const char* const kPairTile = "14x32";
 #else
 using APart = float;  // without products of pairs, A is widened ahead
 constexpr int64_t kParts = 1, kPartRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 6;
 constexpr int64_t kCols = (kLanes == 4 ? 2 : 3) * kLanes, kStep = 2;
-constexpr bool kReadsInPlace = false;
+constexpr bool kReadsInPlace = false, kEndsTiles = false;
 [[maybe_unused]] constexpr bool kWholeParts = false;
 [[maybe_unused]] const char* const kPairTile = kLanes == 16 ? "8x48" : kLanes == 8 ? "4x24" : "6x8";
 #endif
@@ -62,6 +63,17 @@ struct LeftTile {
   int64_t row;
   const int64_t* offsets;
   int64_t taps, depth;
+};
+
+// Where the results of a tile go: sums as they are, or, where these steps are all, bfloat16 that
+// never were sums in memory, y = clamp(bias + products + add) of kCols columns.
+struct TileEnd {
+  float* sums[kParts];  // null with y
+  bf16* y[kParts];
+  const bf16* add[kParts];  // null without one
+  const bf16* bias;         // null without one
+  int64_t sums_row, y_row, add_row;
+  float low, high;
 };
 
 // `bytes` from `from` on are fetched during a tile.
@@ -163,18 +175,22 @@ class Multiplier {
 #else
 }  // namespace
 
-// Sums c[kRows][kCols] of a tile, rows `c_row` apart; those of the second part begin at row
-// kPartRows.
-void multiply_pairs(const LeftTile& a, const bf16* panel, float* c, int64_t c_row,
-                    const Ahead& ahead);
+void multiply_pairs(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead);
 
 namespace {
 
 class Multiplier {
  public:
   explicit Multiplier(int64_t = kStep) {}
+  // Sums c[kRows][kCols], rows `c_row` apart; those of the second part begin at row kPartRows.
   void run(const LeftTile& a, const bf16* panel, float* c, int64_t c_row, const Ahead& ahead) {
-    multiply_pairs(a, panel, c, c_row, ahead);
+    TileEnd end{};
+    for (int64_t i = 0; i < kParts; ++i) end.sums[i] = c + i * kPartRows * c_row;
+    end.sums_row = c_row;
+    multiply_pairs(a, panel, end, ahead);
+  }
+  void run(const LeftTile& a, const bf16* panel, const TileEnd& end, const Ahead& ahead) {
+    multiply_pairs(a, panel, end, ahead);
   }
 };
 #endif
