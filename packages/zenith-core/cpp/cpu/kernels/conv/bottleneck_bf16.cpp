@@ -247,7 +247,7 @@ class Products {
 #ifdef ZENITH_PAIR_TILES
   // `count` pixels, at least kPixels, as whole tiles: the last one may overlap.
   void expand_row(const bf16* x, int64_t pixel, int64_t count, int64_t channel, float* to) const {
-    const TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
+    const zenith::TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
     const bf16* panel = weights(1) + channel * in_.padded;
     const int64_t cols = least(kChunk, b_.expanded - channel);
     for (int64_t at = 0; at < count;) {
