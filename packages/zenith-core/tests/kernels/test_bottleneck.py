@@ -40,7 +40,7 @@ BLOCKS = {
     "strips, 5x5": Block((1, 16, 89, 50), 150, 20, 5, 2),
     "one row": Block((1, 70, 1, 31), 130, 5, epilogues=("bias.hardswish", "relu", "bias.add.relu")),
     "one pixel": Block((5, 3, 1, 1), 17, 1),
-    # Whole tiles of 14 and 7 pixels and what overlaps; long rows, whose rings are chunks of channels.
+    # Tiles of 14 and 7 pixels and what overlaps; long rows, whose rings are of few channels.
     "wide": Block((1, 24, 17, 64), 144, 24, epilogues=("bias.relu6", "bias.relu6", "bias.add")),
     "wide, odd channels": Block((1, 9, 9, 119), 100, 17, stride=2),
     "wide, 5x5": Block((2, 16, 16, 30), 208, 40, 5, epilogues=("bias.hardswish", "bias", "bias")),

@@ -39,7 +39,8 @@ class FuseBottleneck:
 
 
 def _fuse(rw: Rewriter, first: ir.Node) -> bool:
-    depthwise, nodes = first, list[ir.Node]()
+    depthwise: ir.Node | None = first
+    nodes: list[ir.Node] = []
     if _is_product(first) and _simple(first):
         nodes = [first]
         depthwise = sole_user(first.outputs[0])

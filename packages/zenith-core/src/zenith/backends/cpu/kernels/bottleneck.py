@@ -20,7 +20,6 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS"]
 
 
-
 def _first_operand(op: OpView) -> int:
     return 1 + len(split(op.overload))
 
