@@ -28,7 +28,7 @@ class Block:
     m: int
     kernel: int = 3
     stride: int = 1
-    epilogues: tuple[str, str, str] = ("bias.relu6", "bias.relu6", "bias")
+    epilogues: tuple[str, ...] = ("bias.relu6", "bias.relu6", "bias")
 
 
 BLOCKS = {
@@ -40,6 +40,13 @@ BLOCKS = {
     "strips, 5x5": Block((1, 16, 89, 50), 150, 20, 5, 2),
     "one row": Block((1, 70, 1, 31), 130, 5, epilogues=("bias.hardswish", "relu", "bias.add.relu")),
     "one pixel": Block((5, 3, 1, 1), 17, 1),
+    # Tiles of 14 and 7 pixels and what overlaps; long rows, whose rings are of few channels.
+    "wide": Block((1, 24, 17, 64), 144, 24, epilogues=("bias.relu6", "bias.relu6", "bias.add")),
+    "wide, odd channels": Block((1, 9, 9, 119), 100, 17, stride=2),
+    "wide, 5x5": Block((2, 16, 16, 30), 208, 40, 5, epilogues=("bias.hardswish", "bias", "bias")),
+    "narrow": Block((1, 8, 15, 9), 48, 16),
+    "no expansion": Block((2, 32, 15, 28), 32, 16, epilogues=("bias.relu6", "bias")),
+    "no expansion, chunks": Block((1, 75, 9, 120), 75, 40, 3, 2, ("bias", "bias.hardswish")),
     "no batch": Block((0, 8, 6, 6), 16, 8),
 }
 
@@ -59,13 +66,15 @@ def _run(kind: str, block: Block, isa: str, threads: int) -> tuple[np.ndarray, n
     n, c, height, width = block.x
     weights = [(block.expanded, c, 1, 1), (block.expanded, 1, block.kernel, block.kernel)]
     weights.append((block.m, block.expanded, 1, 1))
+    epilogues = block.epilogues
     packers = [f"conv_{name}_{kind}" for name in ("weights", "depthwise_weights", "weights")]
     packing = {"group": 1} | ({"column_dilation": 1} if kind == "bf16" else {})
     groups, pad = (1, block.expanded, 1), block.kernel // 2
     x = rng.standard_normal(block.x).astype(dtype)
     y, packed, operands = torch.from_numpy(x.astype(np.float64)), [], []
+    missing = 3 - len(epilogues)  # of an expansion
     for shape, packer, group, epilogue in zip(
-        weights, packers, groups, block.epilogues, strict=True
+        weights[missing:], packers[missing:], groups[missing:], epilogues, strict=True
     ):
         w = (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(dtype)
         packed.append(_native.pack(isa, packer, _native_of(w), {} if group > 1 else packing))
@@ -89,11 +98,13 @@ def _run(kind: str, block: Block, isa: str, threads: int) -> tuple[np.ndarray, n
         "strides": [block.stride] * 2,
         "pads": [pad] * 2,
         "expanded": block.expanded,
-        "expand_epilogue": epilogue_codes(block.epilogues[0]),
-        "depthwise_epilogue": epilogue_codes(block.epilogues[1]),
-        "epilogue": epilogue_codes(block.epilogues[2]),
+        "expand_epilogue": epilogue_codes("" if missing else epilogues[0]),
+        "depthwise_epilogue": epilogue_codes(epilogues[-2]),
+        "epilogue": epilogue_codes(epilogues[-1]),
     }
     inputs = [_native_of(a) for a in (_pixels(x), *packed, *operands)]
+    if missing:
+        inputs.insert(1, None)
     kernel = f"conv_bottleneck_{kind}"
     _native.call(isa, kernel, inputs, [_native_of(result)], params, threads=threads)
     edge = np.full(16, 777.0, dtype)

@@ -155,6 +155,10 @@ def test_bottleneck() -> None:
     overload = "bias.relu6__silu__bias.add"
     (got,) = evaluate("Bottleneck", overload, [x, *weights, b0, b2, x], **around)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    (expanded,) = evaluate("ConvBiasAct", "bias.relu6", [x, weights[0], b0], **plain)
+    overload = "silu__bias.add"
+    (got,) = evaluate("Bottleneck", overload, [expanded, *weights[1:], b2, x], **around)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
 def test_norms() -> None:

@@ -189,10 +189,11 @@ def _block(
     [
         (_block(), "bias.relu6__bias.relu6__bias.add"),
         (_block("y = Relu(p)"), "bias.relu6__bias.relu6__bias.relu"),
-        (_block(between="Identity(e)"), None),  # identities are gone by then
-        (_block(between="Add(e, o)"), None),
-        (_block(more="z = Neg(f)"), None),  # the expanded image has a second user
-        (_block("y = Relu(p)", expand="<pads = [1,1,1,1]>"), None),
+        # What is expanded remains where it is not the block's alone.
+        (_block(between="Identity(e)"), "bias.relu6__bias.add"),
+        (_block(between="Add(e, o)"), "bias.relu6__bias.add"),
+        (_block(more="z = Neg(f)"), "bias.relu6__bias.add"),  # a second user
+        (_block("y = Relu(p)", expand="<pads = [1,1,1,1]>"), "bias.relu6__bias.relu"),
         (_block("y = Relu(p)", depthwise="dilations = [2,2]"), None),
         (_block("y = Relu(p)", depthwise="pads = [1,1,1,1], strides = [2,1]"), None),  # few rows
     ],
@@ -207,7 +208,8 @@ def test_bottleneck(check: Check, body: str, overload: str | None) -> None:
     if overload is None:
         assert not any("Bottleneck" in op for op in found)
     else:
-        assert found == [f"zenith.Bottleneck:{overload}"]
+        assert [op for op in found if "Bottleneck" in op] == [f"zenith.Bottleneck:{overload}"]
+        assert len(found) == 1 or overload.count("__") == 1
 
 
 @pytest.mark.parametrize("bias", [True, False])

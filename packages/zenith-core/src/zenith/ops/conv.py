@@ -6,7 +6,8 @@ group, all explicit. The overload is the epilogue (`zenith.ops.epilogue`).
 zenith.Bottleneck: three convolutions in a row, the inverted residual block of mobile nets. A 1x1
 one expands the channels, one with a kernel per channel (strides, pads and group are its own)
 filters them, a 1x1 one projects them. The overload is their epilogues, joined by "__"; inputs are
-x, the three weights, and the operands of the epilogues in order.
+x, the three weights, and the operands of the epilogues in order. Of two epilogues, nothing is
+expanded: weights and operands of the first are missing.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ def bottleneck(overload: str) -> ir.Function:
     epilogues = split(overload)
     depthwise = "<strides: ints = @strides, pads: ints = @pads, group: int = @group>"
     value, lines, operands = "x", list[str](), list[str]()
-    for step, attributes, each in zip("edp", ("", depthwise, ""), epilogues, strict=True):
+    steps = "edp"[-len(epilogues) :]
+    for step, each in zip(steps, epilogues, strict=True):
+        attributes = depthwise if step == "d" else ""
         names = _names(f"{step}_b", each)
         value, more = _convolution(step, attributes, (value, f"w_{step}"), each, names)
         lines += more
         operands += names
-    inputs = ["x", "w_e", "w_d", "w_p", *operands]
+    inputs = ["x", *(f"w_{step}" for step in steps), *operands]
     return make_function(
         BOTTLENECK, overload, inputs, [value], lines, attributes=BOTTLENECK_ATTRIBUTES
     )
@@ -57,7 +60,7 @@ def join(epilogues: Sequence[str]) -> str:
 
 
 def split(overload: str) -> list[str]:
-    """The three epilogues of a Bottleneck."""
+    """The epilogues of a Bottleneck: three, or two of one that expands nothing."""
     return overload.split("__")
 
 

@@ -1,4 +1,4 @@
-"""Expanding, depthwise and projecting ConvBiasAct in a row -> zenith.Bottleneck."""
+"""[Expanding,] depthwise and projecting ConvBiasAct in a row -> zenith.Bottleneck."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from zenith.ir import DOMAIN, GraphIR
+from zenith.ir.dims import product
 from zenith.ops import conv, epilogue
 from zenith.passes.rewrite import Rewriter, attr, const_shape, sole_user
 
@@ -15,12 +16,15 @@ from zenith.passes.rewrite import Rewriter, attr, const_shape, sole_user
 _LEAST_ROWS = 14
 # Expanded rows that the kernel sees at once must stay near: bytes.
 _MOST_BYTES = 1 << 20
+# Where nothing is expanded, so must the weights be that every strip of rows reads: numbers.
+_MOST_WEIGHTS = 1 << 16
 _TYPES = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class FuseBottleneck:
-    """The inverted residual block in float32 or bfloat16, where its image is large enough.
+    """The inverted residual block in float32 or bfloat16, where its image is large enough; and a
+    depthwise convolution with its projection alone.
 
     Whole nets decide: the expanded image, several times larger than what goes in and comes out,
     then never leaves the cache of a core. Intermediates have one user, and of the first two
@@ -34,27 +38,31 @@ class FuseBottleneck:
         return sum(_fuse(rewriter, node) for node in graph.nodes if node.graph is not None)
 
 
-def _fuse(rw: Rewriter, expand: ir.Node) -> bool:
-    if not _is_product(expand) or not _simple(expand):
-        return False
-    depthwise = sole_user(expand.outputs[0])
+def _fuse(rw: Rewriter, first: ir.Node) -> bool:
+    depthwise: ir.Node | None = first
+    nodes: list[ir.Node] = []
+    if _is_product(first) and _simple(first):
+        nodes = [first]
+        depthwise = sole_user(first.outputs[0])
     if depthwise is None or not _is_depthwise(depthwise) or not _simple(depthwise):
         return False
     project = sole_user(depthwise.outputs[0])
     if project is None or not _is_product(project) or not _near(depthwise, project):
         return False
-    nodes = (expand, depthwise, project)
+    if not nodes and product(const_shape(project.inputs[1]) or ()) > _MOST_WEIGHTS:
+        return False
+    nodes += [depthwise, project]
     if any(a.outputs[0] not in b.inputs[:1] for a, b in zip(nodes, nodes[1:], strict=False)):
         return False
     inputs = [
-        expand.inputs[0],
+        first.inputs[0],
         *(n.inputs[1] for n in nodes),
         *(v for n in nodes for v in n.inputs[2:]),
     ]
     attributes = {name: depthwise.attributes[name].value for name in conv.BOTTLENECK_ATTRIBUTES}
     overload = conv.join([n.overload or "" for n in nodes])
     new = rw.fused(conv.BOTTLENECK, overload, inputs, attributes)
-    return rw.replace(list(nodes), {project.outputs[0]: new.outputs[0]}, [new])
+    return rw.replace(nodes, {project.outputs[0]: new.outputs[0]}, [new])
 
 
 def _is_conv(node: ir.Node) -> bool:

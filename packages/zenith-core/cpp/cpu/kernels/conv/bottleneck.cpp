@@ -15,8 +15,8 @@ void multiply_row(const float* x, int64_t x_pixel, int64_t depth, const float* w
     const LongTileFn long_tile = long_tile_fn(ceil_div(cols, kLanes));
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t at = tiles.begin(t);
-      const bool two = long_tile != nullptr && t + 2 <= tiles.count &&
-                       tiles.begin(t + 2) - at == 2 * kTileRows;
+      const bool two =
+          long_tile != nullptr && t + 2 <= tiles.count && tiles.begin(t + 2) - at == 2 * kTileRows;
       const int64_t height = tiles.begin(t + (two ? 2 : 1)) - at;
       const float* rows[kTileRows];
       for (int64_t r = 0; r < kTileRows; ++r) rows[r] = x + (at + r) * x_pixel;
@@ -72,6 +72,13 @@ class Products {
     void run(const float* x, int64_t, int64_t rows, int64_t count, int64_t channel,
              const Target& target) const {
       const Bottleneck& b = of_.b_;
+      if (!b.expands) {
+        const int64_t channels = least(b.chunk, b.expanded - channel);
+        for (int64_t i = 0; i < rows; ++i) {
+          keep_row(x + i * b.s.xh + channel, b.s.xw, count, channels, target(i), b.chunk);
+        }
+        return;
+      }
       if (b.chunks > 1) {
         for (int64_t i = 0; i < rows; ++i) of_.expand(x + i * b.s.xh, channel, count, target(i));
         return;

@@ -10,6 +10,7 @@
 // of the kernel that reach into the next task's range are expanded by both.
 #pragma once
 
+#include "cpu/isa/bf16.h"
 #include "cpu/kernels/conv/depthwise.h"
 
 namespace zenith::ZENITH_ISA {
@@ -36,6 +37,7 @@ struct BottleneckParams {
 constexpr int kBottleneckFieldCount = 7;
 
 // Inputs: x, the packed weights of the three convolutions, then the operands of their epilogues.
+// Without weights of the first, x itself is convolved: a row of it goes to the ring as it is.
 constexpr int kFirstOperand = 4;
 
 // What a worker's rings hold: rows of the image before `done`, for the line after the last.
@@ -44,13 +46,14 @@ struct Reached {
 };
 
 struct Bottleneck {
-  ConvShape s;              // of the depthwise convolution, but sizes of x and y are the block's
-  int64_t expanded;         // channels
-  int64_t pixel;            // floats of one expanded pixel: whole vectors
-  int64_t chunk, chunks;    // of expanded channels
-  int64_t columns, height;  // of a ring
-  int64_t together;         // rows that are expanded at once
-  int64_t strip;            // output rows
+  ConvShape s;  // of the depthwise convolution, but sizes of x and y are the block's
+  bool expands;
+  int64_t expanded;             // channels
+  int64_t pixel;                // floats of one expanded pixel: whole vectors
+  int64_t chunk, chunks;        // of expanded channels
+  int64_t columns, height;      // of a ring
+  int64_t together;             // rows that are expanded at once
+  int64_t strip;                // output rows
   int64_t rows_of_task, tasks;  // output rows
   int64_t rings;                // one where no strip goes on where another ends
   int64_t bias, ring;           // bytes of these parts of scratch
@@ -80,6 +83,7 @@ Bottleneck bottleneck_of(const Call& call) {
   s.sh = p.strides.v[0], s.sw = p.strides.v[1];
   s.ph = p.pads.v[0], s.pw = p.pads.v[1];
   s.dh = s.dw = s.group = 1;
+  b.expands = call.in[1].rank >= 0;
   b.expanded = p.expanded;
   b.pixel = round_up(b.expanded, kLanes);
   b.columns = (s.ow - 1) * s.sw + s.kw;
@@ -107,6 +111,14 @@ inline int count_operands(const StepCodes& codes) {
   int count = 0;
   for (int64_t i = 0; i < codes.n; ++i) count += codes.v[i] <= kStepMul ? 1 : 0;
   return count;
+}
+
+// A row of x that is not expanded, to its ring.
+template <typename T>
+[[maybe_unused]] void keep_row(const T* x, int64_t step, int64_t count, int64_t channels, float* to,
+                               int64_t chunk) {
+  if (step == chunk && channels == chunk) return convert_row(x, count * chunk, to);
+  for (int64_t i = 0; i < count; ++i) convert_row(x + i * step, channels, to + i * chunk);
 }
 
 // `count` results of channels from `channel` on, with what follows.
@@ -193,9 +205,10 @@ struct Strip {
       done = most(done, top);
       while (done < least(top + s.kh, s.h)) {
         const int64_t rows = least(b.together, end - done);
-        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows, b.inside(),
-                      chunk * b.chunk,
-                      [&](int64_t row) { return ring_row(chunk, done + row) + b.left() * b.chunk; });
+        expansion.run(x + image * s.xn + done * s.xh + skipped * s.xw, done - start, rows,
+                      b.inside(), chunk * b.chunk, [&](int64_t row) {
+                        return ring_row(chunk, done + row) + b.left() * b.chunk;
+                      });
         done += rows;
       }
       depthwise(chunk, line + before, (line - first) * s.ow);

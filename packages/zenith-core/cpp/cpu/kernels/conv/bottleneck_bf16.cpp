@@ -70,7 +70,14 @@ class Tiles {
     for (int64_t i = 1; i < n_; ++i) left.part[i] = parts_[i].from, left.rows[i] = parts_[i].rows;
     for (int64_t channel = begin_; channel < end_; channel += kCols) {
       const bf16* panel = weights_ + channel * depth_.padded;
-      multiplier.run(left, panel, sums, kCols, {nullptr, 0});
+#ifdef ZENITH_PAIR_TILES
+      const bool whole = left.rows[0] == kPixels && left.rows[1] == kPixels &&
+                         left.part[1] - left.part[0] == kPixels * pixel_;
+      if (whole && end_ - channel <= kLanes) {
+        product_tile(left.part[0], pixel_, depth_.padded, panel, sums, kCols);
+      } else
+#endif
+        multiplier.run(left, panel, sums, kCols, {nullptr, 0});
       for (int64_t i = 0; i < n_; ++i) {
         const Part<Place>& part = parts_[i];
         done(sums + (i * kPartRows + part.done) * kCols, part.place, part.rows - part.done, channel,
@@ -141,6 +148,13 @@ class Products {
              const Target& target) {
       const ConvShape& s = of_.b_.s;
       const Depth& depth = of_.in_;
+      if (!of_.b_.expands) {
+        const int64_t channels = least(kChunk, s.c - channel);
+        for (int64_t i = 0; i < rows; ++i) {
+          keep_row(x + i * s.xh + channel, s.xw, count, channels, target(i), kChunk);
+        }
+        return;
+      }
       const bool in_place = kReadsInPlace && depth.padded == s.c;
       const int64_t pixel = in_place ? s.xw : depth.padded;
       const int64_t row = in_place ? s.xh : s.w * depth.padded;
@@ -233,7 +247,7 @@ class Products {
 #ifdef ZENITH_PAIR_TILES
   // `count` pixels, at least kPixels, as whole tiles: the last one may overlap.
   void expand_row(const bf16* x, int64_t pixel, int64_t count, int64_t channel, float* to) const {
-    const TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
+    const zenith::TileEnd end{expand_.bias + channel, nullptr, 0, expand_.lo, expand_.hi};
     const bf16* panel = weights(1) + channel * in_.padded;
     const int64_t cols = least(kChunk, b_.expanded - channel);
     for (int64_t at = 0; at < count;) {

@@ -11,11 +11,10 @@
 namespace zenith::ZENITH_ISA {
 namespace {
 
-
 // kRows pixels, `row` elements apart, times kVecs vectors of a panel, to rows of `chunk` floats.
 template <int kRows, int kVecs>
 [[gnu::noinline]] void expand_tile(const bf16* x, int64_t row, int64_t depth, const bf16* panel,
-                                   const TileEnd& end, float* to, int64_t chunk) {
+                                   const zenith::TileEnd& end, float* to, int64_t chunk) {
   constexpr int kHalf = 7;
   vf sum[kRows][kVecs];
 #pragma GCC unroll 2
@@ -56,10 +55,19 @@ template <int kRows, int kVecs>
   }
 }
 
-using ExpandFn = void (*)(const bf16*, int64_t, int64_t, const bf16*, const TileEnd&, float*, int64_t);
+using ExpandFn = void (*)(const bf16*, int64_t, int64_t, const bf16*, const zenith::TileEnd&,
+                          float*, int64_t);
 ExpandFn expand_fn(bool two, bool wide) {
   if (two) return wide ? expand_tile<14, 2> : expand_tile<14, 1>;
   return wide ? expand_tile<7, 2> : expand_tile<7, 1>;
+}
+
+// The sums alone, of a panel that has no second vector.
+void product_tile(const bf16* x, int64_t row, int64_t depth, const bf16* panel, float* to,
+                  int64_t chunk) {
+  alignas(64) static constexpr float kZeros[kLanes] = {};
+  constexpr float kNoEnd = __builtin_inff();
+  expand_tile<14, 1>(x, row, depth, panel, {kZeros, nullptr, 0, -kNoEnd, kNoEnd}, to, chunk);
 }
 
 // kPixels results of kVecs vectors of channels to rows of `ldy` elements.

@@ -42,19 +42,10 @@ int64_t table_bytes(const Cut& cut, int64_t pieces) {
                   64);
 }
 
-// Between the rows of two whole tiles, if that is one distance for each of a few pieces; or 0.
-int64_t distance_of(const float* const* rows, int64_t pieces) {
-  constexpr int64_t kFewPieces = 4;
-  if (pieces > kFewPieces) return 0;
-  const int64_t distance = rows[1] - rows[0];
-  const float* const* second = rows + pieces * kTileRows;
-  for (int64_t s = 0; s < pieces * kTileRows; s += kTileRows) {
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      if (rows[s + r] - rows[s] != r * distance) return 0;
-      if (second[s + r] - rows[s] != (kTileRows + r) * distance) return 0;
-    }
-  }
-  return distance;
+// Whether no tap of any pixel is outside x.
+bool inside(const ConvShape& s, const Taps& taps) {
+  return s.ph <= 0 && s.pw <= 0 && (s.oh - 1) * s.sh - s.ph + (taps.rows - 1) * s.dh < s.h &&
+         (s.ow - 1) * s.sw - s.pw + (taps.cols - 1) * s.dw < s.w;
 }
 
 // All groups of all pixels of s. zeros has taps.length values, tables has one table per worker.
@@ -67,6 +58,8 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
   const int64_t rows = s.pixels(), bytes = table_bytes(cut, pieces);
   const float* weights = static_cast<const float*>(call.in[1].data);
   const int64_t tasks = s.group * cut.blocks * cut.panel_ranges;
+  const LongTileFn long_tile =
+      cut.panels == 1 && inside(s, taps) ? long_tile_fn(padded / kLanes) : nullptr;
   parallel_for(call, tasks, [&](int64_t task, int worker) {
     const int64_t g = task / (cut.blocks * cut.panel_ranges);
     const int64_t range = task / cut.blocks % cut.panel_ranges;
@@ -75,8 +68,20 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
     const auto table = reinterpret_cast<const float**>(tables + worker * bytes);
     const auto counts = reinterpret_cast<int64_t*>(table + cut.block_rows * pieces);
     const auto ids = reinterpret_cast<int32_t*>(counts + ceil_div(cut.block_rows, kTileRows));
+    // Whether this tile and the next are one, within a row of results.
+    const auto is_long = [&](int64_t t) {
+      return long_tile != nullptr && t + 2 <= tiles.count &&
+             tiles.begin(t + 2) - tiles.begin(t) == 2 * kTileRows &&
+             (begin + tiles.begin(t)) % s.ow + 2 * kTileRows <= s.ow;
+    };
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t at = tiles.begin(t);
+      if (is_long(t)) {
+        counts[t] = fill_tile(s, taps, s.x + g * in_group, zeros, begin + at, 1,
+                              table + at * pieces, ids + t * pieces);
+        ++t;
+        continue;
+      }
       counts[t] = fill_tile(s, taps, s.x + g * in_group, zeros, begin + at, tiles.begin(t + 1) - at,
                             table + at * pieces, ids + t * pieces);
     }
@@ -92,13 +97,9 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
       const int64_t after = p + 1 < last_panel || cut.panel_ranges == 1 ? p + 1 : other;
       const int64_t next = after < cut.panels ? after : p;
       const int64_t next_floats = least(kPanel, padded - next * kPanel) * depth;
-      const LongTileFn long_tile = long_tile_fn(vecs);
       for (int64_t t = 0; t < tiles.count; ++t) {
-        const int64_t at = tiles.begin(t);
-        const bool whole = long_tile != nullptr && t + 2 <= tiles.count && counts[t] == pieces &&
-                           counts[t + 1] == pieces && tiles.begin(t + 2) - at == 2 * kTileRows;
-        const int64_t distance = whole ? distance_of(table + at * pieces, pieces) : 0;
-        const int64_t height = tiles.begin(t + (distance > 0 ? 2 : 1)) - at;
+        const bool two = is_long(t);
+        const int64_t at = tiles.begin(t), height = tiles.begin(t + (two ? 2 : 1)) - at;
         const int64_t row = first_pixel + begin + at;
         const float* ahead =
             ahead_slice(weights + g * group_floats + next * kPanel * depth, next_floats, depth, t);
@@ -108,8 +109,8 @@ void multiply(const Call& call, const ConvShape& s, const Taps& taps, const Cut&
                           add.data == nullptr ? nullptr : add.data + row * add.row + col, add.row,
                           finish.lo, finish.hi};
         float* y = s.y + row * s.ldy + col;
-        if (distance > 0) {
-          long_tile({left, distance, panel, vecs * kLanes, end, y, s.ldy, cols});
+        if (two) {
+          long_tile({left, s.sw * s.xw, panel, vecs * kLanes, end, y, s.ldy, cols});
           ++t;
         } else {
           tile_fn(height, vecs)(left, panel, end, y, s.ldy, cols);

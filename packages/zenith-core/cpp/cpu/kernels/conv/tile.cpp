@@ -111,7 +111,7 @@ void run_long_tile(const LongTile& at) {
   int64_t distance = 4 * at.distance, three = 3 * distance, five = 5 * distance;  // bytes
   asm("" : "+r"(distance), "+r"(three), "+r"(five));
   for (int64_t s = 0; s < at.left.count; ++s) {
-    const char* first = reinterpret_cast<const char*>(at.left.rows[s * kTileRows]);
+    const char* first = reinterpret_cast<const char*>(at.left.rows[s]);
     const char* second = first + kHalf * distance;
     const int64_t width = at.width, length = at.left.length * width;
     const float* b = at.panel + at.left.ids[s] * length;
@@ -120,8 +120,7 @@ void run_long_tile(const LongTile& at) {
     asm volatile("" : "+r"(second), "+r"(last) : : "memory");
 #pragma GCC unroll 1
     for (; b != last; b += width, first += 4, second += 4) {
-      const int64_t place[] = {0,    distance, 2 * distance, three, 4 * distance,
-                               five, 2 * three};
+      const int64_t place[] = {0, distance, 2 * distance, three, 4 * distance, five, 2 * three};
       vf w[kVecs];
 #pragma GCC unroll 2
       for (int j = 0; j < kVecs; ++j) w[j] = load(b + j * kLanes);

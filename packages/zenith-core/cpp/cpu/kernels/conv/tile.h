@@ -33,7 +33,7 @@ using TileFn = void (*)(const Pieces&, const float*, const TileEnd&, float*, int
 TileFn tile_fn(int64_t rows, int64_t vecs);
 
 // Of one or two vectors, the tile of two whole ones in a row: a piece is found through its first
-// row. All of it lies in memory, since the sums leave no register.
+// row, the only one in the table. All of it lies in memory, since the sums leave no register.
 struct LongTile {
   Pieces left;
   int64_t distance;    // between rows

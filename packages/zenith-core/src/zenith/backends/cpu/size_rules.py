@@ -99,12 +99,15 @@ def _convolution(x: int, w: int, bias: int) -> Callable[[OpView], Iterator[_Rule
 
 
 def _bottleneck(op: OpView) -> Iterator[_Rule]:
-    expand, depthwise, project = (op.required(i).shape for i in (1, 2, 3))
-    channels = op.required(0).shape[1], expand[0], depthwise[0]
-    for have, want in zip(channels, (expand[1], depthwise[0], project[1]), strict=True):
-        yield from _equal(have, want, "the input channels of a convolution")
-    results = iter(op.inputs[4:])
-    for weights, each in zip((expand, depthwise, project), split(op.overload), strict=True):
+    epilogues = split(op.overload)
+    all_weights = [op.required(1 + i).shape for i in range(len(epilogues))]
+    have = op.required(0).shape[1]
+    for i, weights in enumerate(all_weights):
+        wants = weights[0] if i == len(epilogues) - 2 else weights[1]
+        yield from _equal(have, wants, "the input channels of a convolution")
+        have = weights[0]
+    results = iter(op.inputs[1 + len(epilogues) :])
+    for weights, each in zip(all_weights, epilogues, strict=True):
         for step in (s for s in epilogue_steps(each) if s in OPERAND_STEPS):
             value = next(results)
             if step == "bias" and value is not None:

@@ -81,6 +81,17 @@ def cases() -> Iterator[Case]:
             pads=[1, 1, 1, 1],
             group=13,
         )
+    weights = [random((13, 1, 3, 3), seed=1), random((5, 13, 1, 1)), random((13,)), random((5,))]
+    yield make(
+        "Bottleneck",
+        "bias.relu6__bias",
+        [random((2, 13, 15, 14)), *weights],
+        constants=(1, 2, 3, 4),
+        function=OPERATORS["Bottleneck"]("bias.relu6__bias"),
+        strides=[1, 1],
+        pads=[1, 1, 1, 1],
+        group=13,
+    )
     for what, size in {"odd": 37, "one": 1, "large": 1025}.items():
         a, b = random((3, 5, size)), random((3, 5, size), seed=1)
         row = [random((size,), low=0.5, seed=2), random((size,), seed=3)]

@@ -19,7 +19,9 @@ from zenith.runtime.op_view import OpView
 
 __all__ = ["SPECS"]
 
-_FIRST_OPERAND = 4
+
+def _first_operand(op: OpView) -> int:
+    return 1 + len(split(op.overload))
 
 
 def _operand_steps(epilogue: str) -> list[str]:
@@ -27,12 +29,13 @@ def _operand_steps(epilogue: str) -> list[str]:
 
 
 def _reason(op: OpView) -> str | None:
-    if any(op.required(i).const is None for i in (1, 2, 3)):
+    first = _first_operand(op)
+    if any(op.required(i).const is None for i in range(1, first)):
         return "the weights are not constant"
     if op.required(0).rank != 4:
         return "only images have a kernel"
-    operands = iter(op.inputs[_FIRST_OPERAND:])
-    for index, epilogue in enumerate(split(op.overload)):
+    operands = iter(op.inputs[first:])
+    for index, epilogue in enumerate(split(op.overload), 5 - first):
         steps = _operand_steps(epilogue)
         if reason := epilogue_reason(epilogue, len(steps)):
             return reason
@@ -51,28 +54,29 @@ def _emit(kind: str) -> Callable[[Emit], None]:
     packing = {"group": 1} | ({"column_dilation": 1} if kind == "bf16" else {})
 
     def emit(e: Emit) -> None:
-        op, (expand, depthwise, project) = e.op, split(e.op.overload)
-        window = window_of(op, op.required(2).shape[2:])
-        steps = [step for each in (expand, depthwise, project) for step in _operand_steps(each)]
+        op, (*expand, depthwise, project) = e.op, split(e.op.overload)
+        last = len(expand) + 2  # the projection's weights
+        window = window_of(op, op.required(last - 1).shape[2:])
+        steps = [step for each in (*expand, depthwise, project) for step in _operand_steps(each)]
         operands = [
             e.operand(index) if step == "bias" else as_pixels(e.channels_last(index))
-            for index, step in enumerate(steps, _FIRST_OPERAND)
+            for index, step in enumerate(steps, last + 1)
         ]
         e.batch_step(
             f"conv_bottleneck_{kind}",
             [
                 as_pixels(e.channels_last(0)),
-                e.packed(1, f"conv_weights_{kind}", **packing),
-                e.packed(2, f"conv_depthwise_weights_{kind}"),
-                e.packed(3, f"conv_weights_{kind}", **packing),
+                e.packed(1, f"conv_weights_{kind}", **packing) if expand else None,
+                e.packed(last - 1, f"conv_depthwise_weights_{kind}"),
+                e.packed(last, f"conv_weights_{kind}", **packing),
                 *operands,
             ],
             [output_pixels(e)],
             kernel_shape=window.kernel,
             strides=window.strides,
             pads=window.begin,
-            expanded=op.required(2).shape[0],
-            expand_epilogue=epilogue_codes(expand),
+            expanded=op.required(last - 1).shape[0],
+            expand_epilogue=epilogue_codes(expand[0] if expand else ""),
             depthwise_epilogue=epilogue_codes(depthwise),
             epilogue=epilogue_codes(project),
         )
@@ -81,8 +85,8 @@ def _emit(kind: str) -> Callable[[Emit], None]:
 
 
 def _cost(op: OpView) -> Cost:
-    x, expand, depthwise, project = (op.required(i) for i in range(4))
-    before = product((x.shape[0], *x.shape[2:])) * expand.size
+    x, *expand, depthwise, project = (op.required(i) for i in range(_first_operand(op)))
+    before = product((x.shape[0], *x.shape[2:])) * sum(w.size for w in expand)
     after = product((x.shape[0], *op.outputs[0].shape[2:])) * (depthwise.size + project.size)
     return traffic(op, 2 * (before + after))
 
