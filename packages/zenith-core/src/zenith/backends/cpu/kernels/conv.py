@@ -155,7 +155,7 @@ def _winograd_tile(batch: int, height: int, width: int) -> int:
     weight often; else 2, with less than half of the weights and less error.
     """
     tiles = {tile: -(-height // tile) * -(-width // tile) for tile in (2, 4)}
-    return 4 if tiles[4] * 36 < 0.7 * tiles[2] * 16 and batch * tiles[4] >= 32 else 2
+    return 4 if tiles[4] * 36 < 0.8 * tiles[2] * 16 and batch * tiles[4] >= 32 else 2
 
 
 def _operands(e: Emit, axes: int = 2) -> list[Operand]:
