@@ -91,6 +91,9 @@ def test_conv_choice(make_row: Callable[..., Any]) -> None:
     assert chosen(14, 64, 64, 3, group=4, strides=[2, 2]) == "conv_direct_f32"
     assert chosen(32, 3, 32, 4, strides=[4, 4]) == "conv_few_channels_f32"
     assert chosen(32, 3, 32, 1) == "conv_direct_f32"
+    several = [_draw(2, 32, 14, 14), _draw(32, 32, 3, 3)]
+    row = _choice(make_row, "Conv", several, constant=(1,), **pads)
+    assert row.name == "conv_winograd4_f32", "there are tiles enough for its weights"
     batch = {"dynamic": {0: ["N", 32, 28, 28]}}
     assert chosen(28, 32, 32, 3, **pads, **batch) == "conv_winograd4_f32"
     image = {"dynamic": {0: [1, 32, "H", "W"]}}

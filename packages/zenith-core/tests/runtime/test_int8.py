@@ -15,6 +15,7 @@ import pytest
 
 import zenith
 from zenith import _native
+from zenith.backends.cpu.emit import PAIRS
 from zenith.backends.cpu.kernels import attention
 from zenith.config import CompileConfig
 from zenith.errors import CompilationError, ConfigurationError, PrecisionError
@@ -122,7 +123,7 @@ ATTENTION = """
     at = Transpose<perm = [0, 2, 1, 3]>(a) ar = Reshape(at, flat) o = MatMul(ar, wo) y = Add(o, x)
 """
 ISA = _native.isas()[0]
-PAIRS = pytest.mark.skipif(ISA not in attention._PAIRS, reason="no products of bfloat16")
+PAIRED = pytest.mark.skipif(ISA not in PAIRS, reason="no products of bfloat16")
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def rows_of(count: int) -> list[tuple[Array]]:
     return [(a.astype(np.float32),) for a in draws]
 
 
-@PAIRS
+@PAIRED
 def test_attention_between_integers_is_bfloat16_without_conversions(block: Any) -> None:
     fast = zenith.compile(block, precision="int8", calibration_data=rows_of(4), fallback="error")
     nodes = fast.explain().nodes
@@ -165,7 +166,7 @@ def test_attention_between_integers_is_bfloat16_without_conversions(block: Any) 
     assert len(notes) == 1 and notes[0].startswith("9 nodes between products of integers")
 
 
-@PAIRS
+@PAIRED
 def test_attention_in_bfloat16_costs_no_accuracy(
     block: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +187,7 @@ def test_attention_in_bfloat16_costs_no_accuracy(
     assert np.mean(low) < 1.05 * np.mean(high) and np.all(low < 1.1 * high)
 
 
-@PAIRS
+@PAIRED
 def test_attention_of_one_query_row_leaves_tiles_alone(make_block: Any) -> None:
     one = [(x[:, :1],) for (x,) in rows_of(2)]
     fast = zenith.compile(make_block("1"), precision="int8", calibration_data=one)

@@ -22,10 +22,12 @@ from zenith.backends.cpu.operand import Operand
 from zenith.ir.dims import Dim
 from zenith.runtime.op_view import OpView
 
-__all__ = ["BF16", "F32", "Emit"]
+__all__ = ["BF16", "F32", "PAIRS", "Emit"]
 
 F32 = frozenset({"float32"})
 BF16 = frozenset({"bfloat16"})
+# Instruction sets that multiply pairs of bfloat16, with and without tiles.
+PAIRS = frozenset({"amx", "avx512_vnni"})
 
 
 class Emit(Protocol):

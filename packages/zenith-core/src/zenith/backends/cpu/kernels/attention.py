@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zenith import _native
-from zenith.backends.cpu.emit import BF16, F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, PAIRS, Emit
 from zenith.backends.cpu.operand import Operand, same
 from zenith.ir.dims import Dim
 from zenith.runtime.kernel_registry import Cost, KernelSpec, traffic
@@ -12,7 +12,6 @@ from zenith.runtime.op_view import OpView
 __all__ = ["SPECS"]
 
 _FLOAT = 1  # TensorProto.FLOAT
-_PAIRS = ("amx", "avx512_vnni")  # instruction sets with products of bfloat16
 _TILE_ROWS = 4  # from so many query rows on, products on AMX tiles are faster than in float32
 
 
@@ -145,7 +144,7 @@ def _emit(e: Emit) -> None:
 def _beside_int8(op: OpView) -> str | None:
     """Without products of pairs the kernel of bfloat16 widens its operands."""
     isa = _native.isas()[0]
-    if isa not in _PAIRS:
+    if isa not in PAIRS:
         return "no products of bfloat16 here (AVX512-BF16 or AMX)"
     rows = _sizes(op)[0]
     few = isa == "amx" and isinstance(rows, int) and rows < _TILE_ROWS

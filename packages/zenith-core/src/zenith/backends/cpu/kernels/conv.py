@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zenith import _native
-from zenith.backends.cpu.emit import BF16, F32, Emit
+from zenith.backends.cpu.emit import BF16, F32, PAIRS, Emit
 from zenith.backends.cpu.epilogue import (
     OPERAND_STEPS,
     epilogue_codes,
@@ -362,7 +362,7 @@ def _tiling_reason(op: OpView) -> str | None:
     plain = _group(op) == 1 and window.dilations == (1, 1) and not any(window.pads)
     if not plain or window.kernel != window.strides or any(op.attr("output_padding") or ()):
         return "kernels overlap, or leave gaps"
-    return None if _native.isas()[0] in _PAIRS else "no fast products of bfloat16 here"
+    return None if _native.isas()[0] in PAIRS else "no fast products of bfloat16 here"
 
 
 def _emit_tiling(e: Emit) -> None:
@@ -406,14 +406,10 @@ def _cost(op: OpView) -> Cost:
     return traffic(op, 2 * op.outputs[0].size * depth)
 
 
-# Instruction sets that multiply bfloat16 at least as fast as float32, with and without tiles.
-_PAIRS = frozenset({"amx", "avx512_vnni"})
-
-
 def _bf16_reason(op: OpView) -> str | None:
     if reason := _constant_reason(op):
         return reason
-    return None if _native.isas()[0] in _PAIRS else "no fast products of bfloat16 here"
+    return None if _native.isas()[0] in PAIRS else "no fast products of bfloat16 here"
 
 
 def _bf16_depthwise_reason(op: OpView) -> str | None:
