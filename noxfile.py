@@ -227,6 +227,7 @@ def bench(session: nox.Session) -> None:
     python = str(apart / "bin" / "python")
     session.run("python", "-m", "venv", "--clear", str(apart))
     pip = (python, "-m", "pip", "install", "-q")
+    # zentorch comes without its dependencies, of which these are not there: numpy, deprecated.
     for packages in (
         (TORCH,),
         (TRANSFORMERS, "numpy", "deprecated"),

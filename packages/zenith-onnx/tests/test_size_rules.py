@@ -152,6 +152,21 @@ def test_open_sizes_that_fit_run() -> None:
     np.testing.assert_array_equal(y, np.full((2, 4, 6, 6), 45.0, np.float32))
 
 
+@pytest.mark.parametrize("expansion", ["Conv(x, we)", "Identity(x)"])
+def test_channels_of_a_fused_block(expansion: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 23]> g (float[1,C,16,15] x) => (y) {{
+        e = {expansion} d = Conv<group = 9, pads = [1,1,1,1]>(e, wd) y = Conv(d, wp) }}"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"we": (9, 9, 1, 1), "wd": (9, 1, 3, 3), "wp": (4, 9, 1, 1)}.items():
+        array = np.ones(shape, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    compiled = zenith.compile(model)
+    assert any("Bottleneck" in n.op for n in compiled.explain().nodes)
+    assert compiled(np.ones((1, 9, 16, 15), np.float32)).shape == (1, 4, 16, 15)
+    with pytest.raises(ValidationError, match="input channels"):
+        compiled(np.ones((1, 8, 16, 15), np.float32))
+
+
 def test_more_axes_than_a_plan_has() -> None:
     """Found by fuzzing: the reference takes what a native tensor cannot hold."""
     text = """<ir_version: 10, opset_import: ["" : 23]>

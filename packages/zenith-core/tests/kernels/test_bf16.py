@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from zenith import _native
+from zenith.backends.cpu.emit import PAIRS
 from zenith.backends.cpu.epilogue import epilogue_codes
 
 ISAS = _native.isas()
@@ -274,7 +275,7 @@ def test_attention(isa: str, heads: int, groups: int, rows: int, keys: int, d: i
     weights = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
     wanted = weights @ vd
     # Where pairs are multiplied the weights are rounded as well.
-    rounded = isa in ("amx", "avx512_vnni")
+    rounded = isa in PAIRS
     size = ULP / 2 / 3e-6 * (weights @ np.abs(vd)) if rounded else 4.0
     for threads in (1, 2):
         y = np.zeros((2, rows, heads, e), BF16).transpose(0, 2, 1, 3)
@@ -329,6 +330,21 @@ def test_attention_of_few_rows_reads_nothing_behind_the_keys(isa: str) -> None:
         assert np.isfinite(one.astype(np.float32)).all()
         np.testing.assert_array_equal(bits(y), bits(one))
         k, v = halves((1, 2, 70, 64), 2), halves((1, 2, 70, 64), 3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_of_few_rows_is_the_same_on_any_number_of_threads(isa: str) -> None:
+    """Heads of one group that see different numbers of keys, together and apart."""
+    for seen in (7, 21, 22, 40):
+        q, k, v = (
+            halves((1, heads, rows, 64), heads) for heads, rows in ((2, 1), (1, 41), (1, 41))
+        )
+        mask = np.arange(41) < np.array([seen, seen + 1]).reshape(1, 2, 1, 1)
+        how = {"scale": 0.2, "softcap": 0.0, "causal": 0, "offset": 0, "left": -1, "right": -1}
+        one, two = np.zeros((2, 1, 2, 1, 64), BF16)
+        call(isa, "attention_bf16", [q, k, v, mask], [one], **how, threads=1)
+        call(isa, "attention_bf16", [q, k, v, mask], [two], **how, threads=2)
+        np.testing.assert_array_equal(bits(one), bits(two))
 
 
 @pytest.mark.parametrize("isa", ISAS)

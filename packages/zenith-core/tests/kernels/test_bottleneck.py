@@ -45,6 +45,8 @@ BLOCKS = {
     "wide, odd channels": Block((1, 9, 9, 119), 100, 17, stride=2),
     "wide, 5x5": Block((2, 16, 16, 30), 208, 40, 5, epilogues=("bias.hardswish", "bias", "bias")),
     "narrow": Block((1, 8, 15, 9), 48, 16),
+    "stride 3": Block((1, 32, 25, 25), 64, 16, stride=3),
+    "stride 3, 5x5": Block((1, 16, 24, 31), 32, 16, 5, 3),
     "no expansion": Block((2, 32, 15, 28), 32, 16, epilogues=("bias.relu6", "bias")),
     "no expansion, chunks": Block((1, 75, 9, 120), 75, 40, 3, 2, ("bias", "bias.hardswish")),
     "no batch": Block((0, 8, 6, 6), 16, 8),

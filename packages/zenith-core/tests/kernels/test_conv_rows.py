@@ -63,6 +63,7 @@ def test_conv_pads(
         ((1, 24, 9, 9), (48, 1, 3, 3), {"group": 24}),
         ((1, 24, 9, 9), (12, 8, 2, 3), {"group": 3, "dilations": [2, 1]}),
         ((1, 12, 9, 9), (18, 2, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
+        ((1, 32, 9, 9), (48, 16, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
         ((1, 3, 20, 20), (17, 3, 5, 5), {"strides": [4, 4]}),
         ((1, 20, 6, 6), (30, 20, 1, 1), {"strides": [2, 2]}),
     ],
@@ -98,6 +99,34 @@ def test_conv_choice(make_row: Callable[..., Any]) -> None:
     assert chosen(28, 32, 32, 3, **pads, **batch) == "conv_winograd4_f32"
     image = {"dynamic": {0: [1, 32, "H", "W"]}}
     assert chosen(28, 32, 32, 3, **pads, **image) == "conv_direct_f32"
+
+
+@pytest.mark.parametrize(
+    ("isa", "size", "c", "m", "group", "winograd"),
+    [
+        ("avx512_vnni", 28, 128, 128, 1, True),
+        ("avx512_vnni", 28, 64, 128, 1, False),  # few channels
+        ("avx512_vnni", 14, 256, 256, 1, False),  # 2x2 results
+        ("avx512_vnni", 28, 256, 128, 2, False),  # few channels in a group
+        ("amx", 28, 128, 128, 1, False),
+    ],
+)
+def test_bfloat16_or_winograd(
+    make_row: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    isa: str,
+    size: int,
+    c: int,
+    m: int,
+    group: int,
+    winograd: bool,
+) -> None:
+    monkeypatch.setattr(_native, "isas", lambda: [isa])
+    (direct,) = (s for s in conv.SPECS if s.name == "conv_direct_bf16")
+    inputs = [_draw(1, c, size, size), _draw(m, c // group, 3, 3)]
+    row = make_row([direct], "Conv", inputs, constant=(1,), group=group, pads=[1] * 4)
+    reason = direct.supports(row.view)
+    assert reason == ("Winograd's algorithm is faster, in float32" if winograd else None)
 
 
 def test_conv_reasons(make_row: Callable[..., Any]) -> None:

@@ -239,6 +239,7 @@ def test_numbers_that_no_byte_holds(result: str, relu: str) -> None:
 CONVS = [  # channels, outputs, group, kernel, stride, pads, dilation, size
     (16, 32, 1, (1, 1), 1, 0, 1, (5, 7)),
     (64, 40, 1, (1, 1), 1, 0, 1, (4, 9)),
+    (64, 7, 1, (1, 1), 1, 0, 1, (1, 1)),  # images of one pixel
     (24, 16, 1, (1, 1), 2, 0, 1, (7, 7)),
     (3, 17, 1, (7, 7), 2, 3, 1, (15, 13)),
     (4, 36, 1, (3, 3), 2, 1, 1, (19, 70)),

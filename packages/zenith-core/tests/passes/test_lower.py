@@ -209,7 +209,31 @@ def test_bottleneck(check: Check, body: str, overload: str | None) -> None:
         assert not any("Bottleneck" in op for op in found)
     else:
         assert [op for op in found if "Bottleneck" in op] == [f"zenith.Bottleneck:{overload}"]
-        assert len(found) == 1 or overload.count("__") == 1
+        assert (
+            sum(1 + op.count("__") for op in found if op.startswith("zenith.")) == 3
+        )  # convolutions
+
+
+@pytest.mark.parametrize(
+    ("m", "ops"),
+    [
+        (1024, ["zenith.Bottleneck:__"]),
+        (1025, ["zenith.ConvBiasAct:", "zenith.ConvBiasAct:"]),  # too many weights for every strip
+    ],
+)
+def test_depthwise_and_projection(check: Check, m: int, ops: list[str]) -> None:
+    body = "d = Conv<group = 64, pads = [1,1,1,1]>(x, wd) y = Conv(d, wp)"
+    w = weights(wd=(64, 1, 3, 3), wp=(m, 64, 1, 1))
+    found = check(["fuse_conv", "fuse_bottleneck"], "(float[B,64,16,15] x) => (y)", body, w)
+    assert check.ops(found) == ops
+
+
+def test_a_whole_block_comes_first(check: Check) -> None:
+    body = """s = Conv<group = 4, pads = [1,1,1,1]>(x, ws) e = Conv(s, we)
+              d = Conv<group = 9, pads = [1,1,1,1]>(e, wd) y = Conv(d, wp)"""
+    w = weights(ws=(4, 1, 3, 3), we=(9, 4, 1, 1), wd=(9, 1, 3, 3), wp=(4, 9, 1, 1))
+    g = check(["fuse_conv", "fuse_bottleneck"], "(float[B,4,16,15] x) => (y)", body, w)
+    assert check.ops(g) == ["zenith.ConvBiasAct:", "zenith.Bottleneck:____"]
 
 
 @pytest.mark.parametrize("bias", [True, False])

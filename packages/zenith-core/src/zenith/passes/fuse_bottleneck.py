@@ -35,15 +35,20 @@ class FuseBottleneck:
 
     def run(self, graph: GraphIR) -> int:
         rewriter = Rewriter(graph)
-        return sum(_fuse(rewriter, node) for node in graph.nodes if node.graph is not None)
+        # Whole blocks first: what expands one may be the projection of the convolution before.
+        return sum(
+            _fuse(rewriter, node, whole)
+            for whole in (True, False)
+            for node in graph.nodes
+            if node.graph is not None
+        )
 
 
-def _fuse(rw: Rewriter, first: ir.Node) -> bool:
-    depthwise: ir.Node | None = first
-    nodes: list[ir.Node] = []
-    if _is_product(first) and _simple(first):
-        nodes = [first]
-        depthwise = sole_user(first.outputs[0])
+def _fuse(rw: Rewriter, first: ir.Node, whole: bool) -> bool:
+    if whole and not (_is_product(first) and _simple(first)):
+        return False
+    nodes = [first] if whole else []
+    depthwise = sole_user(first.outputs[0]) if whole else first
     if depthwise is None or not _is_depthwise(depthwise) or not _simple(depthwise):
         return False
     project = sole_user(depthwise.outputs[0])

@@ -41,7 +41,7 @@ TilePlan tile_plan_of(const Call& call) {
   p.few = p.rows <= kFewRows;
   p.dp = round_up(at_least(p.d, 1), p.few ? 2 * kLanes : kStep);
   p.tp = round_up(at_least(p.keys, 1), kKeys);
-  p.stride = p.tp + kLanes;  // no power of two: rows would share cache sets
+  p.stride = p.tp + 2 * kLanes;  // no power of two: rows would share cache sets
   p.ep = round_up(at_least(p.e, 1), kCols);
   const int64_t tasks = at_least(call.in[0].shape[0] * p.groups, 1);
   const int64_t want = call.parallel.threads == 1 ? 1 : 4 * call.parallel.threads;
@@ -49,7 +49,7 @@ TilePlan tile_plan_of(const Call& call) {
   if (p.few) p.cuts = at_least(at_most((call.parallel.threads + tasks - 1) / tasks, p.heads), 1);
   p.k_size = p.few ? 0 : p.tp * p.dp;
   p.v_size = p.few ? 0 : p.tp * p.ep;
-  const int64_t rows = p.few ? p.heads * p.rows : kRows;
+  const int64_t rows = p.few ? (p.heads + p.cuts - 1) / p.cuts * p.rows : kRows;
   p.p_size = rows * p.stride;
   p.q_size = rows * p.dp;
   p.s_size = rows * p.stride;
@@ -79,7 +79,8 @@ void pack_keys(const TensorRef& k, int64_t b, int64_t g, const TilePlan& p, bf16
       }
       transpose(r);
       bf16* panel = to + first / kCols * kCols * p.dp + c * kCols + first % kCols * 2;
-      for (int i = 0; i < kLanes; ++i) std::memcpy(panel + i * 2 * kCols, &r[i], sizeof(vf));
+      const int64_t pairs = at_most(kLanes, (p.dp - c) / 2);
+      for (int i = 0; i < pairs; ++i) std::memcpy(panel + i * 2 * kCols, &r[i], sizeof(vf));
     }
   }
 }

@@ -116,6 +116,7 @@ template <int kWidth, int kStride, int kVecs>
 using NarrowFn = void (*)(const DepthwiseTile&, bf16*, int64_t);
 template <int kVecs>
 NarrowFn narrow_fn(const ConvShape& s) {
+  if (s.sw > 2) return nullptr;
   if (s.kw == 3) return s.sw == 1 ? narrow_depthwise<3, 1, kVecs> : narrow_depthwise<3, 2, kVecs>;
   if (s.kw == 5) return s.sw == 1 ? narrow_depthwise<5, 1, kVecs> : narrow_depthwise<5, 2, kVecs>;
   return nullptr;

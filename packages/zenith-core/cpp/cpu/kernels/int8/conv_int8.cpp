@@ -17,6 +17,12 @@ struct Work {
         row(columns * in_group) {}
 
   bool empty() const { return s.pixels() == 0 || s.m == 0; }
+  // Whether pixels of x and y are the rows of two matrices. Of an axis of size 1, a stride may be
+  // anything.
+  bool dense() const {
+    return s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw &&
+           s.xn == s.h * s.xh;
+  }
   // Rows of x under `count` lines of one image.
   int64_t rows_under(int64_t count) const { return (count - 1) * s.sh + (s.kh - 1) * s.dh + 1; }
 
@@ -24,11 +30,9 @@ struct Work {
     const bool bytes = sizeof(Left) == 1 && dtype == DType::kU8 && s.xc == 1;
     const bool copied =
         !bytes || s.kh * s.kw != 1 || s.ph > 0 || s.pw > 0 || !in_place_pays(s.pixels(), in_group);
-    const Pieces pieces = filter_pieces(s.kh, s.kw, s.dw, in_group);
+    const RowPieces pieces = filter_pieces(s.kh, s.kw, s.dw, in_group);
     const int64_t of_group = s.m / s.group;
-    const bool dense =
-        s.sh * s.sw == 1 && s.oh == s.h && s.ow == s.w && s.xh == s.w * s.xw && s.xn == s.h * s.xh;
-    if (!copied && dense) {
+    if (!copied && dense()) {
       return {s.pixels(), 1, s.pixels(), of_group, s.group, pieces, false, in_group, in_group};
     }
     const int64_t next = copied ? s.sh * row : s.ow * in_group;
@@ -121,7 +125,7 @@ const char* run(const Call& call) {
     // Of bytes that are no Left, nothing is read in place.
     const auto* x = reinterpret_cast<const Left*>(s.x);
     const Left* from = x + g * w.in_group;
-    if (p.width == 1) return {from + line * s.xw, count, 1, s.xw, s.xw, x + extent};
+    if (w.dense()) return {from + line * s.xw, count, 1, s.xw, s.xw, x + extent};
     from += line / s.oh * s.xn + (line % s.oh * s.sh - s.ph) * s.xh - s.pw * s.xw;
     return {from, count, s.ow, s.sw * s.xw, s.sh * s.xh, x + extent};
   };

@@ -192,8 +192,8 @@ void sum_pixels(const Stacks& s, const int32_t* stacks, int skip, const int32_t*
   for (int p = 0; p < kPixels; ++p) *reinterpret_cast<vi_u*>(sums + p * kBlock) = sum[p];
 }
 
-// Two vectors of channels of kPixels pixels, the first of which are `channel`, `row` and `col` of
-// y, become bytes without a way through memory.
+// Two vectors of channels of kPixels pixels, the first of which are `channel` and `row` of y,
+// become bytes without a way through memory.
 template <int kStride>
 void pack_pixels(const Stacks& s, const int32_t* stacks, int skip, const int32_t* weights,
                  const Finish& finish, int64_t channel, int64_t row) {

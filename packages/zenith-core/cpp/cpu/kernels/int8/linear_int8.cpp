@@ -12,7 +12,7 @@ Product product_of(const Call& call) {
   const int64_t rows = x.shape[0], depth = x.shape[1];
   const bool bytes = sizeof(Left) == 1 && x.dtype == DType::kU8;
   const bool copied = !bytes || !in_place_pays(rows, depth);
-  return {rows, 1, rows, y.shape[1], 1, Pieces(1, depth), copied, depth, depth};
+  return {rows, 1, rows, y.shape[1], 1, RowPieces(1, depth), copied, depth, depth};
 }
 
 int64_t scratch(const Call& call) { return product_scratch(call, product_of(call)); }

@@ -18,23 +18,23 @@ inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t kTileRows = kParts * kPartRows;
 
 // What a row consists of: `taps` pieces of `length` elements, `depth` with those of weight zero.
-struct Pieces {
+struct RowPieces {
   int64_t taps, length, depth;
 
-  Pieces(int64_t count, int64_t of_length)
+  RowPieces(int64_t count, int64_t of_length)
       : taps(count), length(of_length), depth(round_up(of_length, kDepthStep)) {}
   int64_t panel() const { return taps * depth * kCols; }  // elements
 };
 // Columns that are neighbours are one piece.
-inline Pieces filter_pieces(int64_t kh, int64_t kw, int64_t column_dilation, int64_t channels) {
-  return column_dilation == 1 ? Pieces(kh, kw * channels) : Pieces(kh * kw, channels);
+inline RowPieces filter_pieces(int64_t kh, int64_t kw, int64_t column_dilation, int64_t channels) {
+  return column_dilation == 1 ? RowPieces(kh, kw * channels) : RowPieces(kh * kw, channels);
 }
 
 // `groups` products, side by side in the columns of y. A block does not leave a `unit` of lines.
 struct Product {
   int64_t lines, width, unit;
   int64_t n, groups;
-  Pieces pieces;
+  RowPieces pieces;
   bool copied;
   int64_t first_line, next_line;  // elements under one line, and under each further one
 

@@ -15,7 +15,7 @@ const Field kPackFields[] = {ZENITH_FIELD(PackParams, group, kInt, 1),
 struct Weights {
   int64_t groups, n, channels, kh, kw;
   int64_t s_group, s_n, s_channel, s_row, s_col;
-  Pieces pieces;
+  RowPieces pieces;
 
   int64_t panels() const { return ceil_div(n, kCols); }
   int64_t elements() const { return groups * panels() * pieces.panel(); }
@@ -24,8 +24,17 @@ struct Weights {
 Weights weights_of(const TensorRef& t, const void* params) {
   const auto& p = *static_cast<const PackParams*>(params);
   if (t.rank == 2) {
-    return {1, t.shape[1], t.shape[0],           1, 1, 0, t.strides[1], t.strides[0],
-            0, 0,          Pieces(1, t.shape[0])};
+    return {1,
+            t.shape[1],
+            t.shape[0],
+            1,
+            1,
+            0,
+            t.strides[1],
+            t.strides[0],
+            0,
+            0,
+            RowPieces(1, t.shape[0])};
   }
   const int last = t.rank - 1;
   const bool flat = t.rank == 3;

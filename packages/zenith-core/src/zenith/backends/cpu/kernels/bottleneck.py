@@ -1,4 +1,6 @@
-"""The row of the inverted residual block: three convolutions, nothing stored between them."""
+"""The row of the inverted residual block: [expanding,] depthwise and projecting convolution,
+nothing stored between them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def _reason(op: OpView) -> str | None:
     if op.required(0).rank != 4:
         return "only images have a kernel"
     operands = iter(op.inputs[first:])
-    for index, epilogue in enumerate(split(op.overload), 5 - first):
+    epilogues = split(op.overload)
+    for index, epilogue in enumerate(epilogues, 1):
         steps = _operand_steps(epilogue)
         if reason := epilogue_reason(epilogue, len(steps)):
             return reason
@@ -43,7 +46,7 @@ def _reason(op: OpView) -> str | None:
             operand = next(operands, None)
             if step == "bias":
                 continue
-            if index < 2:
+            if index < len(epilogues):
                 return f"the operand of '{step}' is not the last convolution's"
             if operand is None or operand.shape != op.outputs[0].shape:
                 return f"the operand of '{step}' is broadcast"

@@ -420,11 +420,11 @@ def _bf16_direct_reason(op: OpView) -> str | None:
     if reason := _bf16_reason(op):
         return reason
     group, (m, per_group) = _group(op), _weights(op).shape[:2]
-    if group > 1 and min(m // group, per_group) < _FEW_CHANNELS:
+    channels = min(m // group, per_group)
+    if group > 1 and channels < _FEW_CHANNELS:
         return f"groups of less than {_FEW_CHANNELS} channels fill little of a tile"
     # Without tiles, products of pairs save half of the time; of 4x4 results Winograd saves more,
     # where its transforms are little beside the products.
-    channels = min(m, per_group)
     if _native.isas()[0] != "amx" and channels >= _WINOGRAD_BF16 and not _winograd_reason(4)(op):
         return "Winograd's algorithm is faster, in float32"
     return None
