@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import zenith
+from zenith import _native
+from zenith.backends.cpu.emit import PAIRS
 from zenith.errors import ConfigurationError, PrecisionError
 
 LAYER = """
@@ -152,7 +154,10 @@ def test_a_group_norm_and_its_activation_are_one_node(
         for n, s in (shapes | {"s": (32,), "t": (32,)}).items()
     }
     graph = graph_of("(float[B,8,H,20] x) => (float[B,8,H,20] y)", GROUP_NET, weights)
-    for precision, kind, limit in (("fp32", "f32", 1e-5), ("bf16", "bf16", 3e-2)):
+    cases = [("fp32", "f32", 1e-5)]
+    if _native.isas()[0] in PAIRS:  # else nothing is bfloat16 between convolutions of float32
+        cases.append(("bf16", "bf16", 3e-2))
+    for precision, kind, limit in cases:
         compiled = zenith.compile(graph, precision=precision)
         assert error_of(graph, compiled, array(2, 8, 12, 20)) < limit
         nodes = compiled.explain().nodes
